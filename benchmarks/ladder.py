@@ -1,4 +1,4 @@
-"""A ladder at three times the capacity of its last rung: goodput, labels, the curve over the margin.
+"""A ladder at three times the capacity of its last rung, and the curve over the margin.
 
 EfficientNet-Lite0 with its real weights, in fp32 and quantised to int8 by ONNX Runtime; the images
 are crops of photos that the quantisation has not seen. Three servers get the same load, one after
@@ -6,8 +6,9 @@ the other: fp32 alone, the ladder that refuses uncertain answers, and the ladder
 Capacity is what the fp32 server answers to a few patient clients. Every answer's label is held
 against the fp32 server's, so that a changed label is seen.
 
-The curve needs no load: of the same images it says, for bounds from none to the certified one, how many would climb, how many labels would differ, and what that makes of the capacity by the
-measured times of the two rungs.
+The curve needs no load: of the same images it says, for bounds from none to four differences, how
+many would climb, how many labels would differ, and what that makes of the capacity by the measured
+times of the two rungs.
 
     python benchmarks/ladder.py [--seconds 10] [--images 200] [--json FILE]
 """
@@ -43,8 +44,8 @@ NOTICE, PART_TO_NOTICE = 0.005, 0.01
 """What this program itself may take to notice an answer: seconds, and the part of the timeout."""
 CALIBRATION = 32
 BOUNDS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Bounds of the curve, as multiples of the largest difference that was measured. The certified one
-is 4: two scores, and a tolerance of twice the difference."""
+"""Bounds of the curve, as multiples of the largest difference that was measured. The servers here
+have 2. What `mlserve export` certifies has 4: two scores, and a tolerance of twice the difference."""
 
 
 @dataclass
@@ -269,7 +270,7 @@ def _counts(counts: dict[Any, int]) -> str:
 
 def _curve_table(curve: Sequence[dict[str, float]], difference: float) -> str:
     lines = [
-        f"The largest difference of int8 on the calibration images is {difference:.4f}.",
+        f"The largest difference of int8 that was measured at export is {difference:.4f}.",
         "| bound, in differences | climb | labels changed | of the fp32 capacity |",
         "|---|---|---|---|",
     ]

@@ -190,6 +190,18 @@ def _require_certificate(reference: Reference, manifest: Manifest) -> None:
             hint=f"export it again: mlserve export --backend {reference.backend} --model "
             f"{reference.model} --precision {manifest.precision}",
         )
+    _require_useful(reference, manifest.certificate.tolerance)
+
+
+def _require_useful(reference: Reference, tolerance: float) -> None:
+    """Raise ModelLoadFailed for a rung that would have every request climb."""
+    if 2 * tolerance >= 1:
+        raise ModelLoadFailed(
+            f"{reference} cannot be on a ladder: its scores may be {tolerance:.2g} from the right "
+            f"ones, so that a label is only certain with a margin above {2 * tolerance:.2g}, and no "
+            "margin is above 1",
+            hint="export it with more or better --calibration inputs, or in another precision",
+        )
 
 
 def _names(references: Sequence[Reference], manifests: Sequence[Manifest]) -> list[str]:

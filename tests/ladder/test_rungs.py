@@ -77,6 +77,14 @@ def test_a_rung_without_a_certificate_is_refused(put: Any, tmp_path: Path) -> No
     assert "mlserve export --backend echo --model m --precision int8" in (error.hint or "")
 
 
+def test_a_rung_that_could_never_be_certain_is_refused(put: Any, tmp_path: Path) -> None:
+    put(1)
+    put(2, precision=Precision.INT8, certificate=certificate_of(0.5))
+    assert (
+        "only certain with a margin above 1, and no margin is above 1" in refusal(tmp_path).message
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
