@@ -45,7 +45,7 @@ NOTICE, PART_TO_NOTICE = 0.005, 0.01
 CALIBRATION = 32
 BOUNDS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Bounds of the curve, as multiples of the largest difference that was measured. The servers here
-have 2. What `mlserve export` certifies has 4: two scores, and a tolerance of twice the difference."""
+have 2. What `mlserve export` certifies has 4: two scores, a tolerance of twice the difference."""
 
 
 @dataclass

@@ -198,8 +198,8 @@ def _require_useful(reference: Reference, tolerance: float) -> None:
     if 2 * tolerance >= 1:
         raise ModelLoadFailed(
             f"{reference} cannot be on a ladder: its scores may be {tolerance:.2g} from the right "
-            f"ones, so that a label is only certain with a margin above {2 * tolerance:.2g}, and no "
-            "margin is above 1",
+            f"ones, so that a label is only certain with a margin above {2 * tolerance:.2g}, and "
+            "no margin is above 1",
             hint="export it with more or better --calibration inputs, or in another precision",
         )
 
