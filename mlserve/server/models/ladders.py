@@ -170,12 +170,12 @@ def _require_one_model(ladder: Ladder, opened: Sequence[LoadedVersion]) -> None:
         cases = read_golden(loaded.artifact.path)[:_ASKED]
         for case in cases:
             _require_scores_below_one(rung, case)
-        verdict = judge(top.artifact, top.runner, cases, own or certificate)
-        for problem in verdict.problems:
+        problems = judge(top.artifact, top.runner, cases, own or certificate).problems
+        if problems:
             raise ModelLoadFailed(
                 f"{rung.reference} and {ladder.top.reference} are not rungs of one ladder: to the "
-                f"golden input {problem.name} of the first, the last answers otherwise: "
-                f"{problem.problem}",
+                f"golden input {problems[0].name} of the first, the last answers otherwise: "
+                f"{problems[0].problem}",
                 hint="export both from the same model: mlserve export --precision "
                 f"{ladder.top.name}",
             )
