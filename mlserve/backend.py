@@ -224,7 +224,10 @@ class ServerSpec:
     longest_folder: int | None = None
 
 
-_EVERY_BACKEND = ("threads", "processes", "allow_unsafe_ops", "on_drift")
+_EVERY_BACKEND = (
+    *("threads", "processes", "allow_unsafe_ops", "on_drift"),
+    *("ladder", "ladder_policy"),
+)
 """Fields of LoadOptions that every backend takes; one without unsafe operations allows them all."""
 
 

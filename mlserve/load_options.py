@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from mlserve.errors import UsageError
 from mlserve.options import HelpPanel, Options, option
 from mlserve.system import usable_cpus
 
@@ -18,6 +19,13 @@ class OnDrift(StrEnum):
 
     REFUSE = "refuse"
     SERVE = "serve"
+
+
+class LadderPolicy(StrEnum):
+    """What becomes of an answer that is uncertain when there is no time for the next rung."""
+
+    ANSWER = "answer"
+    REFUSE = "refuse"
 
 
 class JpegChoice(StrEnum):
@@ -138,6 +146,25 @@ class LoadOptions(Options):
             chosen="refuse",
         ),
     )
+    ladder: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "Answer with the first of these precisions, or exported versions, whose label is "
+            "certain: int8,fp32, or onnxruntime/MODEL@3,onnxruntime/MODEL@1.",
+            unit="rungs",
+            chosen="one version answers",
+        ),
+    )
+    ladder_policy: LadderPolicy | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.MODEL,
+            "What to do on a ladder when the label is uncertain and there is no time for the next "
+            "rung: refuse the request, or answer it and say so.",
+            chosen="refuse",
+        ),
+    )
     allow_version_mismatch: bool = field(
         default=False,
         metadata=option(
@@ -145,6 +172,13 @@ class LoadOptions(Options):
             "Load models that another version of their library wrote: their answers may differ.",
         ),
     )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.ladder_policy is not None and self.ladder is None:
+            raise UsageError(
+                "--ladder-policy needs --ladder", hint="add for example --ladder int8,fp32"
+            )
 
     @property
     def calls_at_once(self) -> int | None:

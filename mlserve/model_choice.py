@@ -17,6 +17,8 @@ from mlserve.config.servers import MODELS, ModelConfig, ServerConfig
 from mlserve.config.table import SERVERS
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.hints import nearest
+from mlserve.ladder.choice import chosen_ladder
+from mlserve.load_options import LoadOptions
 from mlserve.paths import expanded
 from mlserve.pin import pin_or_none, read_pin, unpin_hint
 from mlserve.served_model import ServedModel
@@ -52,6 +54,32 @@ def choose(
     return _chosen(backend, model, there.base_path(backend, model), versions)
 
 
+def choose_ladder(
+    options: LoadOptions,
+    backend: str | None,
+    model: str | None,
+    path: Path | None,
+    versions: VersionPolicy,
+    store: Path | None = None,
+) -> ServedModel:
+    """Return the model to serve on the ladder that `options` name, with every rung's version.
+
+    Raises what `choose` and `chosen_ladder` raise, and UsageError for `path` and `versions`, which
+    a ladder does not take.
+    """
+    for flag, is_given in (("--path", path), ("--version", not versions.follows_latest)):
+        if is_given:
+            raise UsageError(
+                f"{flag} does not go with --ladder, whose rungs are exported versions",
+                hint="name the versions in it: --ladder BACKEND/MODEL@VERSION,...",
+            )
+    there = Store(store)
+    top, named = chosen_ladder(options, backend, model, there)
+    only = VersionPolicy((top.version,))
+    base = there.base_path(top.backend, top.model)
+    return replace(_chosen(top.backend, top.model, base, only), options=named)
+
+
 def configured_models(config: ServerConfig) -> tuple[ServedModel, ...]:
     """Return the models of a server in a configuration file, once it is sure that each can load.
 
@@ -64,9 +92,15 @@ def configured_models(config: ServerConfig) -> tuple[ServedModel, ...]:
 def _configured(config: ServerConfig, model: ModelConfig) -> ServedModel:
     try:
         name = model.name if model.path is not None else model.model
-        chosen = choose(model.backend, name, model.path, model.versions, model.store)
+        choice = model.backend, name, model.path, model.versions, model.store
+        options = model.options
+        if options.ladder is None:
+            chosen = choose(*choice)
+        else:
+            chosen = choose_ladder(options, *choice)
+            options = chosen.options
         backend = plugins.backend(chosen.backend)
-        require_regarded(backend, model.options)
+        require_regarded(backend, options)
         require_runtime(backend)
     except MlserveError as error:
         if config.source is not None:
@@ -75,7 +109,7 @@ def _configured(config: ServerConfig, model: ModelConfig) -> ServedModel:
             keys = (SERVERS, config.name, MODELS, model.name)
             error.message = f"{read_document(config.source).place(keys)}: {error.message}"
         raise
-    return replace(chosen, model=model.name, options=model.options)
+    return replace(chosen, model=model.name, options=options)
 
 
 def by_number(model: ServedModel) -> ServedModel:

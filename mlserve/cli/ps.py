@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlserve.cli.output import OutputFormat, OutputOption, duration, note, print_json, print_table
 from mlserve.errors import readable
+from mlserve.load_options import LadderPolicy
 
 if TYPE_CHECKING:
     from mlserve.launch.ready import Seen
@@ -58,7 +59,7 @@ def _row(record: ServerRecord, status: str) -> list[str]:
 
 def _below(record: ServerRecord) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
-    return [*_models(record), where, _meaning(record)]
+    return [*_models(record), *_ladders(record), where, _meaning(record)]
 
 
 def _models(record: ServerRecord) -> list[str]:
@@ -68,6 +69,15 @@ def _models(record: ServerRecord) -> list[str]:
     return [
         f"{model.model} ({model.backend}) {_versions(record, model)}"
         for model in record.serving.models
+    ]
+
+
+def _ladders(record: ServerRecord) -> list[str]:
+    options = [model.options for model in record.serving.models]
+    return [
+        f"ladder {each.ladder}; uncertain answers: {each.ladder_policy or LadderPolicy.REFUSE}"
+        for each in options
+        if each.ladder is not None
     ]
 
 

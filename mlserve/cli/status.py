@@ -70,6 +70,8 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> 
         say(f"load: {load}")
         for processes in load.processes:
             say(f"processes: {processes}")
+        for ladder in load.ladders:
+            say(f"ladder: {ladder}")
     if refusal:
         say(readable(refusal))
 

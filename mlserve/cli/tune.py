@@ -142,6 +142,11 @@ def tune(
         else:
             _forget(backend, model, output)
         return
+    if load_options.ladder is not None:
+        raise UsageError(
+            "--ladder is not for mlserve tune, which measures one version",
+            hint="tune the last rung's version; its options hold for all rungs",
+        )
     from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
     from mlserve.tune.run import TuneOptions

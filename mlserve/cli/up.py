@@ -151,7 +151,7 @@ def up(
     from mlserve.credentials import check_files
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.up import request_up
-    from mlserve.model_choice import choose
+    from mlserve.model_choice import choose, choose_ladder
     from mlserve.store import VersionPolicy
     from mlserve.tune.advice import advised, naming_tuned
 
@@ -169,10 +169,12 @@ def up(
         load_options = LoadOptions.taken_from(options)
         settings = ServerSettings.taken_from(options).absolute()
         check_files(settings)
-        chosen = choose(backend, model, path, versions, store)
-        serving = Serving(
-            (replace(chosen, options=load_options),), settings, image, tuple(docker_option or ())
-        )
+        choice = backend, model, path, versions, store
+        if load_options.ladder is None:
+            chosen = replace(choose(*choice), options=load_options)
+        else:
+            chosen = choose_ladder(load_options, *choice)
+        serving = Serving((chosen,), settings, image, tuple(docker_option or ()))
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
     _tell_of_pins(request, None if config is not None else versions)
@@ -189,7 +191,7 @@ def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
 
     for model in request.serving.models:
         told = about_pin(asked or model.versions, model, request.launcher)
-        if told is not None:
+        if told is not None and model.options.ladder is None:
             note(told)
 
 

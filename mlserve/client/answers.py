@@ -181,11 +181,29 @@ class VersionProcesses:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionLadder:
+    """The rungs that answer for a version, the cheapest first: their names and versions.
+
+    `policy` is what becomes of uncertain answers: answer or refuse.
+    """
+
+    model: str
+    version: int
+    rungs: tuple[tuple[str, str], ...]
+    policy: str
+
+    def __str__(self) -> str:
+        rungs = ", then ".join(f"{name} ({version})" for name, version in self.rungs)
+        return f"{self.model} is answered by {rungs}; uncertain answers: {self.policy}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
     `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
-    without one. `processes` has the versions that run in processes of their own.
+    without one. `processes` has the versions that run in processes of their own, `ladders` those
+    that are on a ladder.
     """
 
     running: int
@@ -193,6 +211,7 @@ class ServerLoad:
     max_queue: int
     default_timeout: float
     processes: tuple[VersionProcesses, ...] = ()
+    ladders: tuple[VersionLadder, ...] = ()
 
     def __str__(self) -> str:
         return (

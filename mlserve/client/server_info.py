@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.answers import ServerLoad, VersionProcesses
+from mlserve.client.answers import ServerLoad, VersionLadder, VersionProcesses
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
@@ -148,6 +148,7 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
             max_queue=int(load["max_queue"]),
             default_timeout=float(load["default_timeout"]),
             processes=tuple(map(_processes, load.get("processes", ()))),
+            ladders=tuple(map(_ladder, load.get("ladders", ()))),
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return None  # a third-party server, or another version of ours
@@ -156,6 +157,11 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
 def _processes(read: Mapping[str, Any]) -> VersionProcesses:
     pids = tuple(int(pid) for pid in read["pids"])
     return VersionProcesses(str(read["model"]), int(read["version"]), pids, int(read["restarts"]))
+
+
+def _ladder(read: Mapping[str, Any]) -> VersionLadder:
+    rungs = tuple((str(rung["name"]), str(rung["version"])) for rung in read["rungs"])
+    return VersionLadder(str(read["model"]), int(read["version"]), rungs, str(read["policy"]))
 
 
 def _in_metadata(reply: Reply) -> Mapping[str, Any]:

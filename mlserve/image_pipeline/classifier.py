@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,13 +77,32 @@ class ImageClassifierRunner:
         Raises InvalidInput naming the first bad image, InferenceFailed for scores that are not
         finite, and what the model raises.
         """
-        try:
+        with _enough_memory():
             scores = self._steps.batch_scores(list(inputs["image"]), deadline)
-        except MemoryError as error:
-            raise Overloaded(
-                "not enough memory to decode the images",
-                hint="send smaller requests, or give the server more memory",
-            ) from error
+        return self._answers(signature, scores)
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether `pixels` and `run_on_pixels` do what `run` does, in two steps."""
+        return self._steps.takes_pixels
+
+    def pixels(self, inputs: Tensors, deadline: Deadline | None = None) -> np.ndarray[Any, Any]:
+        """Return the images prepared for the model, float32[N, height, width, depth].
+
+        Raises what `run` raises for bad images.
+        """
+        with _enough_memory():
+            return self._steps.pixels(list(inputs["image"]), deadline)
+
+    def run_on_pixels(
+        self, signature: str, pixels: np.ndarray[Any, Any], deadline: Deadline | None = None
+    ) -> Tensors:
+        """Return what `run` returns, for images that `pixels` has prepared."""
+        with _enough_memory():
+            scores = self._steps.scores_of_pixels(pixels, deadline)
+        return self._answers(signature, scores)
+
+    def _answers(self, signature: str, scores: np.ndarray[Any, Any]) -> Tensors:
         if signature == DEFAULT_SIGNATURE:
             return {"output_0": self._labels[scores.argmax(axis=1)]}
         count = scores.shape[1] if signature == RANKING else self._count
@@ -101,6 +121,18 @@ class ImageClassifierRunner:
 
     def close(self) -> None:
         self._steps.close()
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turn a lack of memory for the images into Overloaded."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Overloaded(
+            "not enough memory to decode the images",
+            hint="send smaller requests, or give the server more memory",
+        ) from error
 
 
 def _labels(artifact: Artifact, pipeline: ImagePipeline) -> np.ndarray[Any, Any]:

@@ -186,8 +186,24 @@ class ImageSteps:
             return np.empty((0, self.pipeline.scored_classes), np.float32)
         if isinstance(self._forward, ResizingForward):
             outputs = self._outputs_of(self._forward, images, deadline)
-        else:
-            outputs = self._forward(self.pixels(images, deadline), deadline)
+            return require_finite(activated(outputs, self.pipeline.activation))
+        return self.scores_of_pixels(self.pixels(images, deadline), deadline)
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the model takes the pixels that every backend gets, as `pixels` gives them."""
+        return not isinstance(self._forward, ResizingForward) and self._decoder is accurate
+
+    def scores_of_pixels(self, pixels: Array, deadline: Deadline | None) -> Array:
+        """Return float32[N, classes] for what `pixels` returned; only if it `takes_pixels`.
+
+        Raises what the model raises, and InferenceFailed for scores that are not finite.
+        """
+        if not len(pixels):
+            return np.empty((0, self.pipeline.scored_classes), np.float32)
+        if isinstance(self._forward, ResizingForward):
+            raise TypeError("this model resizes the images itself")
+        outputs = self._forward(pixels, deadline)
         return require_finite(activated(outputs, self.pipeline.activation))
 
     def _outputs_of(

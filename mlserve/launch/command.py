@@ -72,12 +72,22 @@ def launcher_for(backends: Sequence[Backend], serving: Serving, wanted: Launcher
         _require_native(backends[0], serving)
         return wanted
     if wanted is Launcher.DOCKER:
+        _require_no_ladder(serving)
         return wanted  # mlserve.launch.docker reports what it needs
     if wanted is Launcher.AUTO and _suits_native(backends[0], serving):
         return Launcher.NATIVE
     for backend in backends:
         require_runtime(backend)
     return Launcher.EMBEDDED
+
+
+def _require_no_ladder(serving: Serving) -> None:
+    """Raise UsageError for a ladder in a container, which sees the folder of one model only."""
+    if serving.only.options.ladder is not None:
+        raise UsageError(
+            "the docker launcher does not take --ladder: its containers have one model's folder",
+            hint="use --launcher embedded",
+        )
 
 
 def _require_following(config: ConfigEntry, wanted: Launcher) -> None:

@@ -18,7 +18,7 @@ from mlserve.server.listen.drain import InFlight, drain
 from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
 from mlserve.server.listen.limits import limits_of
 from mlserve.server.listen.routes import RestApp
-from mlserve.server.models.loading import open_version
+from mlserve.server.models.ladders import open_served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
@@ -59,7 +59,7 @@ class ServerParts:
         self.request_log = RequestLog(settings)
         self.telemetry = Telemetry(self.metrics, self.request_log)
         opener = Opener(settings.log_format, on_change)
-        self.models = Models(on_change, open_version if host is None else opener.open)
+        self.models = Models(on_change, open_served if host is None else opener.open)
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )

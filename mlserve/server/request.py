@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mlserve.errors import MlserveError
+from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
 from mlserve.wire.headers import (
     REQUEST_ID,
+    RUNG,
     SERVED_BY,
     SERVER_TIMING,
     STAGES,
@@ -174,7 +176,7 @@ class RequestRecord:
     `version`, `model` and `signature` are known once the request has been read. `code` is the
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
-    it. `served_by` is what ran it.
+    it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
     """
 
     request_id: str = ""
@@ -189,6 +191,7 @@ class RequestRecord:
     error: str = ""
     refused: str = ""
     served_by: str = ""
+    rungs: tuple[RowRung, ...] = ()
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -219,6 +222,7 @@ class RequestRecord:
         for part in parts:
             self.times.add(part.times)
             self.refused = self.refused or part.refused
+            self.rungs += part.rungs
         if parts:
             first = parts[0]
             self.model, self.version, self.signature = first.model, first.version, first.signature
@@ -240,6 +244,8 @@ class RequestRecord:
         )
         if self.served_by:
             ids = (*ids, (self._own(SERVED_BY), self.served_by))
+        if self.rungs:
+            ids = (*ids, (self._own(RUNG), in_header(self.rungs)))
         reached = dict(self.times.reached())
         if reached and self.code == OK:
             reached = {name: getattr(self.times, name) for name in STAGES}

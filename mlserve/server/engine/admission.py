@@ -53,14 +53,28 @@ _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another s
 class Ticket:
     """A call as admission sees it: its kind, when its answer is due, and its model's width.
 
-    `width` None is all slots.
+    `width` None is all slots. A call `on_ladder` may need more than one run. To others it is the
+    load of such calls on average; but there must be time for it to climb. If there is not, one that
+    `may_stay` is admitted for the first rung only.
     """
 
     kind: CostKey
     expires_at: float
     width: int | None = None
+    on_ladder: bool = False
+    may_stay: bool = False
+    may_climb: bool = True
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
+
+    def stay(self) -> None:
+        """Leave the call on the first rung of its ladder."""
+        self.kind, self.may_climb = self.least_kind, False
+
+    @property
+    def least_kind(self) -> CostKey:
+        """The kind of the calls that take no longer than this one will at least."""
+        return self.kind.climbing(False) if self.on_ladder else self.kind
 
 
 Queued = TypeVar("Queued", bound=Ticket)
@@ -133,12 +147,17 @@ class Admission(Generic[Queued]):
     def check(self, now: float, ticket: Queued) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can."""
         kind = ticket.kind
-        verdict = self.check_room(now, kind.model) or self.check_kind(now, kind, ticket.expires_at)
+        verdict = self.check_room(now, kind.model) or self.check_kind(
+            now, ticket.least_kind, ticket.expires_at
+        )
         if verdict is not None or not (self.running or self.waiting):
             return verdict
         if self._is_roomy(now, ticket):
             return None
         over = self._overrun(now, ticket)
+        if over > 0 and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
+            ticket.stay()
+            over = self._overrun(now, ticket)
         return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
 
     def check_room(self, now: float, model: str | None = None) -> Verdict | None:
@@ -205,7 +224,7 @@ class Admission(Generic[Queued]):
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
         others = len(self.running) + len(self.waiting) - 1
-        estimate = self.estimates.of(ticket.kind, now, alone=not others)
+        estimate = self.estimates.of(ticket.least_kind, now, alone=not others)
         if estimate is None or not estimate.is_sure:
             return None
         at_once = min(self.slots, self._most_at_once(self.waiting))
@@ -293,6 +312,7 @@ class Admission(Generic[Queued]):
             widest = max(widest, guess.spread)
         margin = math.hypot(_MARGIN * math.sqrt(variance), _LAST_MARGIN * self.slots * widest)
         earliest = min(ticket.expires_at, self.waiting[0].expires_at if self.waiting else math.inf)
+        demand += self._climb(now, ticket)
         needed = self.slots * demand * (1 + _DRIFT) + margin + _WAY_BACK
         return now + needed <= earliest
 
@@ -310,10 +330,24 @@ class Admission(Generic[Queued]):
         for index, end in enumerate(self._ends(now, order)):
             over = now + end - order[index].expires_at
             if index == place:
-                worst = over - spared
+                worst = over - spared + self.slots * self._climb(now, ticket)
             elif index > place and 0 < over <= mean:  # on time without this one
                 worst = max(worst, over)
         return worst
+
+    def _climb(self, now: float, ticket: Queued) -> float:
+        """Return the seconds of a climb that the call must have beyond those of the usual one.
+
+        0 for a call whose deadline is too short for a climb even on an idle server.
+        """
+        kind = ticket.kind.climbing(True)
+        climbed = self.estimates.of(kind, now) if ticket.on_ladder and ticket.may_climb else None
+        if climbed is None:
+            return 0.0
+        alone = self.estimates.of(kind, now, alone=True) or climbed
+        if now + alone.mean + alone.spread + _WAY_BACK > ticket.expires_at:
+            return 0.0
+        return max(0.0, climbed.mean - self.estimates.guess(ticket.kind).mean)
 
     def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
         """Yield when each of them ends, in seconds from now, with a margin.

@@ -266,6 +266,7 @@ class Engine:
         slot = self._admission.start(now, jobs)
         for job in jobs:
             job.work.threads = slot.threads
+            job.work.only_rung = None if job.may_climb else 0
         workers = jobs[0].loaded.processes or self._threads
         workers.submit([job.work for job in jobs], partial(self._finish, slot))
 
@@ -286,6 +287,7 @@ class Engine:
             job.loaded.release()
             signature = job.work.signature
             job.record.signature = "" if signature is None else signature.name
+            job.record.rungs = job.work.rungs
             self._telemetry.metrics.work(job.record, job.outcome())
             request.begin(job.record)  # errors logged from here belong to this request
             job.settle(job.work.error)
@@ -299,10 +301,12 @@ class Engine:
         """
         answered: set[CostKey] = set()
         ended: set[CostKey] = set()
+        has_climbed = max(job.work.has_climbed or False for job in slot.tickets)
         for work in (job.work for job in slot.tickets):
             # A call is admitted as if its images were small; a large one must not change that.
             kinds = {work.read_as} if work.kind.is_read else {work.kind, work.read_as}
-            if work.error is None:
+            kinds |= {kind.climbing(has_climbed if work.rungs else None) for kind in kinds}
+            if work.error is None or work.rungs:
                 answered |= kinds
             elif isinstance(work.error, DeadlineExceeded | Unavailable) and work.times.run:
                 ended |= kinds

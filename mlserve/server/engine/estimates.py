@@ -43,7 +43,8 @@ class CostKey(NamedTuple):
 
     `decoding` is the decoding work in powers of two from 16 MB on, as told from the files: an image
     of 100 megapixels takes a hundred times as long as one of one. Until the request has been read,
-    `size` is negative and stands for the body's length, and `signature` is empty if unknown.
+    `size` is negative and stands for the body's length, and `signature` is empty if unknown. Of a
+    model on a ladder, `climbs` tells the calls that climbed from those that did not; None is any.
     """
 
     model: str
@@ -51,6 +52,7 @@ class CostKey(NamedTuple):
     signature: str
     size: int
     decoding: int = 0
+    climbs: bool | None = None
 
     @classmethod
     def from_rows(
@@ -71,6 +73,10 @@ class CostKey(NamedTuple):
         `signature` is the one that it seems to ask for, or empty.
         """
         return cls(model, version, signature, -1 - (body.bit_length() + 1) // 2)
+
+    def climbing(self, climbs: bool | None) -> CostKey:
+        """Return the key of such calls that climbed, or that did not; None for any."""
+        return self if climbs is None else self._replace(climbs=climbs)
 
     @property
     def is_read(self) -> bool:

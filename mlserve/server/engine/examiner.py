@@ -21,6 +21,7 @@ from mlserve.certificate.golden import Arrays, GoldenCase
 from mlserve.certificate.verdict import CaseVerdict, answer_of, case_verdict, compared
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.ladder.climb import rung_of
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work
@@ -82,7 +83,6 @@ class Examiner:
 
     async def _ask(self, loaded: LoadedVersion, case: GoldenCase) -> None:
         standing = loaded.standing
-        assert standing.certificate is not None, "it has golden inputs"
         with loaded.lease():
             if loaded.processes is None:
                 verdict = await run_on_daemon_thread(_judged_here, loaded, case)
@@ -101,8 +101,6 @@ class Examiner:
 
     async def _judged_elsewhere(self, loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
         """Ask in one of the version's processes."""
-        certificate = loaded.standing.certificate
-        assert certificate is not None
         assert loaded.processes is not None
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         work = Work(
@@ -115,7 +113,7 @@ class Examiner:
             StageTimes(),
             _Nobody(),
         )
-        work.threads = 1
+        work.threads, work.only_rung = 1, loaded.standing.rung_of(case)
 
         def done(_: Sequence[int] | BaseException) -> None:
             if not ended.done():
@@ -128,13 +126,14 @@ class Examiner:
             return CaseVerdict(case.name, float("inf"), "", is_label_changed=False, problem=why)
         assert work.result is not None
         signature = loaded.runner.signatures[case.signature]
-        return compared(case, answer_of(signature, work.result), certificate.tolerance)
+        tolerance = loaded.standing.certificate_of(case).tolerance
+        return compared(case, answer_of(signature, work.result), tolerance)
 
 
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
-    assert loaded.standing.certificate is not None
     limit_threads(loaded.runner, 1)
-    return case_verdict(loaded.runner, case, loaded.standing.certificate)
+    runner = rung_of(loaded.runner, loaded.standing.rung_of(case))
+    return case_verdict(runner, case, loaded.standing.certificate_of(case))
 
 
 class GoldenCodec(Codec[Arrays]):

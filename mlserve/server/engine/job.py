@@ -9,6 +9,8 @@ from typing import Generic, cast
 
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
+from mlserve.ladder.climb import has_refused
+from mlserve.load_options import LadderPolicy
 from mlserve.server.engine.admission import Ticket
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Answer, Codec, Work
@@ -55,7 +57,9 @@ class Job(Ticket, Generic[Answer]):
         settings: ServerSettings,
         find_fault: FindFault,
     ) -> None:
-        super().__init__(kind, call.deadline.expires_at, loaded.width)
+        ladder = loaded.ladder
+        may_stay = ladder is not None and ladder.policy is LadderPolicy.ANSWER
+        super().__init__(kind, call.deadline.expires_at, loaded.width, ladder is not None, may_stay)
         self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record
@@ -107,7 +111,8 @@ class Job(Ticket, Generic[Answer]):
     def outcome(self) -> Outcome:
         """Return how it ended; call this before `settle`."""
         error = self.work.error
-        if isinstance(error, DeadlineExceeded) or self.deadline.is_expired:
+        is_refused = has_refused(self.work.rungs)
+        if (isinstance(error, DeadlineExceeded) and not is_refused) or self.deadline.is_expired:
             return Outcome.LATE
         if self.answer.done():
             return Outcome.GONE

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
+from mlserve.ladder.climb import Climb, RowRung, climb, require_certain
 from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec.images import work_of
 from mlserve.server.engine.admission import IN_QUEUE
@@ -137,6 +138,8 @@ class Work(Generic[Answer]):
         self.trace_id = trace_id
         self.entered_at = time.monotonic()
         self.threads = 0
+        self.only_rung: int | None = None
+        """Of a model on a ladder, the only rung to run; None lets uncertain rows climb."""
         self.elsewhere: Elsewhere | None = None
         self._stage = 0
         self.read_as = kind
@@ -145,6 +148,8 @@ class Work(Generic[Answer]):
         self.outputs: Tensors = {}
         self.execution: Execution | None = None
         """The run that gave the outputs, possibly shared with other works."""
+        self.rungs: tuple[RowRung, ...] = ()
+        """Of a model on a ladder, the rung that answered each row."""
         self.result: Answer | None = None
         self.error: Exception | None = None
 
@@ -177,12 +182,23 @@ class Work(Generic[Answer]):
         def run() -> None:
             assert self.signature is not None
             limit_threads(self.runner, self.threads)
-            self.outputs = self.runner.run(self.signature.name, self.inputs, self.deadline)
+            asked = self.runner, self.signature.name, self.inputs, self.deadline
+            climbed = climb(*asked, only_rung=self.only_rung)
+            self.outputs, self.rungs = climbed.outputs, climbed.rows
             self.execution = Execution(
                 self.served.model, self.served.version, self.rows, (self.times,)
             )
+            require_certain(climbed.rows, climbed.needed, self.deadline)
 
         self._attempt("run", _RUN, run)
+
+    def take_rungs(self, rungs: tuple[RowRung, ...], needed: float) -> None:
+        """Take the rungs of its rows in a batch; fail if one is refused (`require_certain`)."""
+        self.rungs = rungs
+        try:
+            require_certain(rungs, needed, self.deadline)
+        except MlserveError as error:
+            self.error = error
 
     def encode(self) -> None:
         """Write the answer."""
@@ -197,7 +213,8 @@ class Work(Generic[Answer]):
     def require_time(self) -> None:
         """Fail the work if the time left is too short for what the request turned out to be."""
         if self.error is None:
-            self.error = self.caller.find_fault(self.read_as, self.deadline)
+            least = self.read_as.climbing(False if self.is_on_ladder else None)
+            self.error = self.caller.find_fault(least, self.deadline)
 
     def is_wanted(self) -> bool:
         """Return whether to run it: it has not failed, and its caller still waits."""
@@ -207,6 +224,16 @@ class Work(Generic[Answer]):
             except MlserveError as error:
                 self.error = error
         return self.error is None
+
+    @property
+    def is_on_ladder(self) -> bool:
+        """Whether its rows may run on more than one version."""
+        return hasattr(self.runner, "climb")
+
+    @property
+    def has_climbed(self) -> bool | None:
+        """Whether a row went beyond the first rung; None for a model that is on no ladder."""
+        return any(row.place for row in self.rungs) if self.rungs else None
 
     @property
     def rows(self) -> int:
@@ -290,7 +317,8 @@ def _run_as_one(works: Sequence[Work[Any]]) -> bool:
     for work in works:
         work.enter(_RUN)
     try:
-        parts = _split(_outputs(works), rows)
+        climbed = _climb(works)
+        parts = _split(climbed.outputs, rows)
     except BaseException:  # noqa: BLE001 - alone, each gets its own error, or none
         return False
     finally:
@@ -298,18 +326,24 @@ def _run_as_one(works: Sequence[Work[Any]]) -> bool:
             work.times.run = time.monotonic() - started
     served, times = works[0].served, tuple(work.times for work in works)
     execution = Execution(served.model, served.version, sum(rows), times)
-    for work, part in zip(works, parts, strict=True):
+    left = iter(climbed.rows)
+    for work, part, count in zip(works, parts, rows, strict=True):
         work.outputs, work.execution = part, execution
+        work.take_rungs(tuple(islice(left, count)), climbed.needed)
     return True
 
 
-def _outputs(works: Sequence[Work[Any]]) -> Tensors:
+def _climb(works: Sequence[Work[Any]]) -> Climb:
     first = works[0]
     assert first.signature is not None
     inputs = {name: np.concatenate([work.inputs[name] for work in works]) for name in first.inputs}
-    latest = max((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
+    # A climb delays the whole batch, so that its earliest deadline decides whether there is time.
+    choose = min if first.is_on_ladder else max
+    due = choose((work.deadline for work in works), key=lambda deadline: deadline.expires_at)
     limit_threads(first.runner, first.threads)
-    return first.runner.run(first.signature.name, inputs, latest)
+    only_rungs = {work.only_rung for work in works}
+    only_rung = only_rungs.pop() if len(only_rungs) == 1 else None
+    return climb(first.runner, first.signature.name, inputs, due, only_rung=only_rung)
 
 
 def _split(outputs: Tensors, rows: Sequence[int]) -> list[Tensors]:

@@ -26,6 +26,7 @@ from mlserve.errors import (
     reason_of,
 )
 from mlserve.images import tiny_png
+from mlserve.ladder.rungs import Ladder
 from mlserve.server.errors import without_frames
 from mlserve.server.models.folders import Fingerprint
 from mlserve.server.models.standing import Standing, begin
@@ -96,11 +97,14 @@ class LoadedVersion:
         width: int | None = None,
         processes: WorkerProcesses | None = None,
         standing: Standing | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.artifact = artifact
         self.runner = runner
         self.processes = processes
         """What runs its calls; None for the threads of the server."""
+        self.ladder = ladder
+        """The versions that answer in its place; its own is the last of them."""
         manifest = artifact.manifest
         is_random = manifest is not None and manifest.has_random_weights
         self.standing = standing or Standing(runs_on(runner, "unknown runtime", manifest))
@@ -249,7 +253,7 @@ def warm_up(artifact: Artifact, runner: Runner) -> None:
         return
     for signature in artifact.manifest.signatures:
         try:
-            runner.run(signature.name, _inputs(signature, tiny_png()))
+            runner.run(signature.name, first_inputs(signature, tiny_png()))
         except Exception as error:
             raise ModelLoadFailed(
                 f"version {artifact.version} does not answer its first request: {reason_of(error)}",
@@ -261,13 +265,14 @@ def _warm_on_zeros(runner: Runner) -> None:
     names = sorted(runner.signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
     for name in names[:1]:
         try:
-            runner.run(name, _inputs(runner.signatures[name], b""))
+            runner.run(name, first_inputs(runner.signatures[name], b""))
         except Exception as error:  # noqa: BLE001 - zeros need not be an input that it takes
             level = logging.WARNING if isinstance(error, InferenceFailed) else logging.INFO
             _log.log(level, "the warm-up run of %r with zeros gave: %s", name, error)
 
 
-def _inputs(signature: Signature, text: bytes) -> dict[str, Array]:
+def first_inputs(signature: Signature, text: bytes) -> dict[str, Array]:
+    """Return inputs for a first run: zeros, and that text where the signature takes bytes."""
     return {spec.name: _filler(spec, text) for spec in signature.inputs}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -55,6 +55,8 @@ class Standing:
     """The latest by the name of the golden input."""
     served_by: str = ""
     """What answers say of the version: `wire.headers.SERVED_BY`."""
+    rungs: Mapping[str, tuple[int, Certificate]] = field(default_factory=dict)
+    """Of a model on a ladder, the rung that each golden input is for, and its certificate."""
     asked_at: float = field(default_factory=time.monotonic)
     _next: int = 0
 
@@ -105,6 +107,17 @@ class Standing:
         if self.on_drift is OnDrift.SERVE or not self.problems:
             return None
         return Unavailable(f"{what} is not served: {self.fault}", hint=_SERVE)
+
+    def rung_of(self, case: GoldenCase) -> int | None:
+        """Return the place of the rung that the golden input is for; None without a ladder."""
+        return self.rungs[case.name][0] if self.rungs else None
+
+    def certificate_of(self, case: GoldenCase) -> Certificate:
+        """Return the certificate that the golden input belongs to."""
+        if self.rungs:
+            return self.rungs[case.name][1]
+        assert self.certificate is not None, "it has golden inputs"
+        return self.certificate
 
     def next_case(self) -> GoldenCase | None:
         """Return the golden input to ask next: one that is wrong or unasked, else each in turn."""

@@ -119,9 +119,9 @@ class OipModels:
         return dict(self._limits)
 
     def load(self) -> dict[str, Any]:
-        """Return how many calls run, wait and may wait, and the processes of the versions."""
+        """Return how many calls run, wait and may wait, and the versions' processes and ladders."""
         engine = self._engine
-        load = {
+        load: dict[str, Any] = {
             "running": engine.running,
             "waiting": engine.waiting,
             "max_queue": engine.max_queue,
@@ -136,7 +136,16 @@ class OipModels:
             for loaded in self._models.loaded()
             if loaded.processes is not None
         ]
-        return {**load, "processes": processes} if processes else load
+        ladders = [
+            {"model": loaded.model, "version": loaded.version, **loaded.ladder.to_json()}
+            for loaded in self._models.loaded()
+            if loaded.ladder is not None
+        ]
+        if processes:
+            load["processes"] = processes
+        if ladders:
+            load["ladders"] = ladders
+        return load
 
     def metadata(self, model: str, version: int | None, signature: str) -> ModelDescription:
         """Return the metadata of a loaded version; the empty signature is the default one.

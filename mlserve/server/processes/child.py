@@ -26,7 +26,8 @@ from mlserve.server.body_memory import Room
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Work, run_works
 from mlserve.server.errors import as_known_error
-from mlserve.server.models.loading import LoadedVersion, open_version
+from mlserve.server.models.ladders import open_served
+from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.processes.channel import LEFT, Channel
 from mlserve.server.processes.messages import (
     Aside,
@@ -71,7 +72,7 @@ def _serve(channel: Channel) -> None:
     for name in load.codecs:
         importlib.import_module(name)
     try:
-        loaded = open_version(load.source, load.version)
+        loaded = open_served(load.source, load.version)
         channel.send(Loaded.from_runner(loaded.runner, loaded.standing.runs_on))
     except MlserveError as error:
         channel.send(Failed(error))
@@ -120,13 +121,15 @@ class _Tasks:
             caller,
         )
         work.entered_at, work.threads = order.entered_at, order.threads
+        work.only_rung = order.only_rung
         order.codec.room = _RoomElsewhere(caller, order.deadline)
         return work
 
     def _note_seconds(self, work: Work[Any]) -> None:
         if work.error is None:
-            before = self._seconds.get(work.read_as, 0.0)
-            self._seconds[work.read_as] = max(before * _FORGETS, work.times.run)
+            kind = work.read_as.climbing(work.has_climbed)
+            before = self._seconds.get(kind, 0.0)
+            self._seconds[kind] = max(before * _FORGETS, work.times.run)
 
 
 class _Caller:
@@ -202,6 +205,7 @@ def _result(work: Work[Any], order: Order, places: dict[int, int]) -> Result:
         None if work.signature is None else work.signature.name,
         (times.queue, times.decode, times.run, times.encode),
         None if execution is None else (place, execution.rows),
+        work.rungs,
     )
 
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 from mlserve.artifact import Artifact
 from mlserve.backend import batching_of
-from mlserve.server.models.loading import LoadedVersion, as_load_error, open_version, warm_up
-from mlserve.server.models.standing import read
+from mlserve.server.models.ladders import ladder_of, open_served, read_served
+from mlserve.server.models.loading import LoadedVersion, as_load_error, warm_up
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.pool import RunnerProcesses
 from mlserve.settings import LogFormat
@@ -49,11 +49,11 @@ class Opener:
         if asked is None:
             return self._chosen(source, version)
         if asked <= 1:
-            return open_version(source, version)
+            return open_served(source, version)
         return self._in_processes(source, version, asked)
 
     def _chosen(self, source: ModelSpec, version: int) -> LoadedVersion:
-        loaded, cpus = open_version(source, version), usable_cpus()
+        loaded, cpus = open_served(source, version), usable_cpus()
         if cpus <= FEW_CPUS or batching_of(loaded.runner) is not None:
             return loaded
         began = time.process_time()
@@ -75,14 +75,15 @@ class Opener:
         pool = RunnerProcesses(
             replace(source, options=options), version, count, self._log_format, self._on_change
         )
+        ladder = ladder_of(source, version)
         with as_load_error(source, version):
             artifact = Artifact.open(source.base_path, source.model, version)
             pool.start()
-            standing = read(source, artifact, pool)
+            standing = read_served(source, ladder, artifact, pool)
         self._loop.call_soon_threadsafe(pool.attach)
         _log.info("version %d of %s runs in %d processes", version, source.model, count)
         width = count if source.width is None else min(count, source.width)
-        return LoadedVersion(artifact, pool, width, pool, standing)
+        return LoadedVersion(artifact, pool, width, pool, standing, ladder)
 
 
 def _that_fit_in_memory() -> int:

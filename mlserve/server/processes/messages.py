@@ -17,6 +17,7 @@ from mlserve.backend import (
 )
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
+from mlserve.ladder.climb import RowRung
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.models.versions import ModelSpec
 from mlserve.settings import ServerSettings
@@ -71,6 +72,7 @@ class Order(NamedTuple):
     deadline: Deadline
     entered_at: float
     threads: int
+    only_rung: int | None
     request_id: str
     trace_id: str
 
@@ -94,6 +96,7 @@ class Result(NamedTuple):
     signature: str | None
     times: tuple[float, float, float, float]
     execution: tuple[int, int] | None
+    rungs: tuple[RowRung, ...]
 
 
 class Report(NamedTuple):

@@ -428,6 +428,7 @@ def _order(work: Work[Any]) -> Order:
         work.deadline,
         work.entered_at,
         work.threads,
+        work.only_rung,
         work.request_id,
         work.trace_id,
     )
@@ -438,7 +439,7 @@ def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
     for work, result in zip(works, results, strict=True):
         work.elsewhere = None
         work.result, work.error = result.answer, result.error
-        work.read_as = result.read_as
+        work.read_as, work.rungs = result.read_as, result.rungs
         name = result.signature
         work.signature = None if name is None else work.runner.signatures[name]
         times = work.times

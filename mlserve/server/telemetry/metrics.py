@@ -7,6 +7,7 @@ versions and signatures are those being served, and every other label has a few 
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from mlserve import __version__
 from mlserve.errors import NotFound
+from mlserve.ladder.climb import has_refused
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, State
@@ -81,6 +83,14 @@ class Metrics:
         self._batches = self._histogram(
             "batch_size", "Number of requests that ran together as one batch.", buckets=_SIZES
         )
+        self._rungs = self._counter(
+            "ladder_rows",
+            "Rows of models on a ladder, by the rung that answered: certain, uncertain or refused.",
+            *("model", "version", "rung", "fate"),
+        )
+        self._climbs = self._counter(
+            "ladder_climbs", "Rows that went beyond the first rung.", "model", "version"
+        )
         self._config = Gauge(
             "mlserve_config_in_force",
             "0 if the configuration file, as it is now, was refused, else 1.",
@@ -100,7 +110,8 @@ class Metrics:
         self._requests.add((model, version, signature, *where, ended.code))
         if route.purpose is Purpose.PREDICT:
             self._durations.observe((model, signature, route.transport), seconds)
-            if ended.code == _DEADLINE and ended.refused in ("", Refusal.EXPIRED.value):
+            is_late = ended.code == _DEADLINE and not has_refused(ended.rungs)
+            if is_late and ended.refused in ("", Refusal.EXPIRED.value):
                 self._late.add((ended.times.unreached(),))
             if ended.code in _REFUSED_AT_THE_DOOR and not is_known:
                 self._refused.add((_REFUSED_AT_THE_DOOR[ended.code],))
@@ -117,6 +128,11 @@ class Metrics:
         self._work.add((outcome.value,))
         for stage, seconds in ended.times.reached():
             self._stages.observe((ended.model, ended.signature, stage), seconds)
+        for row, count in Counts(ended.rungs).items():
+            which = ended.model, str(ended.version)
+            self._rungs.add((*which, row.name, row.fate.value), count)
+            if row.place:
+                self._climbs.add(which, count)
 
     def batch(self, size: int) -> None:
         """Count calls that were run as one batch."""

@@ -28,10 +28,10 @@ class Counter(Collector):
         """Show this series from now on, at zero."""
         self._counts.setdefault(labels, 0)
 
-    def add(self, labels: Labels) -> None:
-        """Count one."""
+    def add(self, labels: Labels, count: int = 1) -> None:
+        """Count one, or several at once."""
         counts = self._counts
-        counts[labels] = counts.get(labels, 0) + 1
+        counts[labels] = counts.get(labels, 0) + count
 
     def collect(self) -> Iterator[Metric]:
         """Yield the family as it is now."""
