@@ -51,7 +51,9 @@ class DirectModel:
     ) -> None:
         """Load the version. Raises MlserveError, as the server does."""
         source = ModelSpec(
-            plugins.backend(backend), model, base_path, LATEST_VERSION, options, poll_seconds=0
+            *(plugins.backend(backend), model, base_path, LATEST_VERSION, options),
+            poll_seconds=0,
+            signed_by=settings.require_signature,
         )
         self._platform = platform_of(backend)
         self._settings = settings
