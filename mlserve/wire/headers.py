@@ -38,6 +38,8 @@ MODEL_VERSION = "mlserve-model-version"
 SERVED_BY = "mlserve-served-by"
 """What answered: runtime, precision and device, and the state of the model's certificate, such as
 `OpenVINO 2026.4.1; int8; CPU; certificate=holds`."""
+DRIFTED = "certificate=drifted"
+"""The part of SERVED_BY which says that the model does not answer here as it did at its export."""
 SIGNATURE = "mlserve-signature"
 """The signature whose metadata is requested and returned (OIP over gRPC)."""
 SIGNATURES = "mlserve-signatures"
