@@ -1,0 +1,185 @@
+"""Ask versions the golden questions, and the user's, each on a server started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np  # noqa: TID253
+
+from mlserve.certificate.certificate import Certificate
+from mlserve.certificate.golden import read_golden
+from mlserve.certificate.verdict import CaseVerdict, Verdict, judge
+from mlserve.certify.files import Answering, Files
+from mlserve.certify.result import Certified, FilesResult, GoldenResult, Problem
+from mlserve.certify.subjects import Subject
+from mlserve.client import Client
+from mlserve.client.retries import ONCE
+from mlserve.compare.asking import Served, requests_for, served
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, PluginError, UsageError
+from mlserve.launch.signals import Interrupts
+from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with the current step, how much of it is done, of how much (0: unknown), what is next."""
+_TOLERANCE = 1e-4
+"""That of a version without a certificate, as in `mlserve compare`."""
+_NO_CERTIFICATE = "it has no certificate, which would say how it must answer"
+_GET_ONE = "export it again, with a model source and a backend that make certificates"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of each version. `timeout` (seconds) applies to each request."""
+
+    files: Files | None
+    timeout: float
+    progress: Progress
+
+
+def certify(
+    subjects: Sequence[Subject], against: Subject | None, question: Question
+) -> Iterator[Certified]:
+    """Yield what came of each: its golden inputs, and the files against the version `against`.
+
+    A version that does not answer is a result too. Servers are stopped at the end. Raises the
+    errors of `against` if that does not answer, and UsageError for files that cannot be read.
+    """
+    with Interrupts.watched() as interrupts, ExitStack() as stack:
+        other = None
+        if against is not None:
+            other = stack.enter_context(_answering(against, interrupts, question.progress))
+        for subject in subjects:
+            tolerance = _tolerance(subject) + (0.0 if against is None else _tolerance(against))
+            yield _certified(subject, other, tolerance, question, interrupts)
+
+
+def _certified(
+    subject: Subject,
+    against: Answering | None,
+    tolerance: float,
+    question: Question,
+    interrupts: Interrupts,
+) -> Certified:
+    found = Certified(subject.name, str(subject.version))
+    certificate = _certificate(subject)
+    if certificate is None and against is None:
+        return replace(found, why=_NO_CERTIFICATE, hint=_GET_ONE)
+    try:
+        with _answering(subject, interrupts, question.progress) as asked:
+            metadata = asked.client.metadata(timeout=Deadline.after(question.timeout))
+            signatures = {signature.name: signature for signature in metadata.signatures}
+            found = replace(found, served_by=metadata.served_by)
+            if certificate is not None:
+                runner = _ServedRunner(asked.client, signatures, question.timeout)
+                question.progress("golden inputs", 0, 0, subject.name)
+                found = replace(found, golden=_golden(subject, runner, certificate))
+            files = _files(subject, asked, against, tolerance, question)
+            return replace(found, files=files)
+    except PluginError as error:  # its runtime is not installed here
+        return replace(found, why=error.message, hint=error.hint)
+    except UsageError:
+        raise
+    except MlserveError as error:
+        return replace(found, why=error.message, hint=error.hint, is_failed=True)
+
+
+def _golden(subject: Subject, runner: _ServedRunner, certificate: Certificate) -> GoldenResult:
+    """Ask the golden questions. Raises ModelLoadFailed if their files are damaged."""
+    artifact = subject.version.artifact
+    cases = read_golden(artifact.path)
+    verdict = judge(artifact, runner, cases, certificate)
+    return golden_result(verdict, certificate, len(cases), without_labels=not subject.takes_images)
+
+
+def golden_result(
+    verdict: Verdict, certificate: Certificate, cases: int, *, without_labels: bool
+) -> GoldenResult:
+    """Return what the verdict says of that many golden inputs, each of which may be in it twice."""
+
+    def is_wrong(case: CaseVerdict) -> bool:
+        return bool(case.problem) if without_labels else case.is_label_changed
+
+    wrong = {case.name for case in verdict.cases if is_wrong(case)}
+    return GoldenResult(
+        certificate.reference,
+        cases,
+        cases - len(wrong),
+        verdict.difference,
+        certificate.tolerance,
+        without_labels,
+        [Problem(case.name, case.problem) for case in verdict.cases if case.problem],
+    )
+
+
+def _files(
+    subject: Subject,
+    asked: Answering,
+    against: Answering | None,
+    tolerance: float,
+    question: Question,
+) -> FilesResult | None:
+    if question.files is None:
+        return None
+    manifest = subject.version.artifact.manifest
+    pipeline = None if manifest is None else manifest.pipeline
+    return question.files.ask(
+        asked,
+        against,
+        classes=None if pipeline is None else pipeline.scored_classes,
+        tolerance=tolerance,
+        progress=partial(question.progress, "your files"),
+    )
+
+
+def _certificate(subject: Subject) -> Certificate | None:
+    manifest = subject.version.artifact.manifest
+    return None if manifest is None else manifest.certificate
+
+
+def _tolerance(subject: Subject) -> float:
+    certificate = _certificate(subject)
+    return _TOLERANCE if certificate is None else certificate.tolerance
+
+
+@contextmanager
+def _answering(subject: Subject, interrupts: Interrupts, progress: Progress) -> Iterator[Answering]:
+    """Yield the endpoint, or a server that is started for the version and stopped at the end."""
+    target = subject.target
+    if target.endpoint is not None:
+        with Client(target.endpoint, **subject.options) as client:
+            yield Answering(Served(target, target.endpoint), client)
+        return
+
+    def tell(what: str) -> None:
+        progress("servers", 0, 0, what)
+
+    with served([target], requests_for([target]), interrupts, tell) as [found]:
+        model, version = target.model, target.version
+        with Client(found.endpoint, model=model, version=version, retries=ONCE) as client:
+            yield Answering(found, client)
+
+
+class _ServedRunner:
+    """A Runner whose calls are requests to a server: the golden questions go the way of others."""
+
+    def __init__(self, client: Client, signatures: Mapping[str, Signature], timeout: float) -> None:
+        self.signatures = signatures
+        self._client = client
+        self._timeout = timeout
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Return the server's answer. Raises what `Client.infer` raises."""
+        due = Deadline.after(self._timeout) if deadline is None else deadline
+        outputs = self._client.infer(dict(inputs), signature=signature, timeout=due)
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def close(self) -> None:
+        """Do nothing: whoever made the client closes it."""
