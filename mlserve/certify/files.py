@@ -53,9 +53,9 @@ class ImageFiles:
     ) -> FilesResult:
         """Ask both about every image; scores may differ by `tolerance`.
 
-        A label may be another one only where the two best scores of `against` are closer than
-        that. Without `classes`, the model's number of them, the best few scores are compared.
-        Raises UsageError for a file that cannot be read, and the error of one that does not answer.
+        A label may be another one only where that can swap the two best scores of `against`.
+        Without `classes`, the model's number of them, the best few scores are compared. Raises
+        UsageError for a file that cannot be read, and the error of one that does not answer.
         """
         tally = _ImageTally(tolerance)
         top_k = _TWO_BEST if against is None else classes
@@ -114,7 +114,7 @@ class _ImageTally:
         margin = _margin(expected)
         if found.label == expected.label:
             self._same += 1
-        elif margin is None or margin > self._tolerance:
+        elif margin is None or margin > 2 * self._tolerance:
             self._problems.append(Problem(name, f"{found.label!r} instead of {expected.label!r}"))
             return
         if apart is not None and apart > self._tolerance:

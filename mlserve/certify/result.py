@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from mlserve.compare.result import finite
 from mlserve.errors import as_utf8, counted, readable
 
 _LISTED = 5
@@ -39,7 +41,8 @@ class GoldenResult:
     """The answers to the golden inputs, against those of the reference.
 
     `same` is how many have the reference's label, or, of a model `without_labels`, are within the
-    tolerance. `difference` is the largest, as `Certificate.tolerance` counts it.
+    tolerance. `difference` is the largest, as `Certificate.tolerance` counts it; infinite if there
+    is an input without an answer.
     """
 
     reference: str
@@ -66,6 +69,11 @@ class GoldenResult:
             f"{kind} on {self.same} of {counted(self.cases, 'golden input')}, against "
             f"{readable(self.reference)}"
         )
+        if math.isinf(self.difference):
+            return
+        if not self.difference:
+            yield "no number differs from the reference's"
+            return
         what = "difference" if self.without_labels else "score change"
         yield f"largest {what} {brief(self.difference)}; {brief(self.tolerance)} is allowed"
         if not self.without_labels:
@@ -77,9 +85,9 @@ class GoldenResult:
             "reference": self.reference,
             "cases": self.cases,
             "same": self.same,
-            "largest_difference": self.difference,
+            "largest_difference": finite(self.difference),
             "tolerance": self.tolerance,
-            "label_bound": None if self.without_labels else self.bound,
+            "label_bound": None if self.without_labels else finite(self.bound),
             "problems": [problem.to_json() for problem in self.problems],
         }
 
@@ -134,7 +142,7 @@ class FilesResult:
             "smallest_margin": min(self.margins, default=None),
             "against": self.against,
             "same": self.same,
-            "largest_difference": self.difference,
+            "largest_difference": None if self.difference is None else finite(self.difference),
             "tolerance": self.tolerance,
             "problems": [problem.to_json() for problem in self.problems],
         }

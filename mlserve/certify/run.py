@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -71,16 +72,15 @@ def _certified(
     found = Certified(subject.name, str(subject.version))
     certificate = _certificate(subject)
     if certificate is None and against is None:
-        return replace(found, why=_NO_CERTIFICATE, hint=_GET_ONE)
+        return replace(found, why=_why_none(subject), hint=_GET_ONE)
     try:
         with _answering(subject, interrupts, question.progress) as asked:
             metadata = asked.client.metadata(timeout=Deadline.after(question.timeout))
-            signatures = {signature.name: signature for signature in metadata.signatures}
             found = replace(found, served_by=metadata.served_by)
             if certificate is not None:
-                runner = _ServedRunner(asked.client, signatures, question.timeout)
                 question.progress("golden inputs", 0, 0, subject.name)
-                found = replace(found, golden=_golden(subject, runner, certificate))
+                golden = _golden(subject, asked.client, certificate, question.timeout)
+                found = replace(found, golden=golden)
             files = _files(subject, asked, against, tolerance, question)
             return replace(found, files=files)
     except PluginError as error:  # its runtime is not installed here
@@ -91,31 +91,33 @@ def _certified(
         return replace(found, why=error.message, hint=error.hint, is_failed=True)
 
 
-def _golden(subject: Subject, runner: _ServedRunner, certificate: Certificate) -> GoldenResult:
+def _golden(
+    subject: Subject, client: Client, certificate: Certificate, timeout: float
+) -> GoldenResult:
     """Ask the golden questions. Raises ModelLoadFailed if their files are damaged."""
     artifact = subject.version.artifact
-    cases = read_golden(artifact.path)
-    verdict = judge(artifact, runner, cases, certificate)
-    return golden_result(verdict, certificate, len(cases), without_labels=not subject.takes_images)
+    signatures = () if artifact.manifest is None else artifact.manifest.signatures
+    runner = _ServedRunner(client, {each.name: each for each in signatures}, timeout)
+    verdict = judge(artifact, runner, read_golden(artifact.path), certificate)
+    return golden_result(verdict, certificate)
 
 
-def golden_result(
-    verdict: Verdict, certificate: Certificate, cases: int, *, without_labels: bool
-) -> GoldenResult:
-    """Return what the verdict says of that many golden inputs, each of which may be in it twice."""
+def golden_result(verdict: Verdict, certificate: Certificate) -> GoldenResult:
+    """Return what the verdict says of the golden inputs."""
+    without_labels = certificate.same_labels is None
 
     def is_wrong(case: CaseVerdict) -> bool:
-        return bool(case.problem) if without_labels else case.is_label_changed
+        is_unknown = math.isinf(case.difference)  # no answer, or one of another shape
+        return is_unknown or (bool(case.problem) if without_labels else case.is_label_changed)
 
-    wrong = {case.name for case in verdict.cases if is_wrong(case)}
     return GoldenResult(
         certificate.reference,
-        cases,
-        cases - len(wrong),
+        len(verdict.cases),
+        sum(not is_wrong(case) for case in verdict.cases),
         verdict.difference,
         certificate.tolerance,
         without_labels,
-        [Problem(case.name, case.problem) for case in verdict.cases if case.problem],
+        [Problem(case.name, case.problem) for case in verdict.problems],
     )
 
 
@@ -142,6 +144,14 @@ def _files(
 def _certificate(subject: Subject) -> Certificate | None:
     manifest = subject.version.artifact.manifest
     return None if manifest is None else manifest.certificate
+
+
+def _why_none(subject: Subject) -> str:
+    manifest = subject.version.artifact.manifest
+    fact = None if manifest is None else manifest.facts.get("certificate")
+    if fact is not None and fact.why:
+        return f"it has no certificate: {fact.why.removeprefix('none: ')}"
+    return _NO_CERTIFICATE
 
 
 def _tolerance(subject: Subject) -> float:

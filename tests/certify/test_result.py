@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from mlserve.certificate.certificate import Certificate
@@ -67,11 +68,14 @@ def test_files_without_another_version_prove_nothing() -> None:
     assert replace(found, is_failed=True).outcome is Outcome.FAILED
 
 
-def test_a_golden_input_that_is_asked_alone_and_in_a_batch_counts_once() -> None:
+def test_labels_that_changed_and_inputs_without_an_answer_are_not_the_same() -> None:
     certificate = Certificate("TensorFlow", 2, 1e-4, 1e-6, 2, 0.1, "a CPU")
     alone = CaseVerdict("a", 1e-6, "scores", is_label_changed=False, problem="")
     wrong = CaseVerdict("b", 0.3, "scores", is_label_changed=True, problem="another label")
-    verdict = Verdict((alone, wrong, alone, wrong))
-    found = golden_result(verdict, certificate, 2, without_labels=False)
+    found = golden_result(Verdict((alone, wrong)), certificate)
     assert (found.cases, found.same, found.difference, found.bound) == (2, 1, 0.3, 0.6)
     assert not found.holds
+    silent = CaseVerdict("c", math.inf, "", is_label_changed=False, problem="no answer")
+    found = golden_result(Verdict((alone, silent)), certificate)
+    assert (found.same, found.to_json()["largest_difference"]) == (1, None)
+    assert list(found.lines("")) == ["identical on 1 of 2 golden inputs, against TensorFlow"]
