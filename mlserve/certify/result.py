@@ -154,7 +154,7 @@ class Certified:
 
     name: str
     version: str
-    served_by: str | None = None
+    runs_on: str | None = None
     golden: GoldenResult | None = None
     files: FilesResult | None = None
     why: str = ""
@@ -173,7 +173,7 @@ class Certified:
 
     def lines(self) -> Iterator[str]:
         """Yield the result in words, its headline first."""
-        runs_on = f" ({self.served_by})" if self.served_by else ""
+        runs_on = f" ({self.runs_on})" if self.runs_on else ""
         yield f"{readable(self.name)}{runs_on}: {self.outcome}"
         if self.why:
             yield f"  {self.why}"
@@ -200,7 +200,7 @@ class Certified:
             "outcome": self.outcome.value,
             "why": self.why or None,
             "hint": self.hint,
-            "served_by": self.served_by,
+            "runs_on": self.runs_on,
             "golden": None if self.golden is None else self.golden.to_json(),
             "files": None if self.files is None else self.files.to_json(bound),
         }

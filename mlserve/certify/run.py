@@ -75,8 +75,7 @@ def _certified(
         return replace(found, why=_why_none(subject), hint=_GET_ONE)
     try:
         with _answering(subject, interrupts, question.progress) as asked:
-            metadata = asked.client.metadata(timeout=Deadline.after(question.timeout))
-            found = replace(found, served_by=metadata.served_by)
+            found = replace(found, runs_on=_runs_on(asked.client, question.timeout))
             if certificate is not None:
                 question.progress("golden inputs", 0, 0, subject.name)
                 golden = _golden(subject, asked.client, certificate, question.timeout)
@@ -144,6 +143,14 @@ def _files(
 def _certificate(subject: Subject) -> Certificate | None:
     manifest = subject.version.artifact.manifest
     return None if manifest is None else manifest.certificate
+
+
+def _runs_on(client: Client, timeout: float) -> str | None:
+    """Return the runtime, precision and device of a server, which also shows that it answers."""
+    told = client.metadata(timeout=Deadline.after(timeout)).served_by
+    if told is None:
+        return None
+    return "; ".join(part for part in told.split("; ") if not part.startswith("certificate="))
 
 
 def _why_none(subject: Subject) -> str:
