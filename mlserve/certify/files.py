@@ -99,7 +99,9 @@ class _ImageTally:
             if isinstance(expected, Prediction):
                 self._compare(name, found, expected)
             elif expected is not None:
-                self._problems.append(Problem(name, f"answered, and refused by it: {expected}"))
+                self._problems.append(
+                    Problem(name, f"answered, where the other version refuses it: {expected}")
+                )
         elif expected is None or (
             isinstance(expected, InvalidInput) and are_refused_alike(found, expected)
         ):
@@ -112,10 +114,13 @@ class _ImageTally:
         if apart is not None:
             self._difference = max(apart, self._difference or 0.0)
         margin = _margin(expected)
-        if found.label == expected.label:
+        if _best(found) == _best(expected):
             self._same += 1
         elif margin is None or margin > 2 * self._tolerance:
-            self._problems.append(Problem(name, f"{found.label!r} instead of {expected.label!r}"))
+            what = f"{found.label!r} instead of {expected.label!r}"
+            if found.label == expected.label:
+                what = f"another class of the label {found.label!r}"
+            self._problems.append(Problem(name, what))
             return
         if apart is not None and apart > self._tolerance:
             self._problems.append(Problem(name, f"scores differ by {brief(apart)}"))
@@ -134,6 +139,11 @@ class _ImageTally:
             self._tolerance if is_compared else None,
             self._problems,
         )
+
+
+def _best(answer: Prediction) -> tuple[str, int | None]:
+    """Return the label, and the number of the class where it is known: labels can be alike."""
+    return answer.label, answer.scores[0].index if answer.scores else None
 
 
 def _margin(answer: Prediction) -> float | None:

@@ -21,7 +21,7 @@ from mlserve.client import Client
 from mlserve.client.retries import ONCE
 from mlserve.compare.asking import Served, requests_for, served
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, PluginError, UsageError
+from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.launch.signals import Interrupts
 from mlserve.tensors import Signature
 
@@ -70,24 +70,40 @@ def _certified(
     interrupts: Interrupts,
 ) -> Certified:
     found = Certified(subject.name, str(subject.version))
-    certificate = _certificate(subject)
-    if certificate is None and against is None:
+    if _certificate(subject) is None and against is None:
         return replace(found, why=_why_none(subject), hint=_GET_ONE)
-    try:
-        with _answering(subject, interrupts, question.progress) as asked:
+    with ExitStack() as stack:
+        try:
+            answering = _answering(subject, interrupts, question.progress)
+            asked = stack.enter_context(answering)
             found = replace(found, runs_on=_runs_on(asked.client, question.timeout))
-            if certificate is not None:
-                question.progress("golden inputs", 0, 0, subject.name)
-                golden = _golden(subject, asked.client, certificate, question.timeout)
-                found = replace(found, golden=golden)
-            files = _files(subject, asked, against, tolerance, question)
-            return replace(found, files=files)
-    except PluginError as error:  # its runtime is not installed here
-        return replace(found, why=error.message, hint=error.hint)
-    except UsageError:
-        raise
-    except MlserveError as error:
-        return replace(found, why=error.message, hint=error.hint, is_failed=True)
+        except (PluginError, NotFound) as error:  # its runtime is not installed here
+            return replace(found, why=error.message, hint=error.hint)
+        except MlserveError as error:
+            return replace(found, why=error.message, hint=error.hint, is_failed=True)
+        try:
+            return _asked(found, subject, asked, against, tolerance, question)
+        except UsageError:  # of the files
+            raise
+        except MlserveError as error:
+            return replace(found, why=error.message, hint=error.hint, is_failed=True)
+
+
+def _asked(
+    found: Certified,
+    subject: Subject,
+    asked: Answering,
+    against: Answering | None,
+    tolerance: float,
+    question: Question,
+) -> Certified:
+    """Return the result with what the server answers. Raises its errors, and those of the files."""
+    certificate = _certificate(subject)
+    if certificate is not None:
+        question.progress("golden inputs", 0, 0, subject.name)
+        golden = _golden(subject, asked.client, certificate, question.timeout)
+        found = replace(found, golden=golden)
+    return replace(found, files=_files(subject, asked, against, tolerance, question))
 
 
 def _golden(

@@ -73,6 +73,17 @@ def only_one(found: list[Subject], what: str) -> Subject:
     return found[0]
 
 
+def require_one_model(found: list[Subject]) -> None:
+    """Raise UsageError unless all are versions of one model."""
+    models = sorted({str(subject.target.model) for subject in found})
+    if len(models) > 1:
+        raise UsageError(
+            f"files are asked about with one model, and {len(models)} were exported: "
+            + ", ".join(models),
+            hint=f"name one, for example --model {models[0]}",
+        )
+
+
 def _subject(folder: ModelFolder, number: int | None) -> Subject:
     version = folder.usual() if number is None else folder.version(number)
     version.require_complete()
@@ -89,15 +100,3 @@ def _subject(folder: ModelFolder, number: int | None) -> Subject:
         has_random_weights=artifact.manifest is not None and artifact.manifest.has_random_weights,
     )
     return Subject(version, ComparedTarget(str(version), folder.model, served))
-
-
-def of_one_model(found: list[Subject]) -> list[Subject]:
-    """Return them if they are one model's. Raises UsageError for several."""
-    models = sorted({str(subject.target.model) for subject in found})
-    if len(models) > 1:
-        raise UsageError(
-            f"files are asked about with one model, and {len(models)} were exported: "
-            + ", ".join(models),
-            hint=f"name one, for example --model {models[0]}",
-        )
-    return found

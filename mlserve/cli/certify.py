@@ -113,7 +113,7 @@ def certify(
     """
     from mlserve.certify.run import Question
     from mlserve.certify.run import certify as certified
-    from mlserve.certify.subjects import of_one_model, only_one, subject_named, subjects
+    from mlserve.certify.subjects import only_one, require_one_model, subject_named, subjects
 
     if against is not None and not files:
         raise UsageError(
@@ -128,7 +128,7 @@ def certify(
     elif other is not None:
         found = _others(found, other)
     if files:
-        of_one_model(found)
+        require_one_model(found)
     results = []
     with _progress() as progress:
         asked = None if not files else _files(files, found, other, timeout, progress)

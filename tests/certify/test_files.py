@@ -13,6 +13,7 @@ from mlserve.compare.asking import Served
 from mlserve.compare.rows import question_in
 from mlserve.compare.targets import ComparedTarget
 from mlserve.rows.kinds import FileKind
+from mlserve.store import Store
 
 pytestmark = pytest.mark.server
 
@@ -95,8 +96,14 @@ def test_the_command(cli: Any, export: Any, photos: Path, tmp_path: Path) -> Non
     assert wrong.returncode == 8
     [found] = wrong.json()["versions"]
     assert (found["name"], found["outcome"]) == ("echo/m@3", "drifted")
+    stray = Store().base_path("nothing", "m") / "1"
+    stray.mkdir(parents=True)
+    both = cli("certify", "--against", "echo/m@1", photos)
+    assert both.returncode == 8
+    assert "nothing/m@1: not checked" in both.stdout
+    assert both.stdout.splitlines()[0].endswith("): drifted")
     export(version=4, fail_load="it is of wood")
-    failed = cli("certify", "--against", "m@1", photos)
+    failed = cli("certify", "--backend", "echo", "--against", "echo/m@1", photos)
     assert failed.returncode == 8
     assert failed.stdout.startswith("echo/m@4: failed\n")
     assert "it is of wood" in failed.stdout
