@@ -20,6 +20,7 @@ from mlserve.digests import Digests, digests_from_json, digests_of, digests_to_j
 from mlserve.errors import ModelLoadFailed, UsageError, reason_of, shortened
 from mlserve.pipeline import ImagePipeline
 from mlserve.precision import Precision
+from mlserve.signing import SIGNATURE_NAME
 from mlserve.sources import Facts, Kind, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
 
@@ -27,6 +28,8 @@ MANIFEST_NAME = "mlserve.json"
 LABELS_NAME = "labels.txt"
 LABELS_JSON_NAME = "labels.json"
 """Replaces `labels.txt` when a label contains a line break."""
+BESIDE_THE_MODEL = frozenset((MANIFEST_NAME, SIGNATURE_NAME))
+"""The files of a version that its manifest does not list: itself, and what signs it."""
 EXPORT_AGAIN = "export the model again: mlserve export; remove this version if it is not wanted"
 """The hint for a version whose files do not match."""
 _FORMAT = 3
@@ -69,9 +72,9 @@ class Manifest:
     exported the model. `columns` and `details` are those of `TensorModel`. `has_dependent_rows`
     means that a row's answer depends on the rows beside it, so that requests never share a batch.
     `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
-    `files` are the digests of every other file of the folder; None if it was exported before
-    manifests had them. `precision` is that of the export. `agreement` is what was measured on
-    held-out inputs. `certificate` is None for an export without golden inputs.
+    `files` are the digests of every other file of the folder but a signature; None if it was
+    exported before manifests had them. `precision` is that of the export. `agreement` is what was
+    measured on held-out inputs. `certificate` is None for an export without golden inputs.
     """
 
     mlserve: str
@@ -112,7 +115,7 @@ class Manifest:
         It lists what is in the folder then. Raises OSError, and ValueError for what is not a file.
         """
         self.write_labels(folder, labels)
-        whole = replace(self, files=digests_of(folder, without=MANIFEST_NAME))
+        whole = replace(self, files=digests_of(folder, without=BESIDE_THE_MODEL))
         (folder / MANIFEST_NAME).write_text(json.dumps(whole.to_json(), indent=2) + "\n")
 
     @classmethod
@@ -232,7 +235,7 @@ class Artifact:
         if self.manifest is None or self.manifest.files is None:
             return {}
         try:
-            return faults(self.path, self.manifest.files, besides=MANIFEST_NAME)
+            return faults(self.path, self.manifest.files, besides=BESIDE_THE_MODEL)
         except OSError as error:
             raise UsageError(
                 f"{self.path} cannot be read: {error.strerror}", hint="make the folder readable"

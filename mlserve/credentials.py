@@ -11,6 +11,7 @@ from typing import Any
 from mlserve.errors import UsageError
 from mlserve.options import flag_of
 from mlserve.settings import ServerSettings
+from mlserve.signing import require_key
 
 _TOKEN = re.compile(rb"[!-~]{1,4096}")
 _READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}
@@ -61,6 +62,8 @@ def check_files(settings: ServerSettings) -> None:
         read_token(settings.token_file)
     if settings.speaks_tls:
         tls_context(settings)
+    if settings.require_signature is not None:
+        require_key(settings.require_signature, flag_of("require_signature"))
 
 
 def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSLContext:

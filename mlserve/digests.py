@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -50,13 +50,13 @@ def digests_from_json(data: Mapping[str, Any]) -> Digests:
     return {name: FileDigest.from_json(item) for name, item in data.items()}
 
 
-def digests_of(folder: Path, *, without: str = "") -> dict[str, FileDigest]:
-    """Return the digest of each file below `folder`, by path, but of the file `without`.
+def digests_of(folder: Path, *, without: Collection[str] = ()) -> dict[str, FileDigest]:
+    """Return the digest of each file below `folder`, by path, but of those in `without`.
 
     Links are followed. Raises OSError for what cannot be read, and ValueError for what is not a
     regular file.
     """
-    return _digests(folder, [name for name in file_names(folder) if name != without])
+    return _digests(folder, [name for name in file_names(folder) if name not in without])
 
 
 def _digests(folder: Path, names: Sequence[str]) -> dict[str, FileDigest]:
@@ -106,10 +106,10 @@ def size_faults(folder: Path, expected: Digests) -> dict[str, str]:
     return found
 
 
-def faults(folder: Path, expected: Digests, *, besides: str) -> dict[str, str]:
+def faults(folder: Path, expected: Digests, *, besides: Collection[str]) -> dict[str, str]:
     """Return what is wrong with which file in `folder`; empty if it is what was listed.
 
-    A file that is missing, has another content, cannot be read, or is not listed is wrong. The file
+    A file that is missing, has another content, cannot be read, or is not listed is wrong. Those in
     `besides` need not be listed, nor hidden ones: file systems and desktops leave some (`.nfs...`,
     `.DS_Store`), and no runtime looks for them. Raises OSError if the folder cannot be read.
     """
@@ -119,7 +119,7 @@ def faults(folder: Path, expected: Digests, *, besides: str) -> dict[str, str]:
         contents = threads.map(lambda name: _content_fault(folder / name, expected[name]), sound)
         found |= {name: fault for name, fault in zip(sound, contents, strict=True) if fault}
     visible = {name for name in file_names(folder) if not _is_hidden(name)}
-    unlisted = visible - set(expected) - {besides}
+    unlisted = visible - set(expected) - set(besides)
     return dict(sorted((found | dict.fromkeys(unlisted, "is not an exported file")).items()))
 
 

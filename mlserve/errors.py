@@ -136,7 +136,7 @@ class ExitCode(IntEnum):
     OVERLOADED = 7, "the server is overloaded"
     DIFFERENT = (
         8,
-        "`mlserve compare` or `models verify` found a difference, or `bench` a missed SLO",
+        "`compare`, `certify` or `models verify` found a difference, or `bench` a missed SLO",
     )
     DEADLINE = 124, "no answer in time"
     INTERRUPTED = 130, "interrupted with Ctrl-C"

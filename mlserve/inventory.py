@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from mlserve.digests import size_faults
 from mlserve.errors import ModelLoadFailed, NotFound, UsageError
 from mlserve.hints import did_you_mean
 from mlserve.pin import pin_or_none
+from mlserve.signing import is_signed, require_signed
 from mlserve.store import LATEST_VERSION, Store, check_version, present_versions
 
 
@@ -81,17 +82,22 @@ class Check(StrEnum):
 
     OK = "ok"
     DAMAGED = "damaged"
+    NOT_SIGNED = "not signed"
     NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A version whose files were read: the outcome and why, with each wrong file by its path."""
+    """A version whose files were read: the outcome and why, with each wrong file by its path.
+
+    `is_signed` says whether the key that was asked for signed it; None if none was.
+    """
 
     version: StoredVersion
     outcome: Check
     why: str = ""
     faults: Mapping[str, str] = field(default_factory=dict)
+    is_signed: bool | None = None
 
 
 def check(version: StoredVersion) -> Checked:
@@ -110,6 +116,23 @@ def check(version: StoredVersion) -> Checked:
         return Checked(version, Check.NOT_CHECKED, why)
     found = version.artifact.file_faults()
     return Checked(version, Check.DAMAGED if found else Check.OK, "", found)
+
+
+def check_signature(checked: Checked, key: Path) -> Checked:
+    """Check the signature too, of what is not known to be damaged or is still being copied.
+
+    A version without digests is sound if its signature holds. Raises UsageError for a file that
+    is not a key, PluginError without the library.
+    """
+    if checked.outcome is Check.DAMAGED or checked.version.state is VersionState.INCOMPLETE:
+        return checked
+    folder = checked.version.artifact.path
+    try:
+        require_signed(folder, key)
+    except ModelLoadFailed as error:
+        why = error.message.removeprefix(f"{folder} ") if is_signed(folder) else ""
+        return replace(checked, outcome=Check.NOT_SIGNED, why=why, is_signed=False)
+    return replace(checked, outcome=Check.OK, why="", is_signed=True)
 
 
 @dataclass(frozen=True, slots=True)

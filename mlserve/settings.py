@@ -230,6 +230,14 @@ class ServerSettings(Options):
             "PEM file with the authority (CA) that must have signed each client's certificate.",
         ),
     )
+    require_signature: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "PEM file with the public key, or the authority (CA), that must have signed each "
+            "version: no other is loaded (`mlserve models sign`).",
+        ),
+    )
     grpc_socket: Path | None = field(
         default=None,
         metadata=option(

@@ -16,6 +16,7 @@ from mlserve.errors import UsageError
 from mlserve.incoming import VersionExists, discard
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.pin import PIN_NAME
+from mlserve.signing import SIGNATURE_NAME
 from mlserve.store import Store, present_versions, version_taken
 
 _OTHER_NUMBER = "give the copy another number, --to-version N, or another name, --to-model NAME"
@@ -80,11 +81,11 @@ def copy(
 ) -> Artifact:
     """Copy a version to `store`, under another name or number if given; return the copy.
 
-    It is written aside and appears whole, after its digests were checked, and replaces nothing.
-    With `links`, files are hard links where the file system allows: they take no room, and stay
-    when the other version is removed. Raises ModelLoadFailed if the version is damaged or
-    incomplete, UsageError for one that a newer mlserve wrote or that cannot be read, ExportError if
-    the copy exists or cannot be written.
+    It is written aside and appears whole, after its digests were checked, and replaces nothing. One
+    of another name has another manifest, so it is not signed. With `links`, files are hard links
+    where the file system allows: they take no room, and stay when the other version is removed.
+    Raises ModelLoadFailed if the version is damaged or incomplete, UsageError for one that a newer
+    mlserve wrote or that cannot be read, ExportError if the copy exists or cannot be written.
     """
     source.require_complete()
     artifact = Artifact.open(
@@ -95,9 +96,12 @@ def copy(
     store.require_free(source.backend, name, number, _OTHER_NUMBER)
     with store.incoming(source.backend, name) as incoming:
         for file in file_names(artifact.path):
+            if file == SIGNATURE_NAME and name != artifact.model:
+                continue
             (incoming.path / file).parent.mkdir(parents=True, exist_ok=True)
             _copy_readable(artifact.path / file, incoming.path / file, links=links)
-        _write_manifest(artifact, incoming.path, name)
+        if name != artifact.model:
+            _write_manifest(artifact, incoming.path, name)
         copied = Artifact(incoming.path, name, number, artifact.manifest)
         artifact.require_none(copied.file_faults())
         try:

@@ -39,10 +39,10 @@ _COMMAND_GROUPS = {
     "Run": ("up", "ps", "logs", "down"),
     "Ask": ("predict", "status", "metadata"),
     "Keep": (
-        *("models", "models list", "models show", "models verify"),
+        *("models", "models list", "models show", "models verify", "models sign"),
         *("models use", "models rm", "models copy", "models prune"),
     ),
-    "Check": ("compare", "bench", "tune", "doctor", "plugins"),
+    "Check": ("compare", "certify", "bench", "tune", "doctor", "plugins"),
     "Configure": ("config", "config show", "config check", "config init"),
     "Extend": ("plugins new",),
 }

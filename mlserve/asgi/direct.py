@@ -87,6 +87,7 @@ async def infer(
         has_random_weights=found.served.has_random_weights,
         request_id=record.request_id,
         trace_id=record.span.trace_id,
+        served_by=record.served_by or None,
     )
 
 
@@ -154,6 +155,7 @@ async def predict(
         has_random_weights=found.served.has_random_weights,
         request_id=record.request_id,
         trace_id=record.span.trace_id,
+        served_by=record.served_by or None,
         shortfall=found.shortfall,
     )
 

@@ -12,16 +12,48 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
-from mlserve.cli.output import print_json
+from mlserve.cli.output import note, print_json
+from mlserve.client.answers import has_drifted
 from mlserve.errors import UsageError, escaped
 
 if TYPE_CHECKING:
+    from mlserve.client import Prediction
+    from mlserve.client.outputs import Outputs
     from mlserve.rows.writers import Layout, Writer
 
 RANDOM_WEIGHTS_WARNING = (
     "warning: the model has random weights, its answers mean nothing "
     "(mlserve export without --weights random gives it real ones)"
 )
+
+
+DRIFT_WARNING = (
+    "warning: the model does not give the answers here that it gave where it was exported "
+    "(mlserve status says how they differ)"
+)
+
+
+class Warnings:
+    """Warns on stderr, once for each reason, of answers that cannot be relied on.
+
+    `is_random`: the server is known to serve random weights, even if its answers do not say so.
+    """
+
+    def __init__(self, *, is_random: bool) -> None:
+        self._is_random = is_random
+        self._told: set[str] = set()
+
+    def look(self, answer: Prediction | Outputs) -> None:
+        """Warn of what the answer says about itself."""
+        if self._is_random or answer.has_random_weights:
+            self._warn(RANDOM_WEIGHTS_WARNING)
+        if has_drifted(answer.served_by):
+            self._warn(DRIFT_WARNING)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            note(text)
+        self._told.add(text)
 
 
 class PredictFormat(StrEnum):

@@ -22,8 +22,8 @@ from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
 from mlserve.hints import speak_flags
 
 _COMMANDS = (
-    *("export", "build", "up", "down", "ps", "logs", "predict", "compare", "bench", "tune"),
-    *("metadata", "status", "doctor", "models", "plugins", "config"),
+    *("export", "build", "up", "down", "ps", "logs", "predict", "compare", "certify"),
+    *("bench", "tune", "metadata", "status", "doctor", "models", "plugins", "config"),
 )
 """In the order of the help. `mlserve/cli/<command>.py` holds a function or a Typer of that name."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 from mlserve.background import run_within
-from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions
+from mlserve.cli.answers import PredictFormat, PredictOptions, Warnings
 from mlserve.cli.output import ProgressLine, note, print_json, require_input, say
 from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
@@ -92,7 +92,7 @@ class Predictor:
         self._show = show
         self._top_k = top_k
         self._is_random = is_random
-        self._is_warned = False
+        self._warnings = Warnings(is_random=is_random)
         self._shortfalls: set[str] = set()
         self._exit_code = 0
 
@@ -143,9 +143,9 @@ class Predictor:
             self._exit_code = self._exit_code or int(outcome.exit_code)
             self._show.error(name, outcome)
             return
-        if self._is_random or outcome.has_random_weights:
+        self._warnings.look(outcome)
+        if self._is_random:
             outcome = replace(outcome, has_random_weights=True)
-            self._warn()
         if outcome.shortfall:
             self._tell(len(outcome.scores), outcome.shortfall)
         self._show.prediction(name, outcome)
@@ -155,11 +155,6 @@ class Predictor:
         if shortfall not in self._shortfalls:
             note(f"note: {count} of the {self._top_k} best labels: {shortfall}")
         self._shortfalls.add(shortfall)
-
-    def _warn(self) -> None:
-        if not self._is_warned:
-            note(RANDOM_WEIGHTS_WARNING)
-        self._is_warned = True
 
 
 class Printer(Protocol):

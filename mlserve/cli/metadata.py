@@ -32,6 +32,8 @@ def metadata(
         return
     shown = "?" if model.version is None else model.version
     say(f"{model.model}, version {shown}, at {client.endpoint}")
+    if model.served_by is not None:
+        say(f"runs on  {model.served_by}")
     if model.contract is not None:
         for line in contract_lines_from_json(model.contract):
             say(line)

@@ -152,7 +152,8 @@ def copy(
 ) -> None:
     """Copy a version to another store, name or number.
 
-    The copy appears whole, after its files were checked, and replaces nothing.
+    The copy appears whole, after its files were checked, and replaces nothing. It keeps its
+    signature, unless it has another name: the name is in what was signed.
 
     For example:
 
@@ -161,6 +162,7 @@ def copy(
     mlserve models copy inception_v3@2 --to-model inception_canary --to-version 1
     """
     from mlserve.inventory import Reference
+    from mlserve.signing import is_signed
     from mlserve.store import Store
     from mlserve.store_changes import copy as copy_version
 
@@ -175,6 +177,8 @@ def copy(
     source = folder.usual() if asked.version is None else folder.version(asked.version)
     into = root if to_store is None else Store(to_store)
     made = copy_version(source, into, model=to_model, version=to_version, links=links)
+    if is_signed(source.artifact.path) and not is_signed(made.path):
+        note("the copy has another name, so it is not signed; to sign it: mlserve models sign")
     if output is OutputFormat.JSON:
         print_json(
             {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli import model_changes
+from mlserve.cli import model_changes, signing
 from mlserve.cli.arguments import StoreOption
 from mlserve.cli.model_arguments import BackendFilter, ModelArgument, ModelFilter, ModelsArgument
 from mlserve.cli.output import (
@@ -123,6 +123,13 @@ def show(
 @models.command("verify", cls=Command)
 def verify(
     references: ModelsArgument = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file with the public key, or the authority (CA), that must have signed them.",
+        ),
+    ] = None,
     backend: BackendFilter = None,
     model: ModelFilter = None,
     store: StoreOption = None,
@@ -131,29 +138,36 @@ def verify(
     """Read every file of the versions, and compare it with the digest from the export.
 
     A server does the same before it loads a version. Versions that an older mlserve exported have
-    no digests; they are listed as not checked.
+    no digests; they are listed as not checked, unless --key checks their signature.
 
-    Exit codes: 0 nothing is damaged, 8 something is.
+    Exit codes: 0 nothing is damaged, 8 something is, or is not signed by the key.
 
     For example:
 
     mlserve models verify
 
     mlserve models verify onnxruntime/inception_v3@2
-    """
-    from mlserve.inventory import Check, check
 
+    mlserve models verify inception_v3 --key public.pem
+    """
+    from mlserve.inventory import Check, check, check_signature
+    from mlserve.signing import require_key
+
+    if key is not None:
+        require_key(key, "--key")
     line, done = StatusLine(), []
     for version in _chosen(references, backend, model, store):
         line.show(f"reading {version}")
         checked = check(version)
+        if key is not None:
+            checked = check_signature(checked, key)
         line.clear()
         done.append(checked)
         if output is OutputFormat.TEXT:
             _print_checked(checked)
     if output is OutputFormat.JSON:
         print_json([_checked_json(checked) for checked in done])
-    if any(checked.outcome is Check.DAMAGED for checked in done):
+    if any(checked.outcome in (Check.DAMAGED, Check.NOT_SIGNED) for checked in done):
         raise typer.Exit(int(ExitCode.DIFFERENT))
 
 
@@ -162,6 +176,7 @@ for _command in (
     model_changes.rm,
     model_changes.copy,
     model_changes.prune,
+    signing.sign,
 ):
     models.command(_command.__name__, cls=Command)(_command)
 
@@ -212,6 +227,8 @@ def _row(version: StoredVersion, names: list[str]) -> list[str]:
 
 
 def _as_json(version: StoredVersion, names: list[str]) -> dict[str, Any]:
+    from mlserve.signing import is_signed
+
     manifest = version.artifact.manifest
     return {
         "backend": version.backend,
@@ -226,6 +243,7 @@ def _as_json(version: StoredVersion, names: list[str]) -> dict[str, Any]:
         "kind": None if manifest is None else manifest.kind.value,
         "has_random_weights": manifest is not None and manifest.has_random_weights,
         "is_pinned": version.is_pinned,
+        "has_signature": is_signed(version.artifact.path),
         "served_by": names,
     }
 
@@ -292,13 +310,13 @@ def _files(version: StoredVersion) -> list[tuple[str, int]]:
 
 def _digest(version: StoredVersion) -> str | None:
     """Return one digest of all files: that of the export, else of what is there now."""
-    from mlserve.artifact import MANIFEST_NAME
+    from mlserve.artifact import BESIDE_THE_MODEL
     from mlserve.digests import digests_of, joined
 
     manifest = version.artifact.manifest
     try:
         listed = None if manifest is None else manifest.files
-        found = listed or digests_of(version.artifact.path, without=MANIFEST_NAME)
+        found = listed or digests_of(version.artifact.path, without=BESIDE_THE_MODEL)
     except (OSError, ValueError):
         return None
     return joined(found)
@@ -306,7 +324,8 @@ def _digest(version: StoredVersion) -> str | None:
 
 def _print_checked(checked: Checked) -> None:
     why = f": {checked.why}" if checked.why else ""
-    say(f"{checked.version}  {checked.outcome.value}{why}")
+    signed = ", signed" if checked.is_signed else ""
+    say(f"{checked.version}  {checked.outcome.value}{signed}{why}")
     for name, fault in checked.faults.items():
         say(f"    {name} {fault}")
 
@@ -320,5 +339,6 @@ def _checked_json(checked: Checked) -> dict[str, Any]:
         "path": str(artifact.path),
         "outcome": checked.outcome.value,
         "why": checked.why or None,
+        "is_signed": checked.is_signed,
         "faults": dict(checked.faults),
     }

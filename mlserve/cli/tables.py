@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from mlserve.background import run_within
-from mlserve.cli.answers import RANDOM_WEIGHTS_WARNING, PredictFormat, PredictOptions, writer
+from mlserve.cli.answers import PredictFormat, PredictOptions, Warnings, writer
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
 from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted
@@ -202,8 +202,7 @@ class Run:
         self._asking = asking
         self._out = out
         self._done = done
-        self._is_random = is_random
-        self._is_warned = False
+        self._warnings = Warnings(is_random=is_random)
         self._rows = self._errors = self._exit_code = 0
         self._began = time.monotonic()
         self._drawn = self._began
@@ -244,7 +243,7 @@ class Run:
             except InferenceFailed as error:
                 outcome = RowError(outcome.place, error)
             else:
-                self._warn(has_random_weights=outcome.server.has_random_weights)
+                self._warnings.look(outcome.server)
                 return
         self._errors += 1
         self._exit_code = self._exit_code or int(outcome.error.exit_code)
@@ -253,11 +252,6 @@ class Run:
             if progress is not None:
                 progress.clear()
             _tell(outcome)
-
-    def _warn(self, *, has_random_weights: bool) -> None:
-        if (has_random_weights or self._is_random) and not self._is_warned:
-            note(RANDOM_WEIGHTS_WARNING)
-            self._is_warned = True
 
     def _draw(self, progress: StatusLine) -> None:
         now = time.monotonic()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlserve.background import run_within
 from mlserve.cli.answers import (
-    RANDOM_WEIGHTS_WARNING,
     PredictFormat,
     PredictOptions,
     Sink,
+    Warnings,
     writer,
 )
-from mlserve.cli.output import note, require_input
+from mlserve.cli.output import require_input
 from mlserve.errors import UsageError, escaped
 from mlserve.rows.columns import signature_of
 from mlserve.rows.files import file_name, read_file
@@ -55,8 +55,7 @@ class OneRequest:
             outputs=options.outputs,
             timeout=deadline,
         )
-        if is_random or answer.has_random_weights:
-            note(RANDOM_WEIGHTS_WARNING)
+        Warnings(is_random=is_random).look(answer)
         layout = Layout(specs_of(signature, answer), has_file=False)
         with options.sink() as sink:
             _write(answer, options.format, sink, layout)

@@ -15,6 +15,7 @@ from typing import Any
 from mlserve.client.tensor import Tensor
 from mlserve.errors import InferenceFailed, readable
 from mlserve.tensors import Signature
+from mlserve.wire.headers import DRIFTED
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Stands for a byte that is not valid UTF-8."""
@@ -30,7 +31,9 @@ class Prediction:
     `has_random_weights` is True if the server says that its answers are meaningless. `retries` are
     the failed attempts before this answer. `request_id` and `trace_id` are in the server's log.
     `shortfall` says why there are fewer scores than requested, else None. `has_all_classes`:
-    `scores` are known to be those of all classes.
+    `scores` are known to be those of all classes. `served_by` is what answered: the runtime, its
+    precision and device, and whether the model's certificate holds there, separated by `; `. None
+    if the server does not say, as no server but mlserve's does.
     """
 
     label: str
@@ -47,6 +50,7 @@ class Prediction:
     retries: tuple[Retry, ...] = ()
     shortfall: str | None = None
     has_all_classes: bool = False
+    served_by: str | None = None
 
     def __repr__(self) -> str:
         score = f", score={self.scores[0].score:.4g}" if self.scores else ""
@@ -127,7 +131,7 @@ class ModelMetadata:
     Protocol has no signatures: its one nameless function is called `infer`. mlserve's own servers
     accept the name of a signature as a parameter there; `selectable` are those names. `contract` is
     what mlserve's own servers add for a model that mlserve exported: its `pipeline`, and the
-    `facts` of how each part of it is known.
+    `facts` of how each part of it is known. `served_by` is that of `Prediction`.
     """
 
     model: str
@@ -135,6 +139,7 @@ class ModelMetadata:
     signatures: tuple[Signature, ...]
     selectable: tuple[str, ...] = ()
     contract: Mapping[str, Any] | None = None
+    served_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -142,6 +147,7 @@ class ModelMetadata:
             "version": self.version,
             "signatures": [signature.to_json() for signature in self.signatures],
             "contract": self.contract,
+            "served_by": self.served_by,
         }
 
 
@@ -223,6 +229,16 @@ class ServerLoad:
         return asdict(self)
 
 
+def read_served_by(text: str) -> str | None:
+    """Return what a server says of itself, on one line that a terminal may show; None for none."""
+    return readable(text) or None
+
+
+def has_drifted(served_by: str | None) -> bool:
+    """Return whether the server says that the model's certificate does not hold there."""
+    return served_by is not None and DRIFTED in served_by.split("; ")
+
+
 def read_contract(text: str) -> Mapping[str, Any] | None:
     """Return the contract in a server's JSON; None for anything but a JSON object."""
     try:
@@ -240,10 +256,10 @@ class Answer:
     """The outputs of one request by name, and what the server reports about them.
 
     REST drops the name of a single output, which is then the empty string. `version` is the one
-    that answered, None if the server does not say. `has_random_weights` and `server_ms`, the
-    server's time by stage, come from headers of mlserve's servers; `server_ms` is empty from any
-    other. `has_all_classes`: the model is known to have no more classes than the answer.
-    `signature` is the one that `infer` asked; empty for a nameless function.
+    that answered, None if the server does not say. `has_random_weights`, `served_by` and
+    `server_ms`, the server's time by stage, come from headers of mlserve's servers; `server_ms` is
+    empty from any other. `has_all_classes`: the model is known to have no more classes than the
+    answer. `signature` is the one that `infer` asked; empty for a nameless function.
     """
 
     outputs: Tensors
@@ -252,6 +268,7 @@ class Answer:
     server_ms: Mapping[str, float] = field(default_factory=dict)
     has_all_classes: bool = False
     signature: str = ""
+    served_by: str | None = None
 
     @property
     def classes(self) -> int:

@@ -410,6 +410,7 @@ class AsyncClient:
             "api": self._apis[0],
             "timings": state.timings(answer.server_ms),
             "has_random_weights": answer.has_random_weights,
+            "served_by": answer.served_by,
             "request_id": state.ids.request_id,
             "trace_id": state.ids.trace.id,
             "retries": tuple(state.retries),

@@ -30,7 +30,7 @@ class Outputs(dict[str, Any]):
     `signature` is empty if the server knows no signatures. `version` is None if the server does not
     say which version answered. `has_random_weights` is True if the server says that its answers are
     meaningless. `retries` are the failed attempts before this answer. `request_id` and `trace_id`
-    are in the server's log.
+    are in the server's log. `served_by` is that of `Prediction`.
     """
 
     values_by_name: InitVar[Mapping[str, Any]]
@@ -45,6 +45,7 @@ class Outputs(dict[str, Any]):
     request_id: str
     trace_id: str
     retries: tuple[Retry, ...] = ()
+    served_by: str | None = None
 
     def __post_init__(self, values_by_name: Mapping[str, Any]) -> None:
         self.update(values_by_name)

@@ -25,7 +25,13 @@ from mlserve.client.adapter import (
     Transport,
     number_of,
 )
-from mlserve.client.answers import Answer, ModelMetadata, VersionStatus, read_contract
+from mlserve.client.answers import (
+    Answer,
+    ModelMetadata,
+    VersionStatus,
+    read_contract,
+    read_served_by,
+)
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState, with_retries
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
@@ -33,6 +39,7 @@ from mlserve.wire.headers import (
     CONTRACT,
     MODEL_VERSION,
     RANDOM_WEIGHTS,
+    SERVED_BY,
     SERVER_TIMING,
     own_header,
     read_server_timing,
@@ -115,7 +122,11 @@ class ModelSession(Session, ABC):
 
     def _read_metadata(self, reply: Reply) -> ModelMetadata:
         metadata = self._adapter.read_metadata(self._model, reply)
-        return replace(metadata, contract=read_contract(own_header(reply.headers, CONTRACT)))
+        return replace(
+            metadata,
+            contract=read_contract(own_header(reply.headers, CONTRACT)),
+            served_by=read_served_by(own_header(reply.headers, SERVED_BY)),
+        )
 
     def _read_answer(self, request: InferRequest, reply: Reply, *, is_bounded: bool) -> Answer:
         answer = self._adapter.read_answer(reply, is_bounded=is_bounded)
@@ -124,6 +135,7 @@ class ModelSession(Session, ABC):
             answer,
             has_random_weights=own_header(headers, RANDOM_WEIGHTS) == "1",
             server_ms=read_server_timing(headers.get(SERVER_TIMING, "")),
+            served_by=read_served_by(own_header(headers, SERVED_BY)),
         )
         if answer.version is None:
             answer = replace(answer, version=number_of(own_header(headers, MODEL_VERSION)))

@@ -194,7 +194,7 @@ class JsonWriter:
         self._show({"predictions": self._rows, **self._server})
 
 
-_OF_SERVER = ("model", "version", "endpoint", "signature")
+_OF_SERVER = ("model", "version", "endpoint", "signature", "served_by")
 
 
 class NpzWriter:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from mlserve.server.body_memory import BodyMemory
@@ -19,6 +21,7 @@ from mlserve.server.listen.grpc.service import UnaryMethod, unary_methods
 from mlserve.server.listen.limits import limits_of
 from mlserve.server.listen.routes import RestApp
 from mlserve.server.models.ladders import open_served
+from mlserve.server.models.loading import Open
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
@@ -59,7 +62,8 @@ class ServerParts:
         self.request_log = RequestLog(settings)
         self.telemetry = Telemetry(self.metrics, self.request_log)
         opener = Opener(settings.log_format, on_change)
-        self.models = Models(on_change, open_served if host is None else opener.open)
+        open_ = open_served if host is None else opener.open
+        self.models = Models(on_change, _signed(open_, settings.require_signature))
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
@@ -127,3 +131,10 @@ class ServerParts:
         """
         served = self.engine, self.models, self.in_flight
         return await drain(*served, give_up, on_begin=self._on_change)
+
+
+def _signed(open_: Open, key: Path | None) -> Open:
+    """Return what opens only versions that this key signed, wherever their model comes from."""
+    if key is None:
+        return open_
+    return lambda source, version: open_(replace(source, signed_by=key), version)

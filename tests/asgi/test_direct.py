@@ -95,7 +95,15 @@ def test_predict_gives_what_a_client_gets_from_a_server_of_the_same_folder(
             here = await serving.predict(photo, top_k=top_k)
             async with AsyncClient(server.grpc) as client:
                 there = await client.predict(photo, top_k=top_k)
-            for name in ("label", "scores", "model", "version", "has_random_weights", "shortfall"):
+            for name in (
+                "label",
+                "scores",
+                "model",
+                "version",
+                "has_random_weights",
+                "shortfall",
+                "served_by",
+            ):
                 assert getattr(here, name) == getattr(there, name), (name, top_k)
             assert here.timings.total >= (here.timings.run or 0) > 0
             assert here.to_json().keys() == there.to_json().keys()

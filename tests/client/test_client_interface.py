@@ -256,3 +256,20 @@ def _strings(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("api", ["tfs", "oip"])
+def test_our_server_says_what_served_each_answer(echo: Any, protocol: str, api: Any) -> None:
+    said = "echo; unknown precision; unknown device; certificate=none"
+    with Client(echo.endpoint(protocol), api=api) as client:
+        assert client.predict(b"fine", timeout=20).served_by == said
+        answer = client.infer({"a": [1.0], "b": [2.0]}, signature="two", timeout=20)
+        assert (answer.served_by, answer.to_json()["served_by"]) == (said, said)
+        assert client.metadata(timeout=20).served_by == said
+
+    async def ask() -> str | None:
+        async with AsyncClient(echo.endpoint(protocol), api=api) as client:
+            return (await client.predict(b"fine", timeout=20)).served_by
+
+    assert asyncio.run(ask()) == said

@@ -35,7 +35,7 @@ LABEL = TensorSpec("label", DType.BYTES, (None,))
 SCORES = TensorSpec("probabilities", DType.FLOAT32, (None, 2))
 BOXES = TensorSpec("boxes", DType.FLOAT32, (None, None, 2))
 LAYOUT = Layout((LABEL, SCORES, BOXES), has_file=False)
-SERVER = SimpleNamespace(model="m", version=1, endpoint="e", signature="s")
+SERVER = SimpleNamespace(model="m", version=1, endpoint="e", signature="s", served_by=None)
 
 
 def _answer(number: int, label: Any = "a", scores: Any = (0.25, 0.75), boxes: Any = ()) -> Any:
@@ -116,6 +116,7 @@ def test_json_is_one_object() -> None:
             "version": 1,
             "endpoint": "e",
             "signature": "s",
+            "served_by": None,
         }
     ]
 

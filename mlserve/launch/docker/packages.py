@@ -29,11 +29,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlserve import plugins
-from mlserve.distributions import CORE, requirements_of
+from mlserve.distributions import CORE, absent_packages, requirements_of
 from mlserve.errors import BuildFailed
 
 _SERVE = ("serve", "server")
 """The extras that serving needs, in a plugin and in core."""
+_SIGNING = "signing"
+"""The extra of core that `--require-signature` needs: in the image if it is installed here."""
 _TIMEOUT = 300.0
 
 
@@ -162,7 +164,10 @@ def _local(roots: list[Root]) -> Iterator[Distribution]:
 
 def _serving(found: Distribution) -> Root:
     there = set(found.metadata.get_all("Provides-Extra") or ())
-    return found, frozenset(there.intersection(_SERVE))
+    wanted = set(_SERVE)
+    if found.name == CORE and not absent_packages(CORE, _SIGNING):
+        wanted.add(_SIGNING)
+    return found, frozenset(there & wanted)
 
 
 def _in_brackets(extras: frozenset[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mlserve.artifact import Artifact
+from mlserve.artifact import Artifact, version_folder
 from mlserve.backend import Runner, runs_on
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import (
@@ -32,6 +32,7 @@ from mlserve.server.models.folders import Fingerprint
 from mlserve.server.models.standing import Standing, begin
 from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.server.tensors import NUMPY, Array
+from mlserve.signing import require_signed
 from mlserve.sources import Kind, facts_to_json
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
@@ -196,9 +197,12 @@ Open = Callable[[ModelSpec, int], LoadedVersion]
 def open_version(source: ModelSpec, version: int) -> LoadedVersion:
     """Load and warm up a version in this process.
 
-    A version that fails its first request is closed. Raises nothing but MlserveError.
+    Its signature is checked first, if one is required, and its files are, before the runtime sees
+    any of them. A version that fails its first request is closed. Raises nothing but MlserveError.
     """
     with as_load_error(source, version):
+        if source.signed_by is not None:
+            require_signed(version_folder(source.base_path, version), source.signed_by)
         started = time.monotonic()
         artifact = Artifact.open(source.base_path, source.model, version)
         artifact.require_whole()

@@ -66,7 +66,8 @@ class ModelSpec:
 
     `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
     names for version numbers. A model that `awaits_versions` may have none when the server starts.
-    `width` is the most calls of it that run at once; None leaves it to the server.
+    `width` is the most calls of it that run at once; None leaves it to the server. `signed_by` is
+    the file of the key that must have signed each version (`mlserve.signing`).
     """
 
     backend: Backend
@@ -79,6 +80,7 @@ class ModelSpec:
     retries: LoadRetries = field(default_factory=LoadRetries)
     awaits_versions: bool = False
     width: int | None = None
+    signed_by: Path | None = None
 
     def differs_in_choice_only(self, other: ModelSpec) -> bool:
         """Return whether only the versions to serve and their labels may differ between the two."""

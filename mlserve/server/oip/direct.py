@@ -26,7 +26,7 @@ from mlserve.server.oip.request import write_outputs
 from mlserve.server.tensors import check_shapes
 from mlserve.settings import ServerSettings
 from mlserve.store import LATEST_VERSION
-from mlserve.wire.headers import HANDLER_HEADERS
+from mlserve.wire.headers import HANDLER_HEADERS, SERVED_BY, over_http
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -51,7 +51,9 @@ class DirectModel:
     ) -> None:
         """Load the version. Raises MlserveError, as the server does."""
         source = ModelSpec(
-            plugins.backend(backend), model, base_path, LATEST_VERSION, options, poll_seconds=0
+            *(plugins.backend(backend), model, base_path, LATEST_VERSION, options),
+            poll_seconds=0,
+            signed_by=settings.require_signature,
         )
         self._platform = platform_of(backend)
         self._settings = settings
@@ -63,7 +65,11 @@ class DirectModel:
         The headers of that answer are the parameter `HANDLER_HEADERS`. Raises NotFound.
         """
         described = describe(self._loaded, versions, self._platform, signature)
-        headers = answer_headers(self._loaded.served) | contract_headers(described.contract)
+        headers = {
+            **answer_headers(self._loaded.served),
+            **contract_headers(described.contract),
+            over_http(SERVED_BY): self._loaded.standing.served_by,
+        }
         return json.dumps(described.to_json({HANDLER_HEADERS: headers})).encode()
 
     def infer(self, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes | None]:

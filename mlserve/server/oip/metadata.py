@@ -17,6 +17,7 @@ from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State
 from mlserve.server.oip.request import datatype_of, default_signature
+from mlserve.server.request import current
 from mlserve.server.tensors import find_signature
 from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy
@@ -156,6 +157,7 @@ class OipModels:
         with self._models.lease(model, version) as loaded:
             versions = self._versions(model, version)
             platform = platform_of(self._models.backend_of(model))
+            current().served_by = loaded.standing.served_by
             return describe(loaded, versions, platform, signature)
 
     def _versions(self, model: str, version: int | None) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from mlserve.server.listen.grpc.status import CODES
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import Purpose
+from mlserve.server.request import Purpose, current
 from mlserve.server.tensors import check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
 from mlserve.server.tfs.classify import InferenceGrpc
@@ -142,6 +142,7 @@ class TfsGrpcService:
         with telling_of_servables():
             loaded = self._models.lease(spec.name, self._version_of(spec))
         with loaded:
+            current().served_by = loaded.standing.served_by
             response = GetModelMetadataResponse(model_spec=spec_served(loaded.served, ""))
             signatures = signature_def_map(loaded.runner)
             response.metadata["signature_def"].Pack(signatures)

@@ -36,7 +36,7 @@ from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, VersionChoice
-from mlserve.server.request import Purpose
+from mlserve.server.request import Purpose, current
 from mlserve.server.tensors import most_rows
 from mlserve.server.tfs import json_tensors
 from mlserve.server.tfs.classify import (
@@ -199,6 +199,7 @@ class TfsRestService:
         with telling_of_servables():
             loaded = self._models.lease(model, version)
         with loaded:
+            current().served_by = loaded.standing.served_by
             signatures = json_format.MessageToDict(
                 signature_def_map(loaded.runner),
                 always_print_fields_with_no_presence=True,

@@ -288,3 +288,41 @@ def test_each_error_of_a_server_has_its_exit_code(
     assert hint.startswith("hint: ")
     assert ("try again in 2 s" in hint) == (exit_code == 7)
     assert (outcome.returncode, outcome.stdout) == (exit_code, "")
+
+
+SERVED_BY = "OpenVINO 2026.4.1; int8; CPU; certificate="
+
+
+def _served_by(state: str) -> dict[str, str]:
+    return dict.fromkeys(("mlserve-served-by", "x-mlserve-served-by"), SERVED_BY + state)
+
+
+def test_what_served_an_answer_is_told(cli: Any, serve: Any, photo: Any) -> None:
+    answers = {"serving_default": {"out": ["ox"]}}
+    endpoint = serve(TfsModel((TEXT_IN,), answers, headers=_served_by("holds")))
+    options = ["--endpoint", endpoint, "--model", "stranger", "--timeout", "20"]
+    with Client(endpoint, model="stranger") as client:
+        assert client.predict(b"1", timeout=20).served_by == SERVED_BY + "holds"
+        assert client.infer({"encoded": ["a"]}, timeout=20).served_by == SERVED_BY + "holds"
+        assert client.metadata(timeout=20).served_by == SERVED_BY + "holds"
+    found = cli("predict", photo, *options, "--output", "json")
+    assert (found.json()["served_by"], found.stderr) == (SERVED_BY + "holds", "")
+    assert f"runs on  {SERVED_BY}holds\n" in cli("metadata", *options).stdout
+    told = cli("predict", "--input", "encoded=a", *options, "--output", "json")
+    assert told.json()["served_by"] == SERVED_BY + "holds"
+
+
+def test_a_server_that_has_drifted_is_warned_of_once(cli: Any, serve: Any, photo: Any) -> None:
+    answers = {"serving_default": {"out": ["ox"]}}
+    endpoint = serve(TfsModel((TEXT_IN,), answers, headers=_served_by("drifted")))
+    outcome = cli("predict", photo, photo, "--endpoint", endpoint, "--model", "stranger")
+    assert outcome.stdout == f"{photo}\tox\n" * 2
+    assert outcome.stderr.startswith("warning: the model does not give the answers here that it")
+    assert outcome.stderr.count("warning") == 1
+
+
+def test_other_servers_say_nothing_of_what_served(serve: Any) -> None:
+    model = TfsModel((TEXT_IN,), {"serving_default": {"out": ["ox"]}})
+    with Client(serve(model), model="stranger") as client:
+        assert client.predict(b"1", timeout=20).served_by is None
+        assert client.metadata(timeout=20).to_json()["served_by"] is None
