@@ -30,7 +30,9 @@ class OpenVinoBackend(Backend):
     """OpenVINO's own files, run by OpenVINO in this process."""
 
     name = "openvino"
-    summary = "OpenVINO in fp32, bf16 or int8, with decode, resize and labels in Python; fast on CPUs"
+    summary = (
+        "OpenVINO in fp32, bf16 or int8, with decode, resize and labels in Python; fast on CPUs"
+    )
     install_hint = install_command("mlserve-openvino[serve]")
     requires = ("openvino", "numpy", "PIL", "simplejpeg")
     files = ("*.xml",)

@@ -1,4 +1,4 @@
-"""An image classifier in OpenVINO: the model as a function of pixels, for the pipeline in Python."""
+"""An image classifier: OpenVINO's model as a function of pixels, for the pipeline in Python."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PixelInference:
         self._units = 1 if pipeline.activation.is_binary else pipeline.classes
         precision = Precision.FP32 if artifact.manifest is None else artifact.manifest.precision
         try:
-            model.reshape([1, *open_sizes(model.inputs[0])[1:]])
+            model.reshape(list(self._input.arranged(_black(pipeline)).shape))
             self._inference = Inference(model, options, precision)
         except RuntimeError as error:
             raise load_failed(file, error) from error
@@ -84,6 +84,10 @@ def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSte
             hint="export the model: mlserve export --backend openvino",
         )
     return ImageSteps(pipeline, PixelInference(artifact, pipeline, file, options))
+
+
+def _black(pipeline: ImagePipeline) -> Array:
+    return np.zeros((1, *pipeline.size, pipeline.preprocessing.depth), np.float32)
 
 
 def _image_input(artifact: Artifact, pipeline: ImagePipeline, model: ov.Model) -> ImageInput:

@@ -52,9 +52,7 @@ def _checked(model: Model, original: Original) -> Signature:
     """Return the signature, once the conversion has given the framework's answers."""
     try:
         signature = file_signature(model.name, original.model)
-        runner = OpenVinoRunner(
-            original.model, signature, LoadOptions(instances=1), Precision.FP32
-        )
+        runner = OpenVinoRunner(original.model, signature, LoadOptions(instances=1), Precision.FP32)
     except (MlserveError, RuntimeError) as error:
         raise cannot_convert(model, str(error)) from error
     trial = tried(signature, original.run)

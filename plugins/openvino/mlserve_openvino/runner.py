@@ -63,7 +63,7 @@ class OpenVinoRunner:
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises what `Inference.run` raises."""
         specs = self.signatures[signature]
-        arrays = [np.ascontiguousarray(inputs[spec.name]) for spec in specs.inputs]
+        arrays = [np.asarray(inputs[spec.name], order="C") for spec in specs.inputs]
         (outputs,) = self._inference.run([arrays], deadline)
         return {spec.name: array for spec, array in zip(specs.outputs, outputs, strict=True)}
 

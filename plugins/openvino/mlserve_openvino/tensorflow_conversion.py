@@ -61,11 +61,10 @@ def _saved_model(model: TensorModel) -> tuple[Signature, Callable[..., Any]]:
             f"TensorFlow cannot load {model.name}: {reason_of(error)}",
             hint="export it for --backend tfserving",
         ) from error
-    served = loaded.signatures[chosen.name]
     names = [spec.name for spec in chosen.inputs]
 
     def call(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        served.owner = loaded  # its variables live as long as this
+        served = loaded.signatures[chosen.name]
         outputs: dict[str, tf.Tensor] = served(**dict(zip(names, inputs, strict=True)))
         return outputs
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.export.graph_signature import InputKind, TensorArgument
+from torch.utils import _pytree as pytree
 
 from mlserve.differences import Arrays
 from mlserve.errors import ExportError, InvalidInput, reason_of
@@ -34,22 +37,7 @@ def of_torch(model: Model) -> Original:
         warnings.simplefilter("ignore")  # of how OpenVINO uses torch
         found = converted(model, program, inputs, outputs)
     module = program.module()
-    input_names = [spec.name for spec in inputs]
-    output_names = [spec.name for spec in outputs]
-
-    def run(arrays: Arrays) -> Arrays:
-        tensors = [torch.from_numpy(arrays[name]) for name in input_names]
-        try:
-            with torch.inference_mode():
-                results = module(*tensors)
-        except (RuntimeError, AssertionError, IndexError, TypeError) as error:
-            raise InvalidInput(reason_of(error)) from error
-        leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(results) if torch.is_tensor(leaf)]
-        return {
-            name: leaf.numpy() for name, leaf in zip(output_names, leaves, strict=True)
-        }
-
-    return Original("PyTorch", found, run)
+    return Original("PyTorch", found, lambda arrays: _run(program, module, inputs, outputs, arrays))
 
 
 def _loaded(path: Any) -> Any:
@@ -60,3 +48,24 @@ def _loaded(path: Any) -> Any:
             f"PyTorch cannot load {path}: {reason_of(error)}",
             hint="export it on the CPU: model.cpu() before torch.export.export",
         ) from error
+
+
+def _run(
+    program: Any,
+    module: Any,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    arrays: Arrays,
+) -> Arrays:
+    specs = program.graph_signature.input_specs
+    given = [spec.arg for spec in specs if spec.kind is InputKind.USER_INPUT]
+    rest = iter([torch.from_numpy(arrays[spec.name]) for spec in inputs])
+    flat = [next(rest) if isinstance(arg, TensorArgument) else arg.value for arg in given]
+    args, kwargs = pytree.tree_unflatten(flat, program.call_spec.in_spec)
+    try:
+        with torch.inference_mode():
+            leaves = pytree.tree_leaves(module(*args, **kwargs))
+    except (RuntimeError, AssertionError, IndexError) as error:
+        raise InvalidInput(reason_of(error)) from error
+    tensors = [leaf.numpy() for leaf in leaves if torch.is_tensor(leaf)]
+    return dict(zip([spec.name for spec in outputs], tensors, strict=True))
