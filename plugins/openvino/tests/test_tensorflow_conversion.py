@@ -44,7 +44,7 @@ def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_keras_classifier_answers_as_it_does_in_onnx_runtime(
     keras_file: Path, tmp_path: Path
 ) -> None:
-    request = ModelRequest("tiny", weights=str(keras_file), labels=tuple("abc"))
+    request = ModelRequest("tiny", weights=str(keras_file), labels=tuple("abc"), scale=(0.0, 1.0))
     answers = []
     for backend in ("openvino", "onnxruntime"):
         artifact = export(request, backend, store=tmp_path)
