@@ -26,9 +26,9 @@ _MOST_CALIBRATED = 300
 """The inputs that are run to find the ranges: NNCF's own default."""
 _MAX_DROP = 0.01
 """The share of right answers that may be lost before operations are kept in float."""
-_MOST_KEPT = 20
-"""The operations that are put back into float, one after another, at most: each takes a run of all
-inputs."""
+_MOST_KEPT, _MOST_RANKED, _MOST_JUDGED = 8, 32, 200
+"""How often operations are put back into float, at most; the inputs on which the operations are
+ranked, a run for each; and those on which each result is judged. More takes many minutes."""
 
 
 def quantized(model: Model, network: ov.Model, quantization: Quantization) -> ov.Model:
@@ -55,7 +55,9 @@ def quantized(model: Model, network: ov.Model, quantization: Quantization) -> ov
                 network,
                 inputs,
                 nncf.Dataset(
-                    list(zip(quantization.calibration, quantization.expected, strict=True)),
+                    list(zip(quantization.calibration, quantization.expected, strict=True))[
+                        :_MOST_JUDGED
+                    ],
                     lambda pair: prepare(pair[0]),
                 ),
                 partial(_accuracy, model, prepare),
@@ -63,7 +65,7 @@ def quantized(model: Model, network: ov.Model, quantization: Quantization) -> ov
                 subset_size=subset,
                 advanced_quantization_parameters=advanced,
                 advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                    max_num_iterations=_MOST_KEPT
+                    max_num_iterations=_MOST_KEPT, ranking_subset_size=_MOST_RANKED
                 ),
             )
         return nncf.quantize(network, inputs, subset_size=subset, advanced_parameters=advanced)
