@@ -36,8 +36,7 @@ def quantized(model: Model, network: ov.Model, quantization: Quantization) -> ov
 
     Where the right classes of the inputs are known, the operations that lose them stay in float.
     Weights get 7 of the 8 bits. With all 8, sums of products saturate on CPUs without VNNI, and the
-    same file gives other answers there.
-    Raises ExportError.
+    same file gives other answers there. Raises ExportError.
     """
     if not quantization.calibration:
         raise ExportError(
