@@ -22,6 +22,7 @@ FOLDERS = {
     MODELS: "plugins/models",
     "mlserve-tfserving": "plugins/tfserving",
     "mlserve-onnxruntime": "plugins/onnxruntime",
+    "mlserve-openvino": "plugins/openvino",
     "mlserve-sklearn": "plugins/sklearn",
     "mlserve-model-server": "plugins/model-server",
     "mlserve-torch": "plugins/torch",
@@ -32,6 +33,9 @@ _BESIDE = {
     "mlserve-onnxruntime[export]": f"{MODELS}[all]",
     "mlserve-onnxruntime[sklearn]": "mlserve-sklearn[serve]",
     "mlserve-onnxruntime[torch]": "mlserve-torch[export]",
+    "mlserve-openvino[export]": f"{MODELS}[all]",
+    "mlserve-openvino[onnx]": "mlserve-onnxruntime[serve]",
+    "mlserve-openvino[torch]": "mlserve-torch[export]",
 }
 """Our other distributions that an extra needs: pip cannot find them, so the command lists them."""
 

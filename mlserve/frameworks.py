@@ -21,9 +21,12 @@ def confine_frameworks() -> None:
 
     ONNX Runtime 1.29 and later keep a device id and an event queue under ~/.cache/Microsoft on
     Linux unless this variable is set before the import. Keras writes ~/.keras when it is imported;
-    a KERAS_HOME set by the user is kept.
+    a KERAS_HOME set by the user is kept. OpenVINO and NNCF keep an id under ~/intel and send events
+    on import unless their package for that cannot be imported; there is no variable.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)
     os.environ.setdefault("KERAS_HOME", str(cache_dir() / "keras"))
 
 

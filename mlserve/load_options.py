@@ -105,7 +105,8 @@ class LoadOptions(Options):
         default=None,
         metadata=option(
             HelpPanel.MODEL,
-            "The device that PyTorch runs the model on: auto, cpu, cuda, cuda:1, ...",
+            "The device that PyTorch or OpenVINO runs the model on: auto, cpu, cuda, cuda:1, "
+            "GPU, ...",
             unit="name",
             chosen="auto",
             is_tuned=True,

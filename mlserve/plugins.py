@@ -52,6 +52,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
     {
         "models": "mlserve-models[all]",
         "onnxruntime": "mlserve-onnxruntime[export]",
+        "openvino": "mlserve-openvino[export]",
         "sklearn": "mlserve-sklearn[serve]",
         "tfserving": "mlserve-tfserving[export]",
         "torch": "mlserve-torch[export]",

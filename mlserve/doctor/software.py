@@ -23,7 +23,16 @@ from mlserve.store import Store
 
 _LIBRARIES = (
     *("grpcio", "protobuf", "httpx", "numpy", "tensorflow", "keras", "tensorflow-hub"),
-    *("onnx", "tf2onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "simplejpeg"),
+    *(
+        "onnx",
+        "tf2onnx",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "nncf",
+        "pillow",
+        "simplejpeg",
+    ),
 )
 _DEEP = ("tensorflow", "tensorflow_hub", "onnxruntime", "tf2onnx", "simplejpeg")
 _DEEP_TIMEOUT = 120.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
-from mlserve.backend import Batching, LimitsThreads
+from mlserve.backend import Batching, LimitsThreads, RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, ModelLoadFailed, Overloaded
 from mlserve.image_pipeline.steps import (
@@ -118,6 +118,11 @@ class ImageClassifierRunner:
     def batching(self) -> Batching | None:
         """How the model likes requests to be run together."""
         return getattr(self._forward, "batching", None)
+
+    @property
+    def runs_on(self) -> RunsOn | None:
+        """What runs the model, if it says so."""
+        return getattr(self._forward, "runs_on", None)
 
     def close(self) -> None:
         self._steps.close()

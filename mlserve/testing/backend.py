@@ -26,6 +26,8 @@ HEAVY = frozenset(
         "numpy",
         "onnx",
         "onnxruntime",
+        "openvino",
+        "nncf",
         "PIL",
         "starlette",
         "tensorflow",

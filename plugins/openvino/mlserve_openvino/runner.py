@@ -1,0 +1,75 @@
+"""Run any OpenVINO IR in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+
+from mlserve.artifact import Artifact
+from mlserve.backend import Runner, RunsOn
+from mlserve.deadline import Deadline
+from mlserve.image_pipeline.classifier import ImageClassifierRunner
+from mlserve.load_options import LoadOptions
+from mlserve.precision import Precision
+from mlserve.tensors import Signature
+from mlserve_openvino.classifier import PixelInference
+from mlserve_openvino.inference import Inference
+from mlserve_openvino.opening import file_signature, load_failed, opened
+
+if TYPE_CHECKING:
+    from mlserve.backend import Tensors
+
+
+def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
+    """Load the model in `file`, with its image pipeline if mlserve exported it as a classifier.
+
+    An IR that mlserve did not export runs in fp32. Raises ModelLoadFailed when OpenVINO cannot read
+    it or it does not match its manifest.
+    """
+    manifest = artifact.manifest
+    if manifest is not None and manifest.pipeline is not None:
+        pipeline = manifest.pipeline
+        return ImageClassifierRunner(
+            artifact, pipeline, PixelInference(artifact, pipeline, file, options)
+        )
+    model = opened(file)
+    signature = file_signature(str(file), model)
+    precision = Precision.FP32 if manifest is None else manifest.precision
+    try:
+        return OpenVinoRunner(model, signature, options, precision)
+    except RuntimeError as error:
+        raise load_failed(file, error) from error
+
+
+class OpenVinoRunner:
+    """Any model in OpenVINO: one signature, with its inputs and outputs."""
+
+    def __init__(
+        self, model: ov.Model, signature: Signature, options: LoadOptions, precision: Precision
+    ) -> None:
+        """Compile the model. Raises RuntimeError."""
+        self._inference = Inference(model, options, precision)
+        self.signatures: Mapping[str, Signature] = {signature.name: signature}
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """The version of OpenVINO, its precision and device."""
+        return self._inference.runs_on
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Return the outputs. Raises what `Inference.run` raises."""
+        specs = self.signatures[signature]
+        arrays = [np.asarray(inputs[spec.name], order="C") for spec in specs.inputs]
+        (outputs,) = self._inference.run([arrays], deadline)
+        return {spec.name: array for spec, array in zip(specs.outputs, outputs, strict=True)}
+
+    def limit_threads(self, threads: int) -> None:
+        """Let the calls from this thread use at most that many threads; 0 is all."""
+        self._inference.limit_threads(threads)
+
+    def close(self) -> None:
+        self._inference.close()

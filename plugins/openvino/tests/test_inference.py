@@ -1,0 +1,172 @@
+"""Calls side by side and alone, deadlines, files that do not load, and what others wrote."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+from mlserve_openvino.inference import widths
+from openvino import opset13
+
+from mlserve import plugins
+from mlserve.artifact import Artifact
+from mlserve.backend import Runner, RunsOn
+from mlserve.deadline import Deadline
+from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError
+from mlserve.load_options import LoadOptions
+from mlserve.testing.images import noise, saved
+
+pytestmark = pytest.mark.framework
+
+
+def raw(folder: Path, nodes: dict[str, Any], inputs: list[Any]) -> Artifact:
+    """An IR with these outputs, as somebody else would have written it."""
+    (folder / "1").mkdir(parents=True)
+    for name, node in nodes.items():
+        node.output(0).set_names({name})
+    model = ov.Model([opset13.result(node) for node in nodes.values()], inputs, "theirs")
+    ov.save_model(model, folder / "1" / "theirs.xml", compress_to_fp16=False)
+    return Artifact.open(folder, "theirs", 1)
+
+
+def named_input(shape: list[int], name: str, kind: ov.Type = ov.Type.f32) -> Any:
+    node = opset13.parameter(ov.PartialShape(shape), kind, name=name)
+    node.output(0).set_names({name})
+    return node
+
+
+def load(artifact: Artifact, **options: Any) -> Runner:
+    return plugins.backend("openvino").load(artifact, LoadOptions(**options))
+
+
+def images(count: int) -> dict[str, Any]:
+    return {"image": np.array([saved(noise(20 + at, 30)) for at in range(count)], dtype=object)}
+
+
+def test_widths_go_from_all_threads_to_one() -> None:
+    assert [widths(threads) for threads in (1, 2, 4, 8, 16)] == [
+        [1],
+        [2, 1],
+        [4, 1],
+        [8, 2, 1],
+        [16, 4, 1],
+    ]
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 4}, {"instances": 2}])
+def test_a_call_gives_the_same_answer_at_every_width(
+    colours_artifact: Artifact, options: dict[str, int]
+) -> None:
+    runner: Any = load(colours_artifact, **options)
+    answers = []
+    for threads in (0, 1, 2, 4):
+        runner.limit_threads(threads)
+        answers.append(runner.run("ranking", images(5))["scores"])
+    assert all((each == answers[0]).all() for each in answers)
+
+
+def test_an_image_has_the_same_scores_in_any_batch(colours_artifact: Artifact) -> None:
+    runner = load(colours_artifact, threads=4)
+    batch = images(7)
+    together = runner.run("ranking", batch)["scores"]
+    for at in range(7):
+        alone = runner.run("ranking", {"image": batch["image"][at : at + 1]})["scores"]
+        assert (alone[0] == together[at]).all()
+
+
+def test_calls_of_several_threads_do_not_mix(tmp_path: Path) -> None:
+    x = named_input([-1, 2], "x")
+    runner: Any = load(raw(tmp_path, {"y": opset13.multiply(x, np.float32(3))}, [x]), threads=4)
+
+    def ask(at: int) -> bool:
+        runner.limit_threads(1 + at % 4)
+        sent = np.full((1 + at % 5, 2), at, np.float32)
+        return bool((runner.run("serving_default", {"x": sent})["y"] == 3 * sent).all())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, range(200)))
+
+
+def test_a_run_ends_at_its_deadline_and_the_next_one_answers(tmp_path: Path) -> None:
+    """Several seconds of matrix products, which are told to stop between two of them."""
+    x = node = named_input([-1, 512], "x")
+    weights = opset13.constant(np.random.default_rng(0).random((512, 512), np.float32) / 512)
+    for _ in range(400):
+        node = opset13.tanh(opset13.matmul(node, weights, False, False))
+    runner = load(raw(tmp_path, {"y": node}, [x]))
+    long = {"x": np.ones((16384, 512), np.float32)}
+    with pytest.raises(DeadlineExceeded, match="running the model"):
+        runner.run("serving_default", long, Deadline.after(0.2))
+    short = {"x": np.ones((2, 512), np.float32)}
+    assert runner.run("serving_default", short, Deadline.after(60))["y"].shape == (2, 512)
+
+
+def test_an_ir_without_a_manifest_is_served_in_fp32(tmp_path: Path) -> None:
+    x, ids = named_input([-1, 2], "x"), named_input([-1], "ids", ov.Type.i64)
+    artifact = raw(
+        tmp_path, {"y": opset13.multiply(x, np.float32(2)), "same": opset13.abs(ids)}, [x, ids]
+    )
+    runner: Any = load(artifact)
+    (signature,) = runner.signatures.values()
+    assert [str(spec) for spec in signature.inputs] == ["x: float32[?,2]", "ids: int64[?]"]
+    answer = runner.run("serving_default", {"x": np.ones((3, 2), np.float32), "ids": np.arange(3)})
+    assert (answer["y"] == 2).all()
+    assert answer["same"].tolist() == [0, 1, 2]
+    assert runner.runs_on == RunsOn(runner.runs_on.runtime, "fp32", "CPU")
+
+
+def test_sizes_that_do_not_fit_together_are_the_callers_mistake(tmp_path: Path) -> None:
+    x, z = named_input([-1, -1], "x"), named_input([-1, -1], "z")
+    runner = load(raw(tmp_path, {"y": opset13.matmul(x, z, False, False)}, [x, z]))
+    with pytest.raises(InvalidInput, match="the model refuses the input"):
+        runner.run(
+            "serving_default", {"x": np.ones((2, 3), np.float32), "z": np.ones((4, 5), np.float32)}
+        )
+
+
+def test_text_is_refused_with_its_name(tmp_path: Path) -> None:
+    text = named_input([-1], "text", ov.Type.string)
+    artifact = raw(tmp_path, {"y": opset13.shape_of(text)}, [text])
+    with pytest.raises(ModelLoadFailed, match=r"text string\[\?\] is not of a type"):
+        load(artifact)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
+def test_weights_that_are_not_whole_do_not_load(tmp_path: Path, damage: str) -> None:
+    x = named_input([-1, 64], "x")
+    weights = np.random.default_rng(0).random((64, 64), np.float32)
+    artifact = raw(tmp_path, {"y": opset13.matmul(x, weights, False, False)}, [x])
+    file = artifact.path / "theirs.bin"
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(ModelLoadFailed, match=r"cannot load .*theirs\.xml: .*weights.* bin file"):
+        load(artifact)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(
+    colours_artifact: Artifact,
+) -> None:
+    with pytest.raises(PluginError, match=r"no device 'GPU.7' for OpenVINO \(there are: CPU"):
+        load(colours_artifact, device="GPU.7")
+    assert load(colours_artifact, device="cpu").signatures
+
+
+def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
+    """OpenVINO and NNCF keep an id in ~/intel and send events, unless they are kept from it."""
+    code = "import mlserve_openvino, openvino, nncf; print(openvino.get_version())"
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={"HOME": str(tmp_path), "PATH": ""},
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+    assert not (tmp_path / "intel").exists()
