@@ -68,6 +68,10 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> 
     print_table(header[skipped:], [row[skipped:] for row in table])
     if load is not None:
         say(f"load: {load}")
+        for serving in load.serving:
+            say(f"answers: {serving}")
+            if serving.fault:
+                say(f"WARNING: {serving.fault}")
         for processes in load.processes:
             say(f"processes: {processes}")
         for ladder in load.ladders:

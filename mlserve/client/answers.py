@@ -204,12 +204,31 @@ class VersionLadder:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionServing:
+    """What runs a version: runtime, precision, device and the state of its certificate.
+
+    `golden` says how its golden inputs are answered there, empty if it has none. `fault` says which
+    are answered wrong.
+    """
+
+    model: str
+    version: int
+    by: str
+    golden: str = ""
+    fault: str = ""
+
+    def __str__(self) -> str:
+        golden = f"; {self.golden}" if self.golden else ""
+        return f"{self.model} version {self.version} runs on {self.by}{golden}"
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
     `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
     without one. `processes` has the versions that run in processes of their own, `ladders` those
-    that are on a ladder.
+    that are on a ladder, and `serving` says of each what runs it.
     """
 
     running: int
@@ -218,6 +237,7 @@ class ServerLoad:
     default_timeout: float
     processes: tuple[VersionProcesses, ...] = ()
     ladders: tuple[VersionLadder, ...] = ()
+    serving: tuple[VersionServing, ...] = ()
 
     def __str__(self) -> str:
         return (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.answers import ServerLoad, VersionLadder, VersionProcesses
+from mlserve.client.answers import ServerLoad, VersionLadder, VersionProcesses, VersionServing
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
@@ -149,6 +149,7 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
             default_timeout=float(load["default_timeout"]),
             processes=tuple(map(_processes, load.get("processes", ()))),
             ladders=tuple(map(_ladder, load.get("ladders", ()))),
+            serving=tuple(map(_serving, load.get("serving", ()))),
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return None  # a third-party server, or another version of ours
@@ -162,6 +163,11 @@ def _processes(read: Mapping[str, Any]) -> VersionProcesses:
 def _ladder(read: Mapping[str, Any]) -> VersionLadder:
     rungs = tuple((str(rung["name"]), str(rung["version"])) for rung in read["rungs"])
     return VersionLadder(str(read["model"]), int(read["version"]), rungs, str(read["policy"]))
+
+
+def _serving(read: Mapping[str, Any]) -> VersionServing:
+    texts = (readable(str(read.get(key, ""))) for key in ("by", "golden", "fault"))
+    return VersionServing(str(read["model"]), int(read["version"]), *texts)
 
 
 def _in_metadata(reply: Reply) -> Mapping[str, Any]:

@@ -90,6 +90,18 @@ class Standing:
         return len(self.verdicts) == len(self.cases)
 
     @property
+    def progress(self) -> str:
+        """How many golden inputs were answered, and how well, in words; empty if it has none."""
+        if self.certificate is None:
+            return ""
+        asked, cases = len(self.verdicts), len(self.cases)
+        return (
+            f"{asked - len(self.problems)} of {asked} golden inputs asked ({cases} in all) are "
+            f"answered right, largest difference {self.difference:.1g} of "
+            f"{self.certificate.tolerance:g} allowed"
+        )
+
+    @property
     def fault(self) -> str:
         """What is wrong, in words; empty if nothing is known to be."""
         problems = self.problems

@@ -120,7 +120,7 @@ class OipModels:
         return dict(self._limits)
 
     def load(self) -> dict[str, Any]:
-        """Return how many calls run, wait and may wait, and the versions' processes and ladders."""
+        """Return how many calls run, wait and may wait, and how the versions are served."""
         engine = self._engine
         load: dict[str, Any] = {
             "running": engine.running,
@@ -141,6 +141,16 @@ class OipModels:
             {"model": loaded.model, "version": loaded.version, **loaded.ladder.to_json()}
             for loaded in self._models.loaded()
             if loaded.ladder is not None
+        ]
+        load["serving"] = [
+            {
+                "model": loaded.model,
+                "version": loaded.version,
+                "by": loaded.standing.served_by,
+                "golden": loaded.standing.progress,
+                "fault": loaded.standing.fault,
+            }
+            for loaded in self._models.loaded()
         ]
         if processes:
             load["processes"] = processes
