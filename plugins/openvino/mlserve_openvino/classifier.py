@@ -64,7 +64,7 @@ class PixelInference:
         """Run each width once. Raises what `Inference.run` raises."""
         for compiled in self._inference.all:
             compiled.run([[self._input.arranged(black)]], 1, None)
-        self(black)
+        self(black)  # which looks at the shape of the scores
 
     def limit_threads(self, threads: int) -> None:
         """Let the calls from this thread use at most that many threads; 0 is all."""

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from threading import local
+from threading import Semaphore, local
 from typing import Any
 
 import numpy as np
@@ -65,27 +65,15 @@ class Inference:
         self._device = device_for(options.device)
         self._threads = options.threads or usable_cpus()
         self._asked = _Asked()
-        wanted = _HINTS.get(precision, ov.Type.f32)
-        if wanted == ov.Type.bf16 and "BF16" not in _abilities(self._device):
-            _log.warning(
-                "%s has no instructions for bfloat16: OpenVINO emulates it, which is slower than "
-                "fp32",
-                self._device,
-            )
+        self._instances = options.instances
         if options.instances:
             chosen = [max(1, self._threads // options.instances)]
         else:
             chosen = widths(self._threads) if self._device == CPU else [self._threads]
-        self.all = [self._compiled(model, width, wanted, options.instances) for width in chosen]
-        self._is_quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
-        _log.info("OpenVINO runs the model on %s", self.runs_on)
-
-    @property
-    def runs_on(self) -> RunsOn:
-        """What OpenVINO says that it computes in, which need not be what was asked for."""
-        used = _PRECISIONS[self.all[0].model.get_property(hint.inference_precision())]
-        precision = Precision.INT8 if self._is_quantised else used
-        return RunsOn(f"OpenVINO {VERSION}", precision.value, self._device)
+        wanted = _HINTS.get(precision, ov.Type.f32)
+        self.all = [self._compiled(model, width, wanted) for width in chosen]
+        self.runs_on = self._found(model)
+        self._warn(precision)
 
     def limit_threads(self, threads: int) -> None:
         """Let the calls from this thread use at most that many threads; 0 is all."""
@@ -102,17 +90,17 @@ class Inference:
         width = max(1, threads // len(calls))
         compiled = next((each for each in self.all if each.width <= width), self.all[-1])
         at_once = min(len(calls), max(1, threads // compiled.width))
+        if self._instances:
+            return compiled.run_in_turn(calls, deadline)
         return compiled.run(calls, at_once, deadline)
 
     def close(self) -> None:
         """Free the memory."""
         self.all = []
 
-    def _compiled(
-        self, model: ov.Model, width: int, precision: Any, instances: int | None
-    ) -> Compiled:
+    def _compiled(self, model: ov.Model, width: int, precision: Any) -> Compiled:
         config: dict[Any, Any] = {hint.inference_precision(): precision}
-        at_once = instances or max(1, self._threads // width)
+        at_once = self._instances or max(1, self._threads // width)
         mode = hint.PerformanceMode
         config[hint.performance_mode()] = mode.LATENCY if at_once == 1 else mode.THROUGHPUT
         if self._device == CPU:
@@ -121,16 +109,56 @@ class Inference:
                 properties.num_streams(): at_once,
                 hint.enable_cpu_pinning(): False,  # the widths would be pinned to the same CPUs
             }
-        return Compiled(core().compile_model(model, self._device, config), width)
+        return Compiled(core().compile_model(model, self._device, config), width, at_once)
+
+    def _found(self, model: ov.Model) -> RunsOn:
+        """Return what OpenVINO says that it computes in, which need not be what was asked for."""
+        used = self.all[0].model.get_property(hint.inference_precision())
+        name = _PRECISIONS.get(used, used.get_type_name())
+        if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+            name = Precision.INT8
+        return RunsOn(f"OpenVINO {VERSION}", str(name), self._device)
+
+    def _warn(self, precision: Precision) -> None:
+        _log.info("OpenVINO runs the model on %s", self.runs_on)
+        if precision is not Precision.BF16:
+            return
+        if self.runs_on.precision != precision:
+            _log.warning(
+                "%s has no bfloat16: the model runs in %s", self._device, self.runs_on.precision
+            )
+        elif "BF16" not in core().get_property(self._device, "OPTIMIZATION_CAPABILITIES"):
+            _log.warning(
+                "%s has no instructions for bfloat16: OpenVINO emulates it, slower than fp32",
+                self._device,
+            )
 
 
 class Compiled:
-    """A model compiled for calls that are each on `width` threads, side by side."""
+    """A model compiled for `streams` calls side by side that are each on `width` threads."""
 
-    def __init__(self, model: Any, width: int) -> None:
+    def __init__(self, model: Any, width: int, streams: int) -> None:
         self.model = model
         self.width = width
         self._idle: deque[Any] = deque()
+        self._free = Semaphore(streams)
+
+    def run_in_turn(
+        self, calls: Sequence[Sequence[Array]], deadline: Deadline | None
+    ) -> list[list[Array]]:
+        """Return the outputs of each call, one after another, once a stream is free.
+
+        Raises DeadlineExceeded when none is in time, and what `run` raises.
+        """
+        if not self._free.acquire(
+            timeout=None if deadline is None else max(0.0, deadline.remaining())
+        ):
+            assert deadline is not None
+            raise deadline.exceeded("waiting for an instance of the model")
+        try:
+            return self.run(calls, 1, deadline)
+        finally:
+            self._free.release()
 
     def run(
         self, calls: Sequence[Sequence[Array]], at_once: int, deadline: Deadline | None
@@ -204,11 +232,6 @@ class _Asked(local):
 def _outputs(request: Any) -> list[Array]:
     request.wait()
     return [tensor.data.copy() for tensor in request.output_tensors]
-
-
-def _abilities(device: str) -> Sequence[str]:
-    found: Sequence[str] = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
-    return found
 
 
 def _explained(error: Exception) -> MlserveError:

@@ -93,18 +93,36 @@ def test_calls_of_several_threads_do_not_mix(tmp_path: Path) -> None:
         assert all(threads.map(ask, range(200)))
 
 
-def test_a_run_ends_at_its_deadline_and_the_next_one_answers(tmp_path: Path) -> None:
-    """Several seconds of matrix products, which are told to stop between two of them."""
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Several seconds of matrix products, for inputs of 16,384 rows."""
     x = node = named_input([-1, 512], "x")
     weights = opset13.constant(np.random.default_rng(0).random((512, 512), np.float32) / 512)
     for _ in range(400):
         node = opset13.tanh(opset13.matmul(node, weights, False, False))
-    runner = load(raw(tmp_path, {"y": node}, [x]))
-    long = {"x": np.ones((16384, 512), np.float32)}
+    return raw(tmp_path_factory.mktemp("slow") / "m", {"y": node}, [x])
+
+
+LONG, SHORT = ({"x": np.ones((rows, 512), np.float32)} for rows in (16384, 2))
+
+
+def test_a_run_ends_at_its_deadline_and_the_next_one_answers(slow: Artifact) -> None:
+    runner = load(slow)
     with pytest.raises(DeadlineExceeded, match="running the model"):
-        runner.run("serving_default", long, Deadline.after(0.2))
-    short = {"x": np.ones((2, 512), np.float32)}
-    assert runner.run("serving_default", short, Deadline.after(60))["y"].shape == (2, 512)
+        runner.run("serving_default", LONG, Deadline.after(0.2))
+    assert runner.run("serving_default", SHORT, Deadline.after(60))["y"].shape == (2, 512)
+
+
+def test_a_call_that_finds_no_free_instance_waits_no_longer_than_its_deadline(
+    slow: Artifact,
+) -> None:
+    runner: Any = load(slow, instances=1)
+    (compiled,) = runner._inference.all
+    assert compiled._free.acquire(blocking=False)  # as a call that runs does
+    with pytest.raises(DeadlineExceeded, match="waiting for an instance of the model"):
+        runner.run("serving_default", SHORT, Deadline.after(0.05))
+    compiled._free.release()
+    assert runner.run("serving_default", SHORT, Deadline.after(60))["y"].shape == (2, 512)
 
 
 def test_an_ir_without_a_manifest_is_served_in_fp32(tmp_path: Path) -> None:
