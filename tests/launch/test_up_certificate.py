@@ -82,9 +82,9 @@ def test_answers_say_what_gave_them(command: Command, processes: str) -> None:
 
 def test_the_good_version_goes_on_when_the_next_one_drifts(command: Command) -> None:
     write_table_rungs(command.folder / "store")
-    server = started(command, "--poll-interval", "0.1")
+    server = started(command)
     bad = command.folder / "bad"
-    write_table_rungs(bad, golden_scale=1.5)
+    write_table_rungs(bad, golden_scale=3.0)
     next_one = command.folder / "store" / BACKEND / MODEL / "3"
     (bad / BACKEND / MODEL / "2").rename(next_one)
 
@@ -93,13 +93,13 @@ def test_the_good_version_goes_on_when_the_next_one_drifts(command: Command) -> 
         return {row["version"]: row for row in found}
 
     wait_until(lambda: 3 in states() and states()[3]["state"] == "END", 60)
-    assert "row: probabilities differs by 0.5" in json.dumps(states()[3])
+    assert "row: probabilities differs by 0.67" in json.dumps(states()[3])
     assert states()[2]["state"] == "AVAILABLE"
     assert over_four_ways(server)[0].endswith("certificate=holds")
 
 
 def test_a_drifted_version_does_not_start_but_with_on_drift_serve(command: Command) -> None:
-    write_table_rungs(command.folder / "store", golden_scale=1.5)
+    write_table_rungs(command.folder / "store", golden_scale=3.0)
     refused = command(*UP)
     assert refused.returncode != 0
     assert "does not give the answers of its certificate" in refused.stderr
