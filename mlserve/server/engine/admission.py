@@ -92,6 +92,7 @@ class Slot(Generic[Queued]):
     shown: float
     threads: int
     was_alone: bool
+    has_ended: bool = False
 
     @property
     def model(self) -> str:
@@ -260,6 +261,7 @@ class Admission(Generic[Queued]):
     def end(self, now: float, slot: Slot[Queued]) -> float:
         """Free the slot; return the demand of each of its calls, in seconds."""
         self.running.remove(slot)
+        slot.has_ended = True
         return (self._meter.change(now, len(self.running)) - slot.shown) / len(slot.tickets)
 
     def error(self, verdict: Verdict, deadline: Deadline) -> MlserveError:

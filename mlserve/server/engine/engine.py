@@ -7,8 +7,11 @@ in and which runs next; `work` is what a worker does with them. A worker is a th
 processes that a version has for itself (`server.processes`).
 
 A slot is held until its work has really ended, even if the caller has left with DeadlineExceeded: a
-runtime cannot be interrupted, and a slot freed early would run two calls at once. The queue lives
-on the event loop's thread, so nothing here is locked.
+runtime cannot be interrupted, and a slot freed early would run two calls at once.
+
+All of this is on the event loop's thread, but for one thing: a thread that has finished takes the
+next call itself (`_follow`), as the event loop may be busy just then, or have to be woken. So
+admission is locked. What the event loop has to decide for others, or for later, is left to it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import math
 import time
 from collections.abc import Collection, Coroutine, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any
 
 from mlserve.backend import Batching, batching_of
@@ -28,7 +32,7 @@ from mlserve.server.engine.admission import Admission, Slot, Verdict
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.job import InferenceCall, Job
-from mlserve.server.engine.threads import WorkerThreads
+from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
@@ -58,7 +62,10 @@ class Engine:
             if settings.max_queue is None
             else Admission(threads, settings.max_queue)
         )
+        self._lock = RLock()
+        """Held by whoever uses admission; never while waiting for anything."""
         self._threads = WorkerThreads(threads)
+        self._unsettled = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expire)
         self._is_draining = False
@@ -87,8 +94,9 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        """The number of calls that run or wait."""
-        return self.running + self.waiting
+        """The number of calls that run or wait, or whose callers have still to be told."""
+        with self._lock:
+            return self.running + self.waiting + self._unsettled
 
     @property
     def is_draining(self) -> bool:
@@ -108,7 +116,8 @@ class Engine:
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
         self._require_time(deadline)
-        full = self._admission.check_room(time.monotonic())
+        with self._lock:
+            full = self._admission.check_room(time.monotonic())
         if full is not None:
             raise self._refusal(full, deadline)
 
@@ -159,7 +168,7 @@ class Engine:
             for job in list(self._admission.waiting):
                 self._drop(job, Refusal.DRAINING)
                 job.settle(Unavailable("the server is shutting down"))
-        return not self._admission.running
+        return not self.unfinished
 
     def close(self) -> None:
         """Let the threads end, each after the call that it runs; no call can be served any more."""
@@ -179,13 +188,16 @@ class Engine:
         record.model, record.version = served
         record.served_by = loaded.standing.served_by
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
-        self._admission.models = len(self._models.names)
-        verdict = self._admission.check(time.monotonic(), job)
+        admission = self._admission
+        with self._lock:
+            admission.models = len(self._models.names)
+            verdict = admission.check(time.monotonic(), job)
+            if verdict is None:
+                admission.max_batch = max(admission.max_batch, self._batching(job).most)
+                admission.enter(job)
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
-        self._admission.max_batch = max(self._admission.max_batch, self._batching(job).most)
-        self._admission.enter(job)
         self._is_idle.clear()
         return job
 
@@ -194,6 +206,10 @@ class Engine:
 
         A call that waits for others to join its batch does not block the next in line.
         """
+        with self._lock:
+            self._start_all()
+
+    def _start_all(self) -> None:
         held: set[Job[Any]] = set()
         due_next = math.inf
         while self._admission.has_slot() and (job := self._first_but(held)) is not None:
@@ -263,26 +279,58 @@ class Engine:
         self._alarm = self._loop.call_at(due, self._dispatch)
 
     def _start(self, now: float, jobs: Sequence[Job[Any]]) -> None:
+        task, processes = self._task(now, jobs), jobs[0].loaded.processes
+        if processes is None:
+            self._threads.submit(task)
+        else:
+            processes.submit(task.works, task.done)
+
+    def _task(self, now: float, jobs: Sequence[Job[Any]]) -> Task:
+        """Move the jobs into a slot; return what is to be done there."""
         slot = self._admission.start(now, jobs)
         for job in jobs:
             job.work.threads = slot.threads
             job.work.only_rung = None if job.may_climb else 0
-        workers = jobs[0].loaded.processes or self._threads
-        workers.submit([job.work for job in jobs], partial(self._finish, slot))
+        works = [job.work for job in jobs]
+        return Task(works, partial(self._follow, slot), partial(self._finish, slot))
+
+    def _follow(self, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> Task | None:
+        """Free the slot, and take the call at the head of the queue for the thread that had it.
+
+        Called on that thread. None if nothing waits, or if the event loop has to see to it: that
+        the call is refused, joins a batch, or runs in another process.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._end(now, slot, ended)
+            job = self._first_but(())
+            if job is None or job.loaded.processes is not None or self._batching(job).most > 1:
+                return None
+            is_refused = self._admission.judge(now, job) is not None
+            return None if is_refused else self._task(now, [job])
+
+    def _end(self, now: float, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
+        """Free the slot, and learn from its calls."""
+        demand = self._admission.end(now, slot)
+        self._unsettled += len(slot.tickets)
+        if isinstance(ended, BaseException):
+            for job in slot.tickets:
+                job.work.error = as_exception(ended)
+        self._learn(now, slot, demand)
 
     def _finish(self, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
-        now, jobs = time.monotonic(), slot.tickets
-        demand = self._admission.end(now, slot)
-        failure = ended if isinstance(ended, BaseException) else None
+        """Tell the callers of a slot, and start what has a place now."""
+        jobs = slot.tickets
+        with self._lock:
+            if not slot.has_ended:
+                self._end(time.monotonic(), slot, ended)
+            self._unsettled -= len(jobs)
         sizes = () if isinstance(ended, BaseException) else ended
         for size in () if self._batching(jobs[0]).most == 1 else sizes:
             self._telemetry.metrics.batch(size)
         for execution in dict.fromkeys(job.work.execution for job in jobs):  # a batch shares one
             if execution is not None:
                 self._telemetry.statistics.execution(execution)
-        for work in (job.work for job in jobs):
-            work.error = work.error if failure is None else as_exception(failure)
-        self._learn(now, slot, demand)
         for job in jobs:
             job.loaded.release()
             signature = job.work.signature
@@ -342,8 +390,9 @@ class Engine:
             self._dispatch()
 
     def _take_out(self, job: Job[Any], why: Refusal) -> bool:
-        if not self._admission.leave(job):
-            return False
+        with self._lock:
+            if not self._admission.leave(job):
+                return False
         self._note_refused(why, job.record)
         job.loaded.release()
         self._note_idle()

@@ -3,31 +3,94 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import atexit
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
 from mlserve.server.engine.work import Work, run_works
 from mlserve.server.models.loading import Done
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Works that a thread does one after another, or as a batch.
+
+    When they have ended, the thread calls `follow`, which returns what it does next, if anything,
+    and then has `done` called on the event loop's thread. Both get the sizes of the batches that
+    ran, or the error of batching itself: a work's own is its `error`.
+    """
+
+    works: Sequence[Work[Any]]
+    follow: Callable[[Sequence[int] | BaseException], Task | None]
+    done: Done
+
+
 class WorkerThreads:
-    """A fixed number of threads, on which the works of all versions are done."""
+    """A fixed number of threads, on which the works of all versions are done.
+
+    They are no more than have been busy at once. At exit the process waits for what they do.
+    """
 
     def __init__(self, count: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="mlserve-run")
+        self._count = count
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._busy = 0
+        _EVERY.add(self)
 
-    def submit(self, works: Sequence[Work[Any]], done: Done) -> None:
-        """Do the works one after another on a thread, or as a batch; then call `done`."""
-
-        def ended(finished: Future[list[int]]) -> None:
-            error = finished.exception()  # of batching itself: a work's own is its `error`
-            result = finished.result() if error is None else error
-            self._loop.call_soon_threadsafe(done, result)
-
-        self._threads.submit(run_works, works).add_done_callback(ended)
+    def submit(self, task: Task) -> None:
+        """Do the task as soon as a thread is free."""
+        self._busy += 1
+        if len(self._threads) < min(self._busy, self._count):
+            name = f"mlserve-run_{len(self._threads)}"
+            self._threads.append(Thread(target=self._serve, name=name, daemon=True))
+            self._threads[-1].start()
+        self._tasks.put(task)
 
     def close(self) -> None:
         """Let the threads end, each after what it does now."""
-        self._threads.shutdown(wait=False)
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def join(self) -> None:
+        """Wait until the threads have ended."""
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            while task is not None:
+                task = self._do(task)
+
+    def _do(self, task: Task) -> Task | None:
+        ended: Sequence[int] | BaseException
+        try:
+            ended = run_works(task.works)
+        except BaseException as error:  # noqa: BLE001 - `done` gets it
+            ended = error
+        following = task.follow(ended)
+        with suppress(RuntimeError):  # the event loop is closed
+            is_last = following is None
+            self._loop.call_soon_threadsafe(self._on_done, task.done, ended, is_last)
+        return following
+
+    def _on_done(self, done: Done, ended: Sequence[int] | BaseException, is_last: bool) -> None:
+        self._busy -= is_last
+        done(ended)
+
+
+_EVERY: WeakSet[WorkerThreads] = WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """End the threads before the interpreter does: it would end them inside a runtime's code."""
+    for threads in list(_EVERY):
+        threads.close()
+        threads.join()
