@@ -52,6 +52,8 @@ class RawHttp2:
         """The last stream, the code and the text of each GOAWAY."""
         self.pings: list[tuple[int, bytes]] = []
         self.windows: list[tuple[int, int]] = []
+        self.first_window = 65535
+        """Bytes that the server takes of each stream before it grants more."""
         self.settings_acks = 0
         self.is_closed = False
         if says_hello:
@@ -103,10 +105,10 @@ class RawHttp2:
     def send_body(self, stream: int, body: bytes, *, ends: bool = True) -> None:
         """Send the body as the stream's window allows, unless the server ends the call."""
         heard = self.streams.setdefault(stream, Heard())
-        at, room = 0, 65535
+        at = 0
         while at < len(body) and not (heard.has_ended or heard.reset is not None):
             granted = sum(more for to, more in self.windows if to == stream)
-            part = body[at : min(at + 2**14, room + granted)]
+            part = body[at : min(at + 2**14, self.first_window + granted)]
             if not part:
                 self._listen_for_room(heard)
                 if self.is_closed:
@@ -171,6 +173,8 @@ class RawHttp2:
             self.windows.append((stream, struct.unpack(">I", payload)[0]))
         elif kind == SETTINGS and flags & ACK:
             self.settings_acks += 1
+        elif kind == SETTINGS:
+            self.first_window = dict(struct.iter_unpack(">HI", payload)).get(4, 65535)
         if kind in (HEADERS, DATA) and flags & END_STREAM:
             heard.has_ended = True
 

@@ -15,7 +15,7 @@ from mlserve.errors import MlserveError, Overloaded
 from mlserve.server.body_memory import BodyMemory, HeldBody, hold
 from mlserve.server.errors import error_text
 from mlserve.server.listen.grpc import headers
-from mlserve.server.listen.grpc.frames import DEFAULT_WINDOW
+from mlserve.server.listen.grpc.frames import FIRST_WINDOW
 from mlserve.server.listen.grpc.headers import Head
 from mlserve.server.listen.grpc.messages import MessageReader
 from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
@@ -95,7 +95,7 @@ class GrpcCall:
     def __init__(self, stream: int, head: Head, link: Link) -> None:
         self.stream = stream
         self.context = Context(head)
-        self.window = DEFAULT_WINDOW
+        self.window = FIRST_WINDOW
         self.credit = 0
         self.has_ended = False
         """Whether the caller has sent everything."""
@@ -176,8 +176,8 @@ class GrpcCall:
                 raise GrpcStatus("INTERNAL", "the call ended in the middle of a message")
             return None
         message = await reader.take()
-        if not self.has_ended and self.window < DEFAULT_WINDOW // 2:
-            self._link.grant(self, DEFAULT_WINDOW - self.window)
+        if not self.has_ended and self.window < FIRST_WINDOW // 2:
+            self._link.grant(self, FIRST_WINDOW - self.window)
         return message
 
     async def only_message(self) -> bytes:

@@ -24,6 +24,11 @@ SETTING_INITIAL_WINDOW, SETTING_MAX_FRAME = 4, 5
 _SETTING_PUSH, _SETTING_MAX_STREAMS, _SETTING_MAX_HEADER_LIST = 2, 3, 6
 
 DEFAULT_WINDOW = 65535
+FIRST_WINDOW = 2**18
+"""Bytes that a client may send of each call before it is granted more.
+
+An image of more than `DEFAULT_WINDOW` would else wait for a WINDOW_UPDATE on its way.
+"""
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_MAX_FRAME = 2**14
 MAX_FRAME = 2**18
@@ -88,6 +93,7 @@ def settings(max_streams: int, max_header_list: int) -> bytes:
     """Return the server's SETTINGS frame."""
     values = (
         (_SETTING_MAX_STREAMS, max_streams),
+        (SETTING_INITIAL_WINDOW, FIRST_WINDOW),
         (SETTING_MAX_FRAME, MAX_FRAME),
         (_SETTING_MAX_HEADER_LIST, max_header_list),
     )

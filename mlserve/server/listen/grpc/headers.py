@@ -66,6 +66,8 @@ class HeaderReader:
         self._stream = 0
         self._block = b""
         self._ends = False
+        self._usual: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
+        """The last block, with its fields, if it left the table of compression as it was."""
 
     @property
     def is_within(self) -> bool:
@@ -95,8 +97,12 @@ class HeaderReader:
         return self._decoded(block), self._ends
 
     def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the fields of a block; the same list again for one that is sent again."""
         if len(block) > _USUAL_BLOCK:
             self._patience.spend(len(block) / _USUAL_BLOCK)
+        if self._usual is not None and self._usual[0] == block:
+            return self._usual[1]
+        before = self._table()
         try:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
@@ -105,7 +111,15 @@ class HeaderReader:
             raise ConnectionFault(
                 frames.COMPRESSION_ERROR, "the headers cannot be decoded"
             ) from error
-        return cast("list[tuple[bytes, bytes]]", fields)
+        found = cast("list[tuple[bytes, bytes]]", fields)
+        # The same bytes mean the same as long as the table does.
+        self._usual = (block, found) if self._table() == before else None
+        return found
+
+    def _table(self) -> tuple[object, int]:
+        """Return what the decoder's dynamic table holds, and how much it may."""
+        table = self._decoder.header_table
+        return tuple(table.dynamic_entries), table.maxsize
 
 
 def _without_padding(flags: int, payload: bytes) -> bytes:

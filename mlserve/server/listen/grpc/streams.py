@@ -77,6 +77,7 @@ class Streams:
         self._working = 0
         self._last_stream = 0
         self._received = 0
+        self._last_head: tuple[headers.Fields, Head] | None = None
         self._is_told_last = False
         self._is_closed = False
 
@@ -244,7 +245,7 @@ class Streams:
             return
         refusal = None
         try:
-            head = read_head(fields)
+            head = self._head(fields)
         except Malformed as fault:
             self._refuse_malformed(stream, fault, ends=ends)
             return
@@ -255,6 +256,13 @@ class Streams:
         call.has_ended = ends
         self._begin(call, refusal)
         self._connection.note_use()
+
+    def _head(self, fields: headers.Fields) -> Head:
+        """Read a call's headers, or take those of the last call if its client sent them again."""
+        known = self._last_head
+        if known is None or known[0] is not fields:
+            self._last_head = known = fields, read_head(fields)
+        return known[1]
 
     def _begin(self, call: GrpcCall, refusal: GrpcStatus | None) -> None:
         try:

@@ -236,6 +236,6 @@ class TestFaults:
     def test_more_than_the_window(self, raw: Any) -> None:
         client = raw()
         client.call(1, STATUS)
-        client.say(frame(DATA, 0, 1, struct.pack(">BI", 0, 65531) + bytes(65530)))
+        client.say(frame(DATA, 0, 1, struct.pack(">BI", 0, 2**18 - 4) + bytes(2**18 - 5)))
         client.say(frame(DATA, 0, 1, b"xx"))  # one is missing, and one is granted
         assert client.end()[0] == FLOW_CONTROL_ERROR

@@ -1,0 +1,101 @@
+"""The threads that run calls: what follows is theirs, what has ended is told on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from mlserve.server.engine import threads as module
+from mlserve.server.engine.threads import Task, WorkerThreads
+from mlserve.testing.processes import wait_until
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What was run, by the name of its thread; a work is a function here."""
+    ran: list[tuple[str, Any]] = []
+
+    def run(works: Sequence[Callable[[], Any]]) -> list[int]:
+        ran.extend((threading.current_thread().name, work()) for work in works)
+        return [len(works)]
+
+    monkeypatch.setattr(module, "run_works", run)
+    return ran
+
+
+def a_task(work: Any, done: Any, follow: Any = lambda _: None) -> Task:
+    return Task((work,), follow, done)
+
+
+def test_a_thread_goes_on_with_what_follows_before_anyone_is_told(seen: list[Any]) -> None:
+    told: list[Any] = []
+
+    async def run() -> None:
+        threads, loop = WorkerThreads(2), asyncio.get_running_loop()
+        ended, blocked = loop.create_future(), threading.Event()
+        second = a_task(blocked.set, ended.set_result)
+        threads.submit(a_task(lambda: 1, told.append, lambda sizes: second))
+        assert blocked.wait(10), "the event loop is blocked here, and the second ran all the same"
+        assert not told
+        assert await ended == [1]
+        assert told == [[1]]
+        threads.close()
+        threads.join()
+
+    asyncio.run(run())
+    assert [name for name, _ in seen] == ["mlserve-run_0"] * 2
+
+
+def test_there_are_no_more_threads_than_were_busy_at_once(seen: list[Any]) -> None:
+    async def run() -> None:
+        threads = WorkerThreads(3)
+        for _ in range(5):
+            ended = asyncio.get_running_loop().create_future()
+            threads.submit(a_task(lambda: 1, ended.set_result))
+            await ended
+        assert len(threads._threads) == 1
+        go, both = threading.Event(), [asyncio.get_running_loop().create_future() for _ in "ab"]
+        for future in both:
+            threads.submit(a_task(go.wait, future.set_result))
+        go.set()
+        await asyncio.gather(*both)
+        assert len(threads._threads) == 2
+        threads.close()
+        threads.join()
+
+    asyncio.run(run())
+
+
+def test_an_error_of_batching_is_told_and_the_thread_lives_on(seen: list[Any]) -> None:
+    def fail() -> None:
+        raise MemoryError("no room for the batch")
+
+    async def run() -> None:
+        threads, loop = WorkerThreads(1), asyncio.get_running_loop()
+        for work, expected in ((fail, MemoryError), (lambda: 1, list)):
+            ended = loop.create_future()
+            threads.submit(a_task(work, ended.set_result))
+            assert isinstance(await ended, expected)
+        threads.close()
+        threads.join()
+
+    asyncio.run(run())
+
+
+def test_a_thread_outlives_its_event_loop(seen: list[Any]) -> None:
+    go = threading.Event()
+
+    async def run() -> WorkerThreads:
+        threads = WorkerThreads(1)
+        threads.submit(a_task(go.wait, pytest.fail))
+        return threads
+
+    threads = asyncio.run(run())
+    go.set()
+    threads.close()
+    threads.join()
+    wait_until(lambda: not any(t.name == "mlserve-run_0" for t in threading.enumerate()))
