@@ -210,6 +210,7 @@ class Engine:
             self._start_all()
 
     def _start_all(self) -> None:
+        """Do what `_dispatch` says; the lock is held."""
         held: set[Job[Any]] = set()
         due_next = math.inf
         while self._admission.has_slot() and (job := self._first_but(held)) is not None:

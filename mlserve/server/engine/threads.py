@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from weakref import WeakSet
 
 from mlserve.server.engine.work import Work, run_works
 from mlserve.server.models.loading import Done
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,11 @@ class WorkerThreads:
             ended = run_works(task.works)
         except BaseException as error:  # noqa: BLE001 - `done` gets it
             ended = error
-        following = task.follow(ended)
+        following = None
+        try:
+            following = task.follow(ended)
+        except Exception:  # a fault of ours; the callers are told all the same
+            _log.exception("a worker thread could not take the next call")
         with suppress(RuntimeError):  # the event loop is closed
             is_last = following is None
             self._loop.call_soon_threadsafe(self._on_done, task.done, ended, is_last)

@@ -86,6 +86,25 @@ def test_an_error_of_batching_is_told_and_the_thread_lives_on(seen: list[Any]) -
     asyncio.run(run())
 
 
+def test_a_fault_in_taking_the_next_keeps_no_caller_waiting(
+    seen: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("a slot")
+
+    async def run() -> None:
+        threads, loop = WorkerThreads(1), asyncio.get_running_loop()
+        for follow in (fail, lambda _: None):
+            ended = loop.create_future()
+            threads.submit(a_task(lambda: 1, ended.set_result, follow))
+            assert await ended == [1]
+        threads.close()
+        threads.join()
+
+    asyncio.run(run())
+    assert "could not take the next call" in caplog.text
+
+
 def test_a_thread_outlives_its_event_loop(seen: list[Any]) -> None:
     go = threading.Event()
 
