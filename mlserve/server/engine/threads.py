@@ -80,7 +80,7 @@ class WorkerThreads:
         following = None
         try:
             following = task.follow(ended)
-        except Exception:  # a fault of ours; the callers are told all the same
+        except Exception:  # noqa: BLE001 - a fault of ours: the callers are told all the same
             _log.exception("a worker thread could not take the next call")
         with suppress(RuntimeError):  # the event loop is closed
             is_last = following is None
