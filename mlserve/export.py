@@ -11,6 +11,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 from traceback import walk_tb
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mlserve import __version__, plugins
 from mlserve.artifact import Artifact, Manifest, digest_of, labels_text
@@ -32,6 +33,7 @@ from mlserve.incoming import Incoming, VersionExists
 from mlserve.kinds import require_fitting_options, require_kind
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature, features_of
+from mlserve.precision_options import require_fitting, require_precision
 from mlserve.preprocessors.applied import applied
 from mlserve.preprocessors.choice import preprocessor
 from mlserve.remote.address import is_remote
@@ -54,6 +56,9 @@ from mlserve.store import (
     version_taken,
 )
 from mlserve.tensors import Signature
+
+if TYPE_CHECKING:
+    from mlserve.calibration import Samples
 
 
 def no_progress(what: str, done: int, total: int | None) -> None:
@@ -80,6 +85,7 @@ def export(
     check_name("model", request.model)
     _require_weights(request)
     request.pixels.require_fitting()
+    require_fitting(request)
     if chosen is not None:  # before anything is fetched
         _require_possible(request, chosen, into, version)
     request, fetched = localized(request, progress)
@@ -107,7 +113,7 @@ def _exported(
     _require_possible(request, runtime, into, version)
     _require_installed(f"the model source {source.name}", source)
     with into.incoming(runtime.name, request.model) as incoming:
-        model, signatures = _write(request, source, runtime, incoming.path, progress)
+        model, signatures, samples = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
         manifest = replace(manifest, precision=request.precision)
         manifest = _with_origin(manifest, fetched)
@@ -118,7 +124,7 @@ def _exported(
         if isinstance(model, TensorModel) or model.reference is not None:
             progress(f"trying {request.model}", 0, None)
             artifact = Artifact(incoming.path, model.name, 0, manifest)
-            manifest = _tried(request, model, runtime, artifact, progress)
+            manifest = _tried(request, model, runtime, artifact, samples, progress)
         manifest.write(incoming.path, labels)
         folder = _publish(incoming, version)
     return Artifact.open(folder.parent, request.model, int(folder.name))
@@ -126,7 +132,7 @@ def _exported(
 
 def _write(
     request: ModelRequest, source: ModelSource, runtime: Backend, into: Path, progress: Progress
-) -> tuple[Model, Sequence[Signature]]:
+) -> tuple[Model, Sequence[Signature], Samples | None]:
     progress(f"importing the {runtime.name} runtime", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         runtime.prepare(source.framework)
@@ -137,9 +143,22 @@ def _write(
         require_fitting_options(request, model)
     else:
         _require_buildable(model.pipeline.features, runtime)
+    samples = _samples(request, model, progress)
     progress(f"writing {request.model} for {runtime.name}", 0, None)
     with _library_errors_named(f"the backend {runtime.name}", runtime):
-        return model, runtime.export(model, into)
+        if samples is None or request.precision.is_reference:
+            return model, runtime.export(model, into), samples
+        with samples.faults_named():
+            return model, runtime.export_at(model, into, samples.quantization), samples
+
+
+def _samples(request: ModelRequest, model: Model, progress: Progress) -> Samples | None:
+    """Return the user's inputs to quantise and to measure on, None if nothing is measured."""
+    if request.precision.is_reference and request.held_out is None:
+        return None
+    from mlserve.calibration import samples_of
+
+    return samples_of(request, model, progress)
 
 
 def _with_origin(manifest: Manifest, fetched: Fetched) -> Manifest:
@@ -165,7 +184,12 @@ def _with_omissions(manifest: Manifest, model: TensorModel) -> Manifest:
 
 
 def _tried(
-    request: ModelRequest, model: Model, runtime: Backend, artifact: Artifact, progress: Progress
+    request: ModelRequest,
+    model: Model,
+    runtime: Backend,
+    artifact: Artifact,
+    samples: Samples | None,
+    progress: Progress,
 ) -> Manifest:
     """Load what was written, as a server will, and return the manifest with what that tells.
 
@@ -175,6 +199,7 @@ def _tried(
     if manifest is None:
         raise ValueError("only what has just been exported is tried")
     with _library_errors_named(f"the backend {runtime.name}", runtime):
+        from mlserve.agreement import gated
         from mlserve.golden_inputs import certified
 
         runner = _loaded(request, runtime, artifact)
@@ -182,7 +207,8 @@ def _tried(
             if isinstance(model, TensorModel):
                 manifest = _with_rows(manifest, runner)
             progress(f"certifying {request.model}", 0, None)
-            return certified(request, model, artifact, manifest, runner)
+            manifest = certified(request, model, artifact, manifest, runner)
+            return gated(request, model, artifact, manifest, runner, samples, progress)
         finally:
             runner.close()
 
@@ -286,6 +312,7 @@ def _require_possible(
     request: ModelRequest, runtime: Backend, into: Store, version: int | None
 ) -> None:
     """Raise what can be known of an export without the model: a cheap check."""
+    require_precision(request, runtime)
     _require_buildable(_asked_features(request), runtime)
     into.require_free(runtime.name, request.model, version)
     _require_installed(f"the backend {runtime.name}", runtime)

@@ -42,7 +42,7 @@ ROWS = 16
 _AT_ONCE = 4
 """Images that the reference is asked at once, which bounds its memory."""
 _SUFFIXES = (".jpg", ".jpeg", ".png")
-_MODULES = ("numpy", "PIL", "simplejpeg")
+IMAGE_MODULES = ("numpy", "PIL", "simplejpeg")
 """What the image pipeline in Python imports: the extra `images`."""
 
 TOLERANCE = 1e-4
@@ -80,7 +80,7 @@ def certified(
     """
     if model.reference is None:
         return manifest
-    absent = plugins.absent_modules(_MODULES) if isinstance(model, Classifier) else ()
+    absent = plugins.absent_modules(IMAGE_MODULES) if isinstance(model, Classifier) else ()
     if absent:
         install = install_command("mlserve[images]")
         return _without(manifest, f"none: its images need {', '.join(absent)}: {install}")

@@ -53,6 +53,15 @@ def repeated(labels: Sequence[str]) -> dict[str, list[int]]:
     return {label: numbers for label, numbers in places.items() if len(numbers) > 1}
 
 
+def folder_label(file: Path, root: Path) -> str | None:
+    """Return the name of the folder directly below `root` that a file in it lies in.
+
+    As in torchvision's ImageFolder, that is its label. None for a file in `root` itself.
+    """
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:

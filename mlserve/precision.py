@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+MIN_AGREEMENT = 0.99
+"""The default of `--min-agreement`: the least share of answers that are those of the reference."""
+
 
 class Precision(StrEnum):
     """The type of number that a runtime computes with.
@@ -20,3 +23,8 @@ class Precision(StrEnum):
     def needs_calibration(self) -> bool:
         """Whether the ranges of the numbers must be measured on inputs of the model."""
         return self is Precision.INT8
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the precision of the reference itself."""
+        return self is Precision.FP32

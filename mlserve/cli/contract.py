@@ -28,6 +28,8 @@ def contract_lines(manifest: Manifest) -> Iterator[str]:
         yield from _signature_lines(manifest)
     if manifest.certificate is not None:
         yield f"answers  {certificate_text(manifest.certificate)}"
+    if manifest.agreement:
+        yield f"agrees   {agreement_text(manifest.agreement)}"
 
 
 def certificate_text(certificate: Certificate) -> str:
@@ -38,6 +40,21 @@ def certificate_text(certificate: Certificate) -> str:
         f"as {certificate.reference} gives them: {same}"
         f"largest difference {certificate.difference:.1g} of {certificate.tolerance:g} allowed"
         + (f", on {certificate.cases} golden inputs" if labels is None else "")
+    )
+
+
+def agreement_text(agreement: Mapping[str, Any]) -> str:
+    """Say in words what an export measured against its reference, as the manifest keeps it."""
+    accuracy = agreement["accuracy"]
+    right = (
+        ""
+        if accuracy is None
+        else f"; right on {accuracy['artifact']:.1%} of {accuracy['inputs']} with labels, the "
+        f"reference on {accuracy['reference']:.1%}"
+    )
+    return (
+        f"{agreement['share']:.1%} with {agreement['reference']}: {agreement['same']} of "
+        f"{agreement['inputs']} ({agreement['origin']}){right}"
     )
 
 

@@ -18,6 +18,7 @@ from mlserve.client.answers import Score
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted, first_of, readable
 from mlserve.hints import did_you_mean
+from mlserve.labels import folder_label
 from mlserve.rows.delimited import open_text, read_delimited
 from mlserve.rows.table import BadRow
 
@@ -67,13 +68,12 @@ def expected_labels(
 def _folder_of(name: str, arguments: Sequence[str]) -> str | None:
     """Return the label that an image's folder gives; None for one that lies in no class's folder.
 
-    That is the folder directly below the one given on the command line, as in torchvision's
-    ImageFolder; for a file given by name, the folder that it is in.
+    That is the folder directly below the one given on the command line; for a file given by name,
+    the folder that it is in.
     """
     for argument in arguments:
         if Path(argument).is_dir() and Path(name).is_relative_to(argument):
-            parts = Path(name).relative_to(argument).parts
-            return parts[0] if len(parts) > 1 else None
+            return folder_label(Path(name), Path(argument))
     return Path(name).absolute().parent.name
 
 

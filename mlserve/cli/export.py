@@ -32,6 +32,7 @@ from mlserve.cli.pixel_arguments import (
 )
 from mlserve.errors import UsageError
 from mlserve.pipeline import DEFAULT_TOP_K, Exif
+from mlserve.precision import MIN_AGREEMENT, Precision
 from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, RANDOM_WEIGHTS, Kind
 from mlserve.tensors import TensorSpec
@@ -235,6 +236,42 @@ def export(
             min=0, max=2**31 - 1, metavar="N", help="The seed of `--weights random`: 0 if left out."
         ),
     ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="The type of number that the runtime computes with. Below fp32 an export is "
+            "faster on many CPUs; its answers are measured against the model's own, and it is "
+            "refused if they differ too often.",
+        ),
+    ] = Precision.FP32,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="For int8: images, or a table of rows, like those in use, to measure the ranges "
+            "of the model's numbers on. In folders named by label they also say what is right.",
+            show_default=False,
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Images, or a table of rows, to measure the agreement with the model's own "
+            "answers on. Default: a fifth of --calibration, which is then not calibrated on; "
+            "without that, the golden inputs.",
+            show_default=False,
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="The least share of these inputs that must get the model's own answer; below "
+            f"it, nothing is exported. Default: {MIN_AGREEMENT:g}.",
+            show_default=False,
+        ),
+    ] = None,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Export a model: an image classifier with its whole pipeline, any other model as it is.
@@ -251,6 +288,8 @@ def export(
     mlserve export --model defects --weights defects.keras --labels labels.txt --scale -1..1
 
     mlserve export --model houses --weights houses.keras
+
+    mlserve export --backend onnxruntime --precision int8 --calibration photos/
 
     mlserve export --model vit --weights vit.onnx --labels vit.txt --antialias --mean 0.5 --std 0.5
 
@@ -294,6 +333,10 @@ def export(
         sha256=sha256,
         offline=offline,
         preprocessor=preprocessor,
+        precision=precision,
+        calibration=calibration,
+        held_out=held_out,
+        min_agreement=min_agreement,
     )
     with _progress() as progress:
         artifact = exporting.export(
@@ -356,7 +399,10 @@ def _report(
         print_json({"path": str(artifact.path), "version": artifact.version} | manifest.to_json())
         return
     typer.echo(str(artifact.path))
-    note(f"model    {artifact.model}, version {artifact.version}, for {manifest.backend}")
+    note(
+        f"model    {artifact.model}, version {artifact.version}, for {manifest.backend}"
+        + ("" if manifest.precision.is_reference else f", in {manifest.precision}")
+    )
     note(f"source   {manifest.source}")
     _tell_of_fetched(manifest.fetched)
     for line in contract_lines(manifest):
