@@ -40,7 +40,7 @@ _ONE_CALL: Mapping[str, frozenset[str]] = {
     "status": frozenset(),
     "export": frozenset({"version"}),
     "build": frozenset({"file_only"}),
-    "up": frozenset({"foreground"}),
+    "up": frozenset({"auto", "foreground"}),
     "compare": frozenset({"report"}),
 }
 """The commands that have a table, each with the options that make sense for one call only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from mlserve.cli.arguments import (
     StoreOption,
     with_options,
 )
+from mlserve.cli.auto import choose_fastest, require_auto
 from mlserve.cli.defaults import document_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.cli.usage import meant_option
@@ -74,6 +75,14 @@ def up(
         ),
     ] = None,
     store: StoreOption = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Serve the fastest artifact of the model whose certificate holds here: of each "
+            "backend and precision the latest version is measured first.",
+        ),
+    ] = False,
     grpc_port: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +155,8 @@ def up(
 
     mlserve up --backend onnxruntime --threads 2
 
+    mlserve up --auto --model inception_v3
+
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
@@ -158,6 +169,9 @@ def up(
     versions = VersionPolicy.parse(version or [])
 
     given = _given(context)
+    about: dict[str, Any] = {}
+    if auto and name is not None:
+        require_auto(given, launcher)
     config = described_in_file(document_of(context), name, given)
     if config is not None:
         request = _request_of(config, wait if "wait" in given else config.wait)
@@ -170,19 +184,23 @@ def up(
         settings = ServerSettings.taken_from(options).absolute()
         check_files(settings)
         choice = backend, model, path, versions, store
-        if load_options.ladder is None:
-            chosen = replace(choose(*choice), options=load_options)
-        else:
+        if auto:
+            require_auto(given, launcher)
+            fastest, about = choose_fastest(model, backend, store, load_options, output)
+            chosen, launcher = replace(fastest, options=load_options), Launcher.EMBEDDED
+        elif load_options.ladder is not None:
             chosen = choose_ladder(load_options, *choice)
+        else:
+            chosen = replace(choose(*choice), options=load_options)
         serving = Serving((chosen,), settings, image, tuple(docker_option or ()))
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
     _tell_of_pins(request, None if config is not None else versions)
     with naming_tuned(request):
         if foreground:
-            _run_in_foreground(request, output)
+            _run_in_foreground(request, output, about)
         else:
-            _start_in_background(request, output)
+            _start_in_background(request, output, about)
 
 
 def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
@@ -195,7 +213,7 @@ def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
             note(told)
 
 
-_CHOOSING = {"backend", "model", "version", "path", "store", "image", "docker_option"}
+_CHOOSING = {"auto", "backend", "model", "version", "path", "store", "image", "docker_option"}
 """Parameters that say what to serve, so that no file is looked for."""
 _WITH_FILE = {"name", "wait", "foreground", "output"}
 """Parameters for a server of a file: everything else is in the file."""
@@ -278,13 +296,16 @@ def _request_of(config: ServerConfig, wait: float) -> UpRequest:
     return request_up(serving, where, config.launcher, wait)
 
 
-def _start_in_background(request: UpRequest, output: OutputFormat) -> None:
+def _start_in_background(
+    request: UpRequest, output: OutputFormat, about: Mapping[str, Any]
+) -> None:
+    """Start it, and report; `about` goes into the report as JSON."""
     from mlserve.launch.up import up as bring_up
 
     with _spinner(f"starting {request.serving.name}"):
         done = bring_up(request, note)
     if output is OutputFormat.JSON:
-        print_json(_as_json(done.record, request) | {"was_running": done.was_running})
+        print_json(_as_json(done.record, request) | {"was_running": done.was_running, **about})
         return
     if done.was_running:
         note(f"{done.record.name} was already started ({done.record.identity})")
@@ -306,12 +327,12 @@ def _next_step(serving: Serving) -> str:
     return (example or "mlserve metadata") + one_of
 
 
-def _run_in_foreground(request: UpRequest, output: OutputFormat) -> None:
+def _run_in_foreground(request: UpRequest, output: OutputFormat, about: Mapping[str, Any]) -> None:
     from mlserve.launch.foreground import run_in_foreground
 
     def on_ready(record: ServerRecord) -> None:
         if output is OutputFormat.JSON:
-            print_json(_as_json(record, request))
+            print_json({**_as_json(record, request), **about})
         else:
             _print_ready(record, request)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import median
 from typing import Any
 
+from mlserve.certificate.verdict import Verdict as GoldenVerdict
 from mlserve.errors import MlserveError
 from mlserve.load_options import LoadOptions
 from mlserve.tune.preference import Preference
@@ -39,20 +41,31 @@ class Figures:
 class Sample:
     """What one server did: to one client that asks again and again, and to many at once.
 
-    `memory` is in bytes; None if it is not known.
+    `memory` is in bytes; None if it is not known. `golden` is what it answered to the golden inputs
+    of the model; None if there are none.
     """
 
     alone: Figures
     crowded: Figures
     memory: int | None
     ready_seconds: float
+    golden: GoldenVerdict | None = None
 
     def to_json(self) -> dict[str, Any]:
+        golden = self.golden
         return {
             "one_client": self.alone.to_json(),
             "many_clients": self.crowded.to_json(),
             "memory_bytes": self.memory,
             "ready_seconds": round(self.ready_seconds, 3),
+            "golden": None
+            if golden is None
+            else {
+                "inputs": len(golden.cases),
+                "wrong": len(golden.problems),
+                "labels_changed": sum(case.is_label_changed for case in golden.cases),
+                "difference": golden.difference if isfinite(golden.difference) else None,
+            },
         }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from mlserve.tune.candidates import tuned_part
+from mlserve.tune.golden import agreement_text
 from mlserve.tune.judge import Tried
 from mlserve.tune.run import Tuned
 
-HEADER = ("options", "p50 ms", "answers/s", "p50 ms*", "p99 ms*", "mb", "result")
+HEADER = ("options", "p50 ms", "answers/s", "p50 ms*", "p99 ms*", "mb", "agreement", "result")
 MEANING = (
     "p50 ms is the median of one client; with a *, and answers/s, of {many} clients at once. mb is "
-    "the memory of the server."
+    "the memory of the server. agreement is how many of the golden inputs get the reference's "
+    "answer, and the largest difference; - where the model has none."
 )
 _NOTHING = "-"
 _MEBIBYTE = 2**20
@@ -35,4 +37,5 @@ def _figures(tried: Tried) -> list[str]:
         f"{tried.middle(lambda sample: sample.crowded.p50):.1f}",
         f"{tried.middle(lambda sample: sample.crowded.p99):.1f}",
         memory,
+        agreement_text(tried.samples[-1].golden),
     ]

@@ -18,6 +18,7 @@ from mlserve.load_options import LoadOptions
 from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_HOST, Launcher
 from mlserve.tune.candidates import candidates, tuned_part
+from mlserve.tune.golden import examining
 from mlserve.tune.judge import Tried, Verdict, judge
 from mlserve.tune.machine import Machine
 from mlserve.tune.preference import Preference
@@ -80,7 +81,15 @@ def tune_model(
     here, digest = Machine.here(), digest_of(model)
     many = _CLIENTS_A_CPU * here.usable_cpus
     with Interrupts.watched() as interrupts, LoadProcesses() as loads:
-        trials = Trials(request, target_of, many, options.timeout, loads, interrupts)
+        trials = Trials(
+            request,
+            target_of,
+            many,
+            options.timeout,
+            loads,
+            interrupts,
+            examining(model, options.timeout),
+        )
         wanted = candidates(request.backend, here.usable_cpus, model.options)
         tried = Search(wanted, trials, options.prefer, options.budget, progress).run()
     verdict = judge(tried, options.prefer)

@@ -19,7 +19,8 @@ from mlserve.launch.ready import wait_until_ready
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, start, with_log
-from mlserve.load_options import LoadOptions
+from mlserve.load_options import LoadOptions, OnDrift
+from mlserve.tune.golden import Examine, problem_text
 from mlserve.tune.judge import Figures, Sample
 
 _WARM_UP = 0.3
@@ -44,21 +45,33 @@ class Trials:
     timeout: float
     loads: LoadProcesses
     interrupts: Interrupts
+    examine: Examine | None = None
+    """Asks a server the golden inputs; None if the model has none."""
     seconds: float | None = None
     """How long each load is measured, once the first answers have told how slow the model is."""
 
     def __call__(self, options: LoadOptions) -> Sample:
-        """Return what a server with these options does. Raises MlserveError if it fails."""
+        """Return what a server with these options does.
+
+        Raises MlserveError if it fails, and InferenceFailed for answers that do not hold to the
+        certificate, unless they are to be served all the same.
+        """
         began = time.monotonic()
         with self._server(options) as record:
             ready = time.monotonic() - began
+            golden = None if self.examine is None else self.examine(record)
+            if golden and not golden.holds and options.on_drift is not OnDrift.SERVE:
+                raise InferenceFailed(
+                    f"the certificate does not hold: {problem_text(golden)}",
+                    hint="leave the option out, or accept it: --on-drift serve",
+                )
             target = self.target_of(record)
             if self.seconds is None:
                 self.seconds = self._seconds_for(target)
             alone = self._figures(target, 1)
             crowded = self._figures(target, self.many)
             memory = ServerProcesses((record.pid,)).pss()
-        return Sample(alone, crowded, memory, ready)
+        return Sample(alone, crowded, memory, ready, golden)
 
     @contextmanager
     def _server(self, options: LoadOptions) -> Iterator[ServerRecord]:
