@@ -43,8 +43,9 @@ def compare(
         typer.Argument(
             metavar="TARGET TARGET... FILE...",
             help="At least two targets, the reference first, then image files or folders, or "
-            "tables (.csv, .tsv, .jsonl, .json, .npy, .npz). A target is BACKEND or "
-            "BACKEND@VERSION for an exported model, host:port or a URL for an endpoint.",
+            "tables (.csv, .tsv, .jsonl, .json, .npy, .npz). A target is BACKEND, "
+            "BACKEND@VERSION or BACKEND/MODEL@VERSION for an exported model, host:port or a URL for "
+            "an endpoint.",
             show_default=False,
         ),
     ],
@@ -114,6 +115,8 @@ def compare(
     mlserve compare tfserving onnxruntime photos/ --report report.html
 
     mlserve compare onnxruntime@1 onnxruntime@2 rows.csv
+
+    mlserve compare onnxruntime/m@1 openvino/m@2 photos/ --tolerance 0.05
 
     mlserve compare 127.0.0.1:8500 gpu-host:8500 --model m --model m_fp16 photos/
     """
@@ -283,7 +286,7 @@ def _print_tables(found: TableComparison) -> None:
 def _print_costs(found: Comparison) -> None:
     from mlserve.compare import report
 
-    say("\ntimes and memory")
+    say("\nagreement, times and memory")
     print_table(report.COST_HEADER, report.cost_rows(found))
 
 

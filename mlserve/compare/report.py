@@ -42,7 +42,16 @@ from mlserve.plots import (
 )
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
-COST_HEADER = ("target", "p50 ms", "p95 ms", "p99 ms", "rss MB", "ready s")
+COST_HEADER = (
+    "target",
+    "precision",
+    "agreement",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "rss MB",
+    "ready s",
+)
 IMAGE_HEADER = ("target", "answer", *STAGES, "end to end", "image")
 PROBLEM_HEADER = ("target", "image", "what differs")
 _WORST = 5
@@ -105,8 +114,8 @@ def difference_rows(found: ImageComparison) -> list[list[str]]:
 
 
 def cost_rows(found: Comparison) -> list[list[str]]:
-    """Return a row for each target: its latencies, memory, and time to ready."""
-    return [_cost_row(result) for result in found.targets]
+    """Return a row for each target: precision, agreement, latencies, memory, time to ready."""
+    return [_cost_row(found, result) for result in found.targets]
 
 
 def worst_rows(found: ImageComparison) -> list[list[str]]:
@@ -155,15 +164,23 @@ def _difference_row(result: ImagesResult, *, is_reference: bool) -> list[str]:
     ]
 
 
-def _cost_row(result: TargetResult) -> list[str]:
+def _cost_row(found: Comparison, result: TargetResult) -> list[str]:
     times = Percentiles.from_values(result.milliseconds)
     latency = (times.p50, times.p95, times.p99) if times else (None,) * 3
     return [
         result.target.name,
+        result.target.precision or _NOTHING,
+        "reference" if result is found.targets[0] else _agreement(found, result),
         *(_NOTHING if value is None else f"{value:.1f}" for value in latency),
         _NOTHING if result.rss is None else f"{result.rss / _MEBIBYTE:.0f}",
         _NOTHING if result.ready_seconds is None else f"{result.ready_seconds:.1f}",
     ]
+
+
+def _agreement(found: Comparison, result: TargetResult) -> str:
+    """Return the share of the images or rows with the reference's answer, never rounded up to 1."""
+    same = found.count - result.differing_inputs
+    return f"{math.floor(1000 * same / found.count) / 10:.1f}%" if found.count else _NOTHING
 
 
 def _image_row(result: ImagesResult, row: Row) -> list[str]:

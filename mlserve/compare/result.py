@@ -126,6 +126,11 @@ class TargetResult(ABC):
     def milliseconds(self) -> Sequence[float]:
         """The time of every answer."""
 
+    @property
+    @abstractmethod
+    def differing_inputs(self) -> int:
+        """Number of images or rows whose answer is not the reference's."""
+
     @abstractmethod
     def agreement(self) -> dict[str, Any]:
         """Return, as JSON data, how well the answers agree with the reference's."""
@@ -137,6 +142,7 @@ class TargetResult(ABC):
             "model": self.target.model,
             "version": self.target.version,
             "endpoint": self.target.endpoint,
+            "precision": self.target.precision,
             **self.agreement(),
             "latency_ms": times.to_json() if times else None,
             "rss_bytes": self.rss,
@@ -222,6 +228,11 @@ class ImagesResult(TargetResult):
     def same_labels(self) -> int:
         """Number of images with the reference's label, or refused for the same reason."""
         return sum(row.disagreement is None for row in self.rows)
+
+    @property
+    def differing_inputs(self) -> int:
+        """Number of images without the reference's label."""
+        return len(self.rows) - self.same_labels
 
     @property
     def scores(self) -> Difference | None:

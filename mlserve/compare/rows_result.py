@@ -94,6 +94,11 @@ class TableResult(TargetResult):
         """The rows that differ from the reference's."""
         return {place for place, _ in self.problems}
 
+    @property
+    def differing_inputs(self) -> int:
+        """Number of rows that differ from the reference's by more than the tolerance."""
+        return len(self.differing)
+
     def rows_that_differ(self, output: str | None) -> int:
         """Return in how many rows the output differs; None counts the rows without an answer."""
         return sum(name == output for _, name in self.problems)

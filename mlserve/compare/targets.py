@@ -38,6 +38,12 @@ class ComparedTarget:
         return self.served.expected[0] if self.served else None
 
     @property
+    def precision(self) -> str | None:
+        """The precision of an exported model; None for an endpoint, and for files of others."""
+        manifest = self.artifact.manifest if self.artifact else None
+        return None if manifest is None else manifest.precision.value
+
+    @property
     def artifact(self) -> Artifact | None:
         """The exported model's files; None for an endpoint. Raises UsageError (unreadable)."""
         if self.served is None:
@@ -48,7 +54,8 @@ class ComparedTarget:
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the arguments into those that name targets and, after them, those that name files.
 
-    An installed backend's name is a target, even if there is a file of that name (`./name` is the
+    A target is BACKEND, BACKEND@VERSION, BACKEND/MODEL or BACKEND/MODEL@VERSION, or an endpoint. An
+    installed backend's name is a target, even if there is a file of that name (`./name` is the
     file). Raises UsageError for a word that is neither, fewer than two targets, or no file.
     """
     words = list(arguments)
@@ -129,9 +136,12 @@ def _one_each(models: Sequence[str], words: Sequence[str]) -> Sequence[str | Non
 
 
 def _is_target(word: str) -> bool:
-    if word.partition("@")[0] in plugins.installed():
+    name = word.partition("@")[0]
+    if name in plugins.installed():
         return True
-    return not Path(word).exists() and _is_endpoint(word)
+    if Path(word).exists():
+        return False
+    return name.partition("/")[0] in plugins.installed() or _is_endpoint(word)
 
 
 def _is_endpoint(word: str) -> bool:
@@ -144,20 +154,22 @@ def _endpoint(word: str, model: str | None) -> ComparedTarget:
 
 
 def _exported(word: str, model: str | None, store: Path | None) -> ComparedTarget:
-    backend, _, version = word.partition("@")
+    name, _, version = word.partition("@")
+    backend, slash, own_model = name.partition("/")
     plugins.backend(backend)
+    model = own_model if slash else model
     versions = VersionPolicy((_number(word, version),)) if "@" in word else VersionPolicy()
     chosen = choose(backend, model, None, versions, store)
     # Pin the version, so that exports during the comparison do not change it.
     pinned = replace(chosen, versions=VersionPolicy(chosen.expected))
-    return ComparedTarget(f"{backend}@{chosen.expected[0]}", chosen.model, pinned)
+    return ComparedTarget(f"{name}@{chosen.expected[0]}", chosen.model, pinned)
 
 
 def _number(word: str, version: str) -> int:
     if not (version.isascii() and version.isdigit()):
         raise UsageError(
             f"{word!r} does not name a version: {version!r} is not a number",
-            hint="give BACKEND@VERSION, for example tfserving@2",
+            hint="give BACKEND@VERSION, for example tfserving@2, or BACKEND/MODEL@VERSION",
         )
     return check_version(int(version))
 

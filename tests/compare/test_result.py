@@ -14,9 +14,11 @@ from mlserve import plots
 from mlserve.client.answers import Score
 from mlserve.compare.asking import Served
 from mlserve.compare.images import score_difference
-from mlserve.compare.result import Difference
+from mlserve.compare.report import COST_HEADER, cost_rows
+from mlserve.compare.result import Difference, ImageComparison, ImagesResult, Row
 from mlserve.compare.stages import compare_stages, difference
 from mlserve.compare.targets import ComparedTarget, split
+from mlserve.errors import UsageError
 
 
 def test_unsigned_pixels_are_subtracted_as_numbers() -> None:
@@ -57,6 +59,28 @@ def test_the_order_is_that_of_the_best_classes(tmp_path: Path) -> None:
     assert (near.has_same_top_1, near.has_same_order) == (True, True)
     assert (far.has_same_top_1, far.has_same_order) == (True, False)
     assert near.differences["scores"].largest == pytest.approx(0.05)
+
+
+def test_a_target_may_name_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    assert split(["echo/m@1", "echo/n", "photos"]) == (["echo/m@1", "echo/n"], ["photos"])
+    Path("echo").mkdir()
+    Path("echo/n").touch()  # a file of that name is one
+    with pytest.raises(UsageError, match="1 of at least 2 targets"):
+        split(["echo/m@1", "echo/n", "photos"])
+
+
+@pytest.mark.parametrize(("same", "shown"), [(3, "100.0%"), (2, "66.6%"), (0, "0.0%")])
+def test_agreement_stands_beside_the_times_and_is_never_rounded_up(same: int, shown: str) -> None:
+    def target(name: str, agreeing: int) -> ImagesResult:
+        rows = [Row(str(at), disagreement=None if at < agreeing else "other") for at in range(3)]
+        return ImagesResult(target=ComparedTarget(name, None), rows=rows)
+
+    targets = [target("a", 3), target("b", same)]
+    found = ImageComparison(images=("0", "1", "2"), targets=targets, tolerance=0.1, runs=1)
+    assert COST_HEADER[:4] == ("target", "precision", "agreement", "p50 ms")
+    assert [row[:3] for row in cost_rows(found)] == [["a", "-", "reference"], ["b", "-", shown]]
 
 
 def _scores(*pairs: tuple[str, float]) -> list[Score]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mlserve.artifact import Artifact
 from mlserve.certificate.verdict import CaseVerdict, Verdict
 from mlserve.cli.app import app
-from mlserve.errors import ExitCode
+from mlserve.errors import ExitCode, ModelLoadFailed
 from mlserve.export import export
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.precision import Precision
@@ -87,20 +87,6 @@ def test_the_fastest_whose_certificate_holds_is_served(
     assert "fine is served already, by rounding" in again.stderr
 
 
-@pytest.mark.server
-def test_nothing_is_served_where_no_certificate_holds(
-    cli: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exported(Precision.BF16, photos)
-    monkeypatch.setenv(rounding.DRIFTING, "bf16")
-
-    done = cli("up", "--auto")
-
-    assert done.returncode != 0
-    assert "rounding/fine@1" in done.stdout
-    assert "no artifact gives the answers of its certificate here" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -154,3 +140,11 @@ def test_the_latest_version_of_each_precision_takes_part(photos: Path) -> None:
         exported(precision, photos)
     folder = ModelFolder(rounding.NAME, "fine", Store().base_path(rounding.NAME, "fine"))
     assert [each.artifact.version for each in _latest(folder)] == [2, 3]
+
+
+def test_nothing_is_served_where_no_certificate_holds() -> None:
+    found = [contender(10, WRONG), contender(20, None, 2)]
+    with pytest.raises(ModelLoadFailed, match="no artifact gives the answers") as raised:
+        Fastest(found, _winner(found)).require_winner()
+    assert "b/m@1: its certificate does not hold" in raised.value.message
+    assert "--on-drift serve" in (raised.value.hint or "")
