@@ -44,8 +44,8 @@ def compare(
             metavar="TARGET TARGET... FILE...",
             help="At least two targets, the reference first, then image files or folders, or "
             "tables (.csv, .tsv, .jsonl, .json, .npy, .npz). A target is BACKEND, "
-            "BACKEND@VERSION or BACKEND/MODEL@VERSION for an exported model, host:port or a URL for "
-            "an endpoint.",
+            "BACKEND@VERSION or BACKEND/MODEL@VERSION for an exported model, host:port or a URL "
+            "for an endpoint.",
             show_default=False,
         ),
     ],

@@ -62,7 +62,7 @@ def exported(precision: Precision, photos: Path, model: str = "fine") -> Artifac
 def test_the_fastest_whose_certificate_holds_is_served(
     cli: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """fp32 takes 3 ms more, bf16 gives other answers on this machine, and a runtime is absent."""
+    """fp32 takes longer, bf16 gives other answers on this machine, and a runtime is absent."""
     for precision in (Precision.FP32, Precision.INT8, Precision.BF16):
         exported(precision, photos)
     absent = Store().base_path("absent", "fine")
