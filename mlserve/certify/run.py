@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np  # noqa: TID253
 
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import read_golden
@@ -23,10 +21,10 @@ from mlserve.compare.asking import Served, requests_for, served
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.launch.signals import Interrupts
-from mlserve.tensors import Signature
+from mlserve.served_runner import ServedRunner
 
 if TYPE_CHECKING:
-    from mlserve.backend import Tensors
+    pass
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the current step, how much of it is done, of how much (0: unknown), what is next."""
@@ -112,7 +110,7 @@ def _golden(
     """Ask the golden questions. Raises ModelLoadFailed if their files are damaged."""
     artifact = subject.version.artifact
     signatures = () if artifact.manifest is None else artifact.manifest.signatures
-    runner = _ServedRunner(client, {each.name: each for each in signatures}, timeout)
+    runner = ServedRunner(client, {each.name: each for each in signatures}, timeout)
     verdict = judge(artifact, runner, read_golden(artifact.path), certificate)
     return golden_result(verdict, certificate)
 
@@ -198,21 +196,3 @@ def _answering(subject: Subject, interrupts: Interrupts, progress: Progress) -> 
         model, version = target.model, target.version
         with Client(found.endpoint, model=model, version=version, retries=ONCE) as client:
             yield Answering(found, client)
-
-
-class _ServedRunner:
-    """A Runner whose calls are requests to a server: the golden questions go the way of others."""
-
-    def __init__(self, client: Client, signatures: Mapping[str, Signature], timeout: float) -> None:
-        self.signatures = signatures
-        self._client = client
-        self._timeout = timeout
-
-    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """Return the server's answer. Raises what `Client.infer` raises."""
-        due = Deadline.after(self._timeout) if deadline is None else deadline
-        outputs = self._client.infer(dict(inputs), signature=signature, timeout=due)
-        return {name: np.asarray(value) for name, value in outputs.items()}
-
-    def close(self) -> None:
-        """Do nothing: whoever made the client closes it."""

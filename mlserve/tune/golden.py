@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from mlserve.artifact import Artifact
 from mlserve.certificate.golden import read_golden
 from mlserve.certificate.verdict import Verdict, judge
 from mlserve.client import Client
 from mlserve.client.retries import ONCE
-from mlserve.deadline import Deadline
 from mlserve.launch.records import ServerRecord
 from mlserve.served_model import ServedModel
-from mlserve.tensors import Signature
-
-if TYPE_CHECKING:
-    from mlserve.backend import Tensors
+from mlserve.served_runner import ServedRunner
 
 Examine = Callable[[ServerRecord], Verdict]
 
@@ -38,25 +32,9 @@ def examining(model: ServedModel, timeout: float) -> Examine | None:
     def examine(record: ServerRecord) -> Verdict:
         endpoint, version = record.grpc_endpoint, artifact.version
         with Client(endpoint, model=model.model, version=version, retries=ONCE) as client:
-            return judge(artifact, _Served(client, signatures, timeout), cases, certificate)
+            return judge(artifact, ServedRunner(client, signatures, timeout), cases, certificate)
 
     return examine
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """A Runner whose calls are requests to a server, each with `timeout` seconds."""
-
-    client: Client
-    signatures: Mapping[str, Signature]
-    timeout: float
-
-    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """Return the server's answer. Raises what `Client.infer` raises."""
-        return self.client.infer(inputs, signature=signature, timeout=deadline or self.timeout)
-
-    def close(self) -> None:
-        """Do nothing: the client belongs to the caller."""
 
 
 def agreement_text(verdict: Verdict | None) -> str:
