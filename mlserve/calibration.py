@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -69,15 +70,21 @@ class RowInput:
 class PreparedImages(Sequence[Inputs]):
     """Image files as a classifier takes them, {"images": float32[1, height, width, depth]}.
 
-    Each is read and prepared when it is asked for, so that they never fill the memory. `fault` is
-    the error of the first that could not be.
+    Each is read and prepared when it is asked for, so that they never fill the memory. `faults` are
+    the errors of those that could not be, also in parts of it.
     """
 
-    def __init__(self, images: Sequence[Image], steps: Any, read: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        images: Sequence[Image],
+        steps: Any,
+        read: Callable[[], None],
+        faults: list[MlserveError] | None = None,
+    ) -> None:
         self._images = images
         self._steps = steps
         self._read = read
-        self.fault: MlserveError | None = None
+        self.faults = [] if faults is None else faults
 
     def __len__(self) -> int:
         return len(self._images)
@@ -88,14 +95,14 @@ class PreparedImages(Sequence[Inputs]):
     def __getitem__(self, at: slice) -> PreparedImages: ...
     def __getitem__(self, at: int | slice) -> Inputs | PreparedImages:
         if isinstance(at, slice):
-            return PreparedImages(self._images[at], self._steps, self._read)
+            return PreparedImages(self._images[at], self._steps, self._read, self.faults)
         image = self._images[at]
         self._read()
         try:
             return {"images": self._steps.pixels([image.read()], None)}
         except MlserveError as error:
-            self.fault = self.fault or unusable(image, error)
-            raise self.fault from error
+            self.faults.append(unusable(image, error))
+            raise self.faults[-1] from error
 
 
 def unusable(image: Image | RowInput, error: MlserveError) -> ExportError:
@@ -125,10 +132,10 @@ class Samples:
         try:
             yield
         except Exception as error:
-            fault = getattr(self.quantization.calibration, "fault", None)
-            if fault is None or fault is error:
+            faults = getattr(self.quantization.calibration, "faults", ())
+            if not faults or error in faults:
                 raise
-            raise fault from error
+            raise faults[0] from error
 
 
 def samples_of(request: ModelRequest, model: Model, progress: Progress) -> Samples | None:
@@ -160,7 +167,7 @@ def _images(
     held = _listed(request.held_out, "--held-out", model)
     _require_apart(request, given, held)
     kept, held_out, origin = _divided(request, given, held, "image")
-    done = iter(range(1, 10**9))
+    done = count(1)
 
     def read() -> None:
         progress(f"calibrating {model.name}", min(next(done), len(kept)), len(kept))
@@ -290,13 +297,13 @@ def _read(
     reader = RowReader([Source(str(path), kind)], signature, model.columns, lambda _: None)
     chosen: list[tuple[int, RowInput]] = []
     rng = np.random.default_rng(0)
-    for count, row in enumerate(reader.rows()):
+    for number, row in enumerate(reader.rows()):
         if not isinstance(row, ReadyRow):
             raise UsageError(f"{option} {row.place}: {row.error.message}", hint=row.error.hint)
-        place = count if count < _MOST_ROWS else int(rng.integers(0, count + 1))
+        place = number if number < _MOST_ROWS else int(rng.integers(0, number + 1))
         if place >= _MOST_ROWS:
             continue  # each row is as likely to be chosen as any other
-        item = (count, RowInput(str(row.place), _arrays(row, signature, option)))
+        item = (number, RowInput(str(row.place), _arrays(row, signature, option)))
         chosen[place : place + 1] = [item]
     if not chosen:
         raise UsageError(f"{option} {path} has no rows", hint="give at least a few")

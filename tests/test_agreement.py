@@ -159,6 +159,22 @@ def test_a_damaged_image_is_named(store: Store, photos: Path) -> None:
         exported(store, replace(INT8, calibration=photos))
 
 
+def test_a_part_of_the_images_remembers_a_damaged_one_too(
+    store: Store, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "red" / "3.png").write_bytes(b"no image")
+
+    def swallow(self: Any, model: Any, into: Path, quantization: Any) -> Any:
+        try:
+            list(quantization.calibration[2:])
+        except ExportError as error:
+            raise RuntimeError("the library failed") from error
+
+    monkeypatch.setattr(rounding.RoundingBackend, "export_at", swallow)
+    with pytest.raises(ExportError, match=r"red/3.png cannot be used"):
+        exported(store, replace(INT8, calibration=photos))
+
+
 def test_progress_is_shown(store: Store, photos: Path) -> None:
     seen = []
     export(
