@@ -66,7 +66,7 @@ def configured(providers: Sequence[str], precision: Precision) -> list[Any]:
 def require_precision(precision: Precision) -> None:
     """Raise ExportError unless a provider of this machine computes in that precision."""
     there = installed()
-    if precision is Precision.FP16 and set(there) == {CPU}:
+    if precision is Precision.FP16 and set(there) <= {CPU, OPENVINO}:
         raise ExportError(
             "ONNX Runtime does not compute in fp16 on a CPU: it converts to fp32 and back around "
             "each operation, which is slower than fp32",

@@ -105,10 +105,13 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # its module has no
 
 
 def _last_nodes(prepared: Path) -> list[str]:
-    """Return the names of the nodes that give an output of the graph."""
-    graph = onnx.load(str(prepared), load_external_data=False).graph
-    outputs = {output.name for output in graph.output}
-    return [node.name for node in graph.node if outputs.intersection(node.output)]
+    """Name every node, by which they are excluded; return those that give an output."""
+    model = onnx.load(str(prepared))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{index}_{node.op_type}"
+    onnx.save(model, str(prepared))
+    outputs = {output.name for output in model.graph.output}
+    return [node.name for node in model.graph.node if outputs.intersection(node.output)]
 
 
 def _require_quantised(model: Model, file: Path) -> None:

@@ -1,0 +1,244 @@
+"""How far a model's scores move with the CPU: by instruction set and precision, in docs/parity.md.
+
+Exports efficientnet_lite0 in each precision that the installed backends have, then runs each file
+on the same crops of photos in processes of their own: as it is here, with oneDNN held to fewer
+instructions (ONEDNN_MAX_CPU_ISA), and under qemu-user on an emulated CPU. The reference is
+the fp32 file of `tfserving`, run here. Writes the section between two marks of the page.
+
+    python benchmarks/isa.py [--qemu FOLDER] [--crops 32] [--emulated-crops 4] [--output FILE]
+
+`--qemu` is the folder of `qemu-x86_64-static` (Debian: qemu-user-static).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from mlserve import plugins
+from mlserve.backend import Quantization
+from mlserve.errors import ExportError
+from mlserve.image_pipeline.arithmetic import normalized
+from mlserve.image_pipeline.steps import Array, activated
+from mlserve.precision import Precision
+from mlserve.sources import Classifier, ModelRequest
+
+ROOT = Path(__file__).parents[1]
+MODEL = "efficientnet_lite0"
+BEGIN, END = "<!-- isa: begin -->\n", "<!-- isa: end -->\n"
+_FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "tfserving": ""}
+_CAPPED = ("AVX2", "SSE41")
+"""Values of ONEDNN_MAX_CPU_ISA."""
+_EMULATED = {"AVX2": "Haswell", "SSE4.2": "Nehalem"}
+"""CPUs of qemu, which have these instructions and no later ones."""
+_CALIBRATION = 32
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What a process runs on: its row in the table, its environment, and how it is started."""
+
+    name: str
+    env: Mapping[str, str]
+    command: Sequence[str] = ()
+
+    @property
+    def is_emulated(self) -> bool:
+        return bool(self.command)
+
+
+def crops(count: int, seed: int, size: int = 224) -> Array:
+    """Return uint8[count, size, size, 3]: seeded crops of three photos, some of them mirrored."""
+    with Image.open(ROOT / "examples" / "horse.jpg") as horse:
+        photos = [np.asarray(horse.convert("RGB")), *load_sample_images().images]
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        photo = photos[index % len(photos)]
+        height, width = photo.shape[:2]
+        side = int(rng.uniform(0.3, 1.0) * min(height, width))
+        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+        part = Image.fromarray(photo[top : top + side, left : left + side])
+        part = part.resize((size, size), Image.Resampling.BILINEAR)
+        if rng.random() < 0.5:  # noqa: PLR2004
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        found.append(np.asarray(part))
+    return np.stack(found)
+
+
+def exported(model: Classifier, into: Path) -> Iterator[tuple[str, Precision, Path]]:
+    """Export the model for each backend in each precision that it has here."""
+    pixels = normalized(crops(_CALIBRATION, seed=1).astype(np.float32), model.pipeline)
+    calibration = [{"images": image[np.newaxis]} for image in pixels]
+    for name, file in _FILES.items():
+        if name not in {backend.name for backend in plugins.backends()}:
+            continue
+        backend = plugins.backend(name)
+        backend.prepare(model.framework)
+        for precision in backend.precisions:
+            folder = into / f"{name}-{precision}"
+            folder.mkdir()
+            try:
+                if precision is Precision.FP32:
+                    backend.export(model, folder)
+                else:
+                    backend.export_at(model, folder, Quantization(precision, calibration))
+            except ExportError as error:
+                print(f"{name} {precision}: {error.message}", file=sys.stderr)
+                continue
+            yield name, precision, folder / file
+
+
+def cpus(qemu: Path | None) -> Iterator[Cpu]:
+    """Yield the CPU as it is, the caps, and what qemu emulates."""
+    yield Cpu("as it is", {})
+    for cap in _CAPPED:
+        yield Cpu(f"ONEDNN_MAX_CPU_ISA={cap}", {"ONEDNN_MAX_CPU_ISA": cap})
+    if qemu is not None:
+        for name, cpu in _EMULATED.items():
+            yield Cpu(f"{name} (qemu)", {}, (str(qemu / "qemu-x86_64-static"), "-cpu", cpu))
+
+
+def scores_on(cpu: Cpu, runtime: str, precision: Precision, file: Path, pixels: Path) -> Array:
+    """Return float32[N, units], made in a process there. Raises CalledProcessError."""
+    made = pixels.with_name("scores.npy")
+    script = Path(__file__).with_name("isa_scores.py")
+    command = (sys.executable, script, runtime, precision, file, pixels, made)
+    subprocess.run(
+        [*cpu.command, *command], env={**os.environ, **cpu.env}, check=True, capture_output=True
+    )
+    scores: Array = np.load(made)
+    made.unlink()
+    return scores
+
+
+def row(
+    cpu: Cpu, runtime: str, precision: Precision, here: Array, reference: Array, found: Array
+) -> str:
+    """Return a line of the table: against the reference, and against the same file here."""
+    changed = int((found.argmax(1) != reference.argmax(1)).sum())
+    moved = int((found.argmax(1) != here.argmax(1)).sum())
+    cells = (
+        *(runtime, precision.value, cpu.name),
+        _largest(reference, found),
+        f"{changed} of {len(found)}",
+        _largest(here, found),
+        f"{moved} of {len(found)}",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _largest(expected: Array, found: Array) -> str:
+    largest = float(np.abs(expected - found).max())
+    return f"{largest:.1g}" if largest else "0"
+
+
+_HEAD = """
+Measured on {cpu} with {versions}. Of each row: the largest difference of a score of any class from
+fp32 in TensorFlow here and the labels that change with it, then the same from what **this file**
+answers on this CPU as it is. {crops} crops of photos; {emulated} on emulated CPUs.
+
+<details>
+<summary>Scores by instruction set and precision</summary>
+
+| runtime | precision | CPU | from TensorFlow fp32 | labels changed | from the same file here | labels changed |
+|---|---|---|---|---|---|---|
+"""  # noqa: E501
+
+
+def section(rows: Sequence[str], versions: str, crops: int, emulated: int) -> str:
+    """Return the Markdown between the marks."""
+    head = _HEAD.format(cpu=_cpu_model(), versions=versions, crops=crops, emulated=emulated)
+    return BEGIN + head + "".join(rows) + "\n</details>\n\n" + END
+
+
+def _cpu_model() -> str:
+    text = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    flags = [flag for flag in known if re.search(rf"\b{flag}\b", text)]
+    return f"{model[1] if model else platform.processor()} ({', '.join(flags)})"
+
+
+def measured(qemu: Path | None, count: int, emulated: int) -> str:
+    """Export, run everything, and return the section."""
+    request = ModelRequest(MODEL)
+    source = next(
+        source for report in plugins.survey() for source in report.sources if source.accepts(request)
+    )
+    plugins.backend("tfserving").prepare(source.framework)
+    model = source.open(request, lambda *_: None)
+    if not isinstance(model, Classifier):
+        raise SystemExit(f"{MODEL} is not a classifier")
+    activation = model.pipeline.activation
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="mlserve-isa-") as name:
+        folder = Path(name)
+        files = list(exported(model, folder))
+        pixels = normalized(crops(count, seed=2).astype(np.float32), model.pipeline)
+        np.save(folder / "all.npy", pixels)
+        np.save(folder / "few.npy", pixels[:emulated])
+        images = np.concatenate([model.forward(image[np.newaxis]) for image in pixels])
+        reference = activated(images, activation)
+        for runtime, precision, file in files:
+            if not file.is_file():
+                continue
+            here: Array | None = None
+            for cpu in cpus(qemu):
+                inputs = folder / ("few.npy" if cpu.is_emulated else "all.npy")
+                try:
+                    found = activated(
+                        scores_on(cpu, runtime, precision, file, inputs), activation
+                    )
+                except subprocess.CalledProcessError as error:
+                    print(f"{runtime} {precision} {cpu.name}: exit {error.returncode}", file=sys.stderr)
+                    rows.append(f"| {runtime} | {precision} | {cpu.name} | does not start | | | |\n")
+                    continue
+                here = found if here is None else here
+                part = len(found)
+                rows.append(row(cpu, runtime, precision, here[:part], reference[:part], found))
+                print(rows[-1], end="", flush=True)
+    libraries = ("onnxruntime", "openvino", "tensorflow")
+    return section(rows, _versions(libraries), count, emulated)
+
+
+def _versions(names: Sequence[str]) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main() -> None:
+    """Measure, and put the section into the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--qemu", type=Path, help="the folder of qemu-x86_64-static")
+    parser.add_argument("--crops", type=int, default=32)
+    parser.add_argument("--emulated-crops", type=int, default=4)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "parity.md")
+    options = parser.parse_args()
+    made = measured(options.qemu, options.crops, options.emulated_crops)
+    page = options.output.read_text()
+    before, _, rest = page.partition(BEGIN)
+    options.output.write_text(before + made + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()
