@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from isa_scores import DEFAULT_INT8
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -38,7 +40,7 @@ from mlserve.sources import Classifier, ModelRequest
 ROOT = Path(__file__).parents[1]
 MODEL = "efficientnet_lite0"
 BEGIN, END = "<!-- isa: begin -->\n", "<!-- isa: end -->\n"
-_FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "tfserving": ""}
+_FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml"}
 _CAPPED = ("AVX2", "SSE41")
 """Values of ONEDNN_MAX_CPU_ISA."""
 _EMULATED = {"AVX2": "Haswell", "SSE4.2": "Nehalem"}
@@ -72,18 +74,30 @@ def crops(count: int, seed: int, size: int = 224) -> Array:
         top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
         part = Image.fromarray(photo[top : top + side, left : left + side])
         part = part.resize((size, size), Image.Resampling.BILINEAR)
-        if rng.random() < 0.5:  # noqa: PLR2004
+        if rng.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         found.append(np.asarray(part))
     return np.stack(found)
 
 
-def exported(model: Classifier, into: Path) -> Iterator[tuple[str, Precision, Path]]:
-    """Export the model for each backend in each precision that it has here."""
+def exported(model: Classifier, into: Path) -> Iterator[tuple[str, str, Path]]:
+    """Export the model for each backend in each precision that it has here.
+
+    Of TensorFlow it is the model alone: the image pipeline around it would decode and resize.
+    """
+    alone = into / "tensorflow"
+    alone.mkdir()
+    shape = (None, *model.pipeline.size, model.pipeline.preprocessing.depth)
+    spec = tf.TensorSpec(shape, tf.float32)
+    module = tf.Module()
+    module.owner = model.forward
+    module.pixels = tf.function(model.forward, input_signature=[spec], autograph=False)
+    tf.saved_model.save(module, str(alone))
+    yield "tfserving", Precision.FP32.value, alone
     pixels = normalized(crops(_CALIBRATION, seed=1).astype(np.float32), model.pipeline)
     calibration = [{"images": image[np.newaxis]} for image in pixels]
     for name, file in _FILES.items():
-        if name not in {backend.name for backend in plugins.backends()}:
+        if name not in plugins.backend_names():
             continue
         backend = plugins.backend(name)
         backend.prepare(model.framework)
@@ -98,7 +112,9 @@ def exported(model: Classifier, into: Path) -> Iterator[tuple[str, Precision, Pa
             except ExportError as error:
                 print(f"{name} {precision}: {error.message}", file=sys.stderr)
                 continue
-            yield name, precision, folder / file
+            yield name, precision.value, folder / file
+            if (name, precision) == ("onnxruntime", Precision.INT8):
+                yield name, DEFAULT_INT8, folder / file
 
 
 def cpus(qemu: Path | None) -> Iterator[Cpu]:
@@ -111,7 +127,7 @@ def cpus(qemu: Path | None) -> Iterator[Cpu]:
             yield Cpu(f"{name} (qemu)", {}, (str(qemu / "qemu-x86_64-static"), "-cpu", cpu))
 
 
-def scores_on(cpu: Cpu, runtime: str, precision: Precision, file: Path, pixels: Path) -> Array:
+def scores_on(cpu: Cpu, runtime: str, precision: str, file: Path, pixels: Path) -> Array:
     """Return float32[N, units], made in a process there. Raises CalledProcessError."""
     made = pixels.with_name("scores.npy")
     script = Path(__file__).with_name("isa_scores.py")
@@ -124,14 +140,12 @@ def scores_on(cpu: Cpu, runtime: str, precision: Precision, file: Path, pixels: 
     return scores
 
 
-def row(
-    cpu: Cpu, runtime: str, precision: Precision, here: Array, reference: Array, found: Array
-) -> str:
+def row(cpu: Cpu, runtime: str, precision: str, here: Array, reference: Array, found: Array) -> str:
     """Return a line of the table: against the reference, and against the same file here."""
     changed = int((found.argmax(1) != reference.argmax(1)).sum())
     moved = int((found.argmax(1) != here.argmax(1)).sum())
     cells = (
-        *(runtime, precision.value, cpu.name),
+        *(runtime, precision, cpu.name),
         _largest(reference, found),
         f"{changed} of {len(found)}",
         _largest(here, found),
@@ -176,7 +190,10 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
     """Export, run everything, and return the section."""
     request = ModelRequest(MODEL)
     source = next(
-        source for report in plugins.survey() for source in report.sources if source.accepts(request)
+        source
+        for report in plugins.survey()
+        for source in report.sources
+        if source.accepts(request)
     )
     plugins.backend("tfserving").prepare(source.framework)
     model = source.open(request, lambda *_: None)
@@ -193,18 +210,19 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
         images = np.concatenate([model.forward(image[np.newaxis]) for image in pixels])
         reference = activated(images, activation)
         for runtime, precision, file in files:
-            if not file.is_file():
-                continue
             here: Array | None = None
             for cpu in cpus(qemu):
                 inputs = folder / ("few.npy" if cpu.is_emulated else "all.npy")
                 try:
-                    found = activated(
-                        scores_on(cpu, runtime, precision, file, inputs), activation
-                    )
+                    found = activated(scores_on(cpu, runtime, precision, file, inputs), activation)
                 except subprocess.CalledProcessError as error:
-                    print(f"{runtime} {precision} {cpu.name}: exit {error.returncode}", file=sys.stderr)
-                    rows.append(f"| {runtime} | {precision} | {cpu.name} | does not start | | | |\n")
+                    print(
+                        f"{runtime} {precision} {cpu.name}: exit {error.returncode}",
+                        file=sys.stderr,
+                    )
+                    rows.append(
+                        f"| {runtime} | {precision} | {cpu.name} | does not start | | | |\n"
+                    )
                     continue
                 here = found if here is None else here
                 part = len(found)
