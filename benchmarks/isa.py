@@ -160,6 +160,12 @@ def _largest(expected: Array, found: Array) -> str:
 
 
 _HEAD = """
+{sentences}
+`ONEDNN_MAX_CPU_ISA` holds TensorFlow, and OpenVINO's layers that are oneDNN's, to fewer
+instructions. ONNX Runtime has kernels of its own and no such limit: only an emulated CPU shows what
+it does elsewhere. "its defaults" is the int8 file in ONNX Runtime without the option that mlserve
+sets (`session.x64quantprecision`).
+
 Measured on {cpu} with {versions}. Of each row: the largest difference of a score of any class from
 fp32 in TensorFlow here and the labels that change with it, then the same from what **this file**
 answers on this CPU as it is. {crops} crops of photos; {emulated} on emulated CPUs, where
@@ -173,9 +179,27 @@ TensorFlow is left out: it takes minutes to start.
 """  # noqa: E501
 
 
-def section(rows: Sequence[str], versions: str, crops: int, emulated: int) -> str:
+def sentence(name: str, moved: Mapping[str, tuple[float, int, int]]) -> str:
+    """Return what was found of one file on the other CPUs: difference, labels and images of each."""
+    worst = max(moved, key=lambda cpu: moved[cpu])
+    largest = moved[worst][0]
+    changed = sum(labels for _, labels, _ in moved.values())
+    asked = sum(images for *_, images in moved.values())
+    where = f" (on {worst})" if largest else ""
+    return (
+        f"- **{name}: the same file changes {changed} of {asked} labels on other CPUs**, and "
+        f"{f'no score by more than {largest:.1g}' if largest else 'no bit of a score'}{where}.\n"
+    )
+
+
+def section(
+    sentences: Sequence[str], rows: Sequence[str], versions: str, crops: int, emulated: int
+) -> str:
     """Return the Markdown between the marks."""
-    head = _HEAD.format(cpu=_cpu_model(), versions=versions, crops=crops, emulated=emulated)
+    said = "".join(sentences)
+    head = _HEAD.format(
+        sentences=said, cpu=_cpu_model(), versions=versions, crops=crops, emulated=emulated
+    )
     return BEGIN + head + "".join(rows) + "\n</details>\n\n" + END
 
 
@@ -201,7 +225,8 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
     if not isinstance(model, Classifier):
         raise SystemExit(f"{MODEL} is not a classifier")
     activation = model.pipeline.activation
-    rows = []
+    rows: list[str] = []
+    sentences: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mlserve-isa-") as name:
         folder = Path(name)
         files = list(exported(model, folder))
@@ -212,6 +237,7 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
         reference = activated(images, activation)
         for runtime, precision, file in files:
             here: Array | None = None
+            moved = {}
             for cpu in cpus(qemu if runtime != "tfserving" else None):  # it takes minutes to start
                 inputs = folder / ("few.npy" if cpu.is_emulated else "all.npy")
                 try:
@@ -227,10 +253,14 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
                     continue
                 here = found if here is None else here
                 part = len(found)
+                labels = int((found.argmax(1) != here[:part].argmax(1)).sum())
+                if found is not here:
+                    moved[cpu.name] = float(np.abs(found - here[:part]).max()), labels, part
                 rows.append(row(cpu, runtime, precision, here[:part], reference[:part], found))
                 print(rows[-1], end="", flush=True)
+            sentences.append(sentence(f"{runtime} {precision}", moved))
     libraries = ("onnxruntime", "openvino", "tensorflow")
-    return section(rows, _versions(libraries), count, emulated)
+    return section(sentences, rows, _versions(libraries), count, emulated)
 
 
 def _versions(names: Sequence[str]) -> str:

@@ -125,11 +125,11 @@ def page(found: Mapping[str, Any], pixels: Mapping[str, Mapping[str, Any]], isa:
         count=len(rows),
         model=MODEL,
         reference=REFERENCE,
-        other=others[0],
+        other=_plain(others[0]),
         tolerance=TOLERANCE,
         verdict="\n".join(_verdict(found, other) for other in others),
         isa=isa,
-        answers=" | ".join(f"answers of {other}" for other in others),
+        answers=" | ".join(f"answers of {_plain(other)}" for other in others),
         columns="---|" * len(others),
         pixels=_pixels_table(pixels, len(rows)) if pixels else "",
     )
@@ -144,9 +144,14 @@ def _verdict(found: Mapping[str, Any], other: str) -> str:
     within = f"no score differs by {TOLERANCE:g}"
     words = f"{within} (all {largest})" if largest in _WITHIN else f"a score differs by {largest}"
     return (
-        f"- **{agreeing} of {len(rows)} images get the same label from `{other}` as from "
+        f"- **{agreeing} of {len(rows)} images get the same label from `{_plain(other)}` as from "
         f"`{REFERENCE}`, and {words}.**"
     )
+
+
+def _plain(target: str) -> str:
+    """Return the backend of a target such as `onnxruntime@1`."""
+    return target.partition("@")[0]
 
 
 def _pixels_table(pixels: Mapping[str, Mapping[str, Any]], count: int) -> str:
