@@ -180,7 +180,7 @@ TensorFlow is left out: it takes minutes to start.
 
 
 def sentence(name: str, moved: Mapping[str, tuple[float, int, int]]) -> str:
-    """Return what was found of one file on the other CPUs: difference, labels and images of each."""
+    """Return what was found of one file elsewhere: difference, labels, images of each CPU."""
     worst = max(moved, key=lambda cpu: moved[cpu])
     largest = moved[worst][0]
     changed = sum(labels for _, labels, _ in moved.values())

@@ -14,6 +14,7 @@ from mlserve.errors import ExportError, reason_of
 from mlserve.precision import Precision
 from mlserve.probe import Trial, tried
 from mlserve.tensors import DEFAULT_SIGNATURE, Signature
+from mlserve_torch.archive import FileKind, kind_of
 from mlserve_torch.device import CPU
 from mlserve_torch.program import Program, opened, to_numpy, to_torch
 
@@ -24,9 +25,11 @@ _HINT = "leave --precision out"
 class _Half(torch.nn.Module):  # type: ignore[misc]  # torch gives it no type
     """A program with its fp32 numbers in another type; inputs and outputs stay in fp32."""
 
-    def __init__(self, program: Program, module: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
         super().__init__()
-        self.module = module.to(dtype)
+        if program.graph_module is None:
+            raise ValueError("TorchScript has no weights to rewrite")
+        self.module = program.graph_module.to(dtype)
         parameters = [Parameter(s.name, Parameter.POSITIONAL_ONLY) for s in program.inputs]
 
         def forward(*tensors: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -56,17 +59,17 @@ def rewrite(name: str, file: Path, precision: Precision) -> None:
 
     Raises ExportError for TorchScript, and for a program that cannot be computed in `precision`.
     """
-    program = opened(file, torch.device(CPU))
-    if program.graph_module is None:
+    if kind_of(file) is not FileKind.PROGRAM:
         raise ExportError(
             f"the model {name} is TorchScript, whose arithmetic cannot be changed to {precision}",
             hint=f"save it with torch.export.save, or {_HINT}",
         )
+    program = opened(file, torch.device(CPU))
     signature = Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
     trial = tried(signature, lambda inputs: _answers(program, inputs))
     if isinstance(trial, str):
         raise ExportError(f"the model {name} refuses made-up inputs: {trial}", hint=_HINT)
-    half = _Half(program, program.graph_module, _DTYPES[precision])
+    half = _Half(program, _DTYPES[precision])
     inputs = tuple(to_torch(trial.inputs[spec.name]) for spec in program.inputs)
     try:
         with warnings.catch_warnings():
