@@ -179,17 +179,19 @@ TensorFlow is left out: it takes minutes to start.
 """  # noqa: E501
 
 
-def sentence(name: str, moved: Mapping[str, tuple[float, int, int]]) -> str:
+def sentence(name: str, moved: Mapping[str, tuple[float, int, int]], failed: Sequence[str]) -> str:
     """Return what was found of one file elsewhere: difference, labels, images of each CPU."""
     worst = max(moved, key=lambda cpu: moved[cpu])
-    largest = moved[worst][0]
-    changed = sum(labels for _, labels, _ in moved.values())
-    asked = sum(images for *_, images in moved.values())
-    where = f" (on {worst})" if largest else ""
-    return (
-        f"- **{name}: the same file changes {changed} of {asked} labels on other CPUs**, and "
-        f"{f'no score by more than {largest:.1g}' if largest else 'no bit of a score'}{where}.\n"
-    )
+    largest, labels, images = moved[worst]
+    if largest:
+        said = (
+            f"the same file moves a score by {largest:.1g} at most, on {worst}, and changes "
+            f"{labels} of {images} labels there"
+        )
+    else:
+        said = "the same file gives the same bits"
+    fails = f". It does not run with {' and '.join(failed)}" if failed else ""
+    return f"- **{name}**: {said}{fails}.\n"
 
 
 def section(
@@ -238,18 +240,18 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
         for runtime, precision, file in files:
             here: Array | None = None
             moved = {}
+            failed: list[str] = []
             for cpu in cpus(qemu if runtime != "tfserving" else None):  # it takes minutes to start
                 inputs = folder / ("few.npy" if cpu.is_emulated else "all.npy")
                 try:
                     found = activated(scores_on(cpu, runtime, precision, file, inputs), activation)
                 except subprocess.CalledProcessError as error:
+                    failed.append(cpu.name)
                     print(
                         f"{runtime} {precision} {cpu.name}: exit {error.returncode}",
                         file=sys.stderr,
                     )
-                    rows.append(
-                        f"| {runtime} | {precision} | {cpu.name} | does not start | | | |\n"
-                    )
+                    rows.append(f"| {runtime} | {precision} | {cpu.name} | does not run | | | |\n")
                     continue
                 here = found if here is None else here
                 part = len(found)
@@ -258,7 +260,7 @@ def measured(qemu: Path | None, count: int, emulated: int) -> str:
                     moved[cpu.name] = float(np.abs(found - here[:part]).max()), labels, part
                 rows.append(row(cpu, runtime, precision, here[:part], reference[:part], found))
                 print(rows[-1], end="", flush=True)
-            sentences.append(sentence(f"{runtime} {precision}", moved))
+            sentences.append(sentence(f"{runtime} {precision}", moved, failed))
     libraries = ("onnxruntime", "openvino", "tensorflow")
     return section(sentences, rows, _versions(libraries), count, emulated)
 
