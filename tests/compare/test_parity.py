@@ -37,6 +37,25 @@ def test_the_published_table_shows_parity_on_images_of_every_kind() -> None:
         assert is_same == "yes", name
 
 
+def test_the_page_begins_with_what_the_tables_show() -> None:
+    page = PUBLISHED.read_text()
+    said = re.findall(r"^- \*\*(\d+) of (\d+) images get the same label from `(\w+)`", page, re.M)
+
+    rows = _rows(page)
+    assert page.startswith("# Parity\n\n- **")
+    assert {runtime for *_, runtime in said} >= {"onnxruntime", "openvino"}
+    for agreeing, count, runtime in said:
+        assert (int(agreeing), int(count)) == (len(rows), len(rows)), runtime
+
+
+def test_the_same_file_answers_alike_on_other_cpus_as_mlserve_opens_it() -> None:
+    rows = re.findall(r"^\| onnxruntime \| int8 \| (.*) \|$", PUBLISHED.read_text(), re.MULTILINE)
+
+    on = {cells[0]: cells[-2:] for cells in (row.split(" | ") for row in rows)}
+    assert on["AVX2 (qemu)"][0] == "0", "the sums saturate without VNNI"
+    assert all(labels.startswith("0 of ") for _, labels in on.values())
+
+
 def test_the_published_table_of_other_pixels_shows_equal_bits() -> None:
     rows = _rows(PUBLISHED.read_text(), "Other pixels")
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, ImageStages, Runner
+from mlserve.backend import Backend, ImageStages, Quantization, Runner
 from mlserve.distributions import install_command, not_installed
 from mlserve.frameworks import import_quietly
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
 from mlserve.plugins import absent_modules
+from mlserve.precision import Precision
 from mlserve.sources import Model, ModelRequest, ModelSource, Progress, TensorModel
 from mlserve.tensors import Signature
 
@@ -37,6 +38,7 @@ class OnnxRuntimeBackend(Backend):
     requires = ("onnxruntime", "numpy", "PIL", "simplejpeg")
     files = ("*.onnx",)
     frameworks = tuple(_CONVERTERS)
+    precisions = tuple(Precision)
     limits_threads = True
     load_options = ("provider", "instances")
 
@@ -83,6 +85,28 @@ class OnnxRuntimeBackend(Backend):
         from mlserve_onnxruntime.tensor_exporter import write_signature
 
         return write_signature(model, into / MODEL_FILE)
+
+    def export_at(
+        self, model: Model, into: Path, quantization: Quantization
+    ) -> Sequence[Signature]:
+        """Write `model.onnx` as `export` does, then rewrite it in that precision.
+
+        For bf16 the file stays in fp32: a provider rounds as it multiplies. Raises ExportError,
+        also where no provider of this machine computes in that precision.
+        """
+        from mlserve_onnxruntime.providers import require_precision
+
+        require_precision(quantization.precision)
+        signatures = self.export(model, into)
+        if quantization.precision is Precision.INT8:
+            from mlserve_onnxruntime.quantizing import quantize
+
+            quantize(model, into / MODEL_FILE, quantization)
+        elif quantization.precision is Precision.FP16:
+            from mlserve_onnxruntime.half_precision import write_half
+
+            write_half(model, into / MODEL_FILE)
+        return signatures
 
     def sample(self, into: Path) -> None:
         """Write an ONNX file of `y = x / 2`, which needs the package onnx."""

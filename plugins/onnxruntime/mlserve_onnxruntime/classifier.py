@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
+from mlserve.backend import RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import ModelLoadFailed
 from mlserve.image_input import ImageInput
 from mlserve.image_pipeline.steps import Array, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import ImagePipeline
+from mlserve.precision import Precision
 from mlserve_onnxruntime.layout import described, image_spec, open_sizes
 from mlserve_onnxruntime.sessions import Sessions, run_session
 
@@ -42,6 +44,11 @@ class PixelSessions:
         for session in self._sessions.all:
             run_session(session, [self._output], {self._input.name: self._input.arranged(black)})
 
+    @property
+    def runs_on(self) -> RunsOn:
+        """The version of ONNX Runtime, its precision and execution provider."""
+        return self._sessions.runs_on
+
     def limit_threads(self, threads: int) -> None:
         """Let the calls from this thread use at most that many threads; 0 is all."""
         self._sessions.limit_threads(threads)
@@ -63,7 +70,8 @@ def load_steps(artifact: Artifact, file: Path, options: LoadOptions) -> ImageSte
             f"{artifact.path} has no image pipeline: mlserve did not export it as a classifier",
             hint="export the model: mlserve export --backend onnxruntime",
         )
-    sessions = Sessions(file, options)
+    precision = artifact.manifest.precision if artifact.manifest else Precision.FP32
+    sessions = Sessions(file, options, precision)
     return ImageSteps(pipeline, PixelSessions(artifact, pipeline, sessions))
 
 

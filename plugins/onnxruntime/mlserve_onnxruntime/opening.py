@@ -13,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mlserve.artifact import EXPORT_AGAIN
 from mlserve.errors import ModelLoadFailed, bounded
+from mlserve.precision import Precision
 from mlserve_onnxruntime.external_data import linked_files
-from mlserve_onnxruntime.providers import AUTO
+from mlserve_onnxruntime.providers import AUTO, configured
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +49,14 @@ def plain(error: BaseException | str) -> str:
     return bounded(text) or "no reason given"
 
 
-def opened(path: Path, threads: int, providers: Sequence[str], asked: str | None) -> Any:
+def opened(
+    path: Path, threads: int, providers: Sequence[str], asked: str | None, precision: Precision
+) -> Any:
     """Open a session. `asked` is the value of `--provider`. Raises ModelLoadFailed."""
     try:
-        session = open_file(path, session_options(threads), providers)
+        session = open_file(
+            path, session_options(threads, precision), configured(providers, precision)
+        )
     except LOAD_ERRORS as error:
         raise load_failed(path, error) from error
     used = session.get_providers()
@@ -72,8 +77,13 @@ def load_failed(path: Path, error: Exception) -> ModelLoadFailed:
     )
 
 
-def session_options(threads: int) -> Any:
-    """Return the options of a session whose calls run on that many threads."""
+def session_options(threads: int, precision: Precision = Precision.FP32) -> Any:
+    """Return the options of a session whose calls run on that many threads.
+
+    On an x86 CPU without VNNI, the fast product of uint8 and int8 saturates: measured with AVX2,
+    scores were wrong by up to 0.63. "x64quantprecision" makes ONNX Runtime take another one there,
+    which gives the bits that VNNI gives; on other CPUs it changes nothing.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -82,12 +92,14 @@ def session_options(threads: int) -> Any:
         "session.intra_op.allow_spinning": 1,
         "session.intra_op.spin_duration_us": _SPIN,
         "session.force_spinning_stop": 1,
+        "session.x64quantprecision": 1,
+        "mlas.enable_gemm_fastmath_arm64_bfloat16": int(precision is Precision.BF16),
     }.items():
         options.add_session_config_entry(key, str(value))
     return options
 
 
-def open_file(path: Path, options: Any, providers: Sequence[str]) -> Any:
+def open_file(path: Path, options: Any, providers: Sequence[Any]) -> Any:
     """Open a session; if it refuses links to its weights, pass it the mapped targets.
 
     Raises one of LOAD_ERRORS.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Runner
+from mlserve.backend import Runner, RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.load_options import LoadOptions
+from mlserve.precision import Precision
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_onnxruntime.classifier import PixelSessions
 from mlserve_onnxruntime.layout import described, open_sizes
@@ -121,7 +122,8 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
 
     Raises ModelLoadFailed when ONNX Runtime cannot read it or it does not match its manifest.
     """
-    sessions = Sessions(file, options)
+    precision = artifact.manifest.precision if artifact.manifest else Precision.FP32
+    sessions = Sessions(file, options, precision)
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
         signature = file_signature(file, sessions.inputs, sessions.outputs)
@@ -137,6 +139,11 @@ class OnnxRunner:
     def __init__(self, sessions: Sessions, signature: Signature) -> None:
         self._sessions = sessions
         self.signatures: Mapping[str, Signature] = {signature.name: signature}
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """The version of ONNX Runtime, its precision and execution provider."""
+        return self._sessions.runs_on
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises what `Sessions.run` raises."""

@@ -21,10 +21,11 @@ from mlserve.backend import RUN_IT_OUTSIDE
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, Overloaded
 from mlserve.load_options import LoadOptions
+from mlserve.precision import Precision
 from mlserve.system import usable_cpus
 from mlserve.watchdog import stopped_at
 from mlserve_onnxruntime.opening import opened, plain
-from mlserve_onnxruntime.providers import is_cpu_only, providers_for
+from mlserve_onnxruntime.providers import is_cpu_only, providers_for, runs_on
 from mlserve_onnxruntime.widths import sessions_of_widths, widths
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +40,9 @@ class Sessions:
     at a time, and a call waits until one is free.
     """
 
-    def __init__(self, path: Path, options: LoadOptions) -> None:
+    def __init__(
+        self, path: Path, options: LoadOptions, precision: Precision = Precision.FP32
+    ) -> None:
         """Load the file. Raises ModelLoadFailed, and PluginError for an unknown provider."""
         threads = options.threads or usable_cpus()
         providers = providers_for(options.provider)
@@ -47,11 +50,15 @@ class Sessions:
         self._asked = _Asked()
         if options.instances is None and is_cpu_only(providers):
             self._widths = widths(threads)
-            self.all = sessions_of_widths(path, self._widths)
+            self.all = sessions_of_widths(path, self._widths, precision)
+            self.runs_on = runs_on(self.all[0], precision)
             return
         count = options.instances or 1
         wide = max(1, threads // count)
-        self.all = [opened(path, wide, providers, options.provider) for _ in range(count)]
+        self.all = [
+            opened(path, wide, providers, options.provider, precision) for _ in range(count)
+        ]
+        self.runs_on = runs_on(self.all[0], precision)
         self._free = LifoQueue()
         for session in self.all:
             self._free.put(session)

@@ -26,6 +26,7 @@ from typing import Any
 
 import onnxruntime
 
+from mlserve.precision import Precision
 from mlserve_onnxruntime.opening import (
     LOAD_ERRORS,
     load_failed,
@@ -56,29 +57,33 @@ def widths(threads: int) -> list[int]:
     return [threads >> halved for halved in range(threads.bit_length())]
 
 
-def sessions_of_widths(path: Path, wanted: Sequence[int]) -> list[Any]:
+def sessions_of_widths(
+    path: Path, wanted: Sequence[int], precision: Precision = Precision.FP32
+) -> list[Any]:
     """Open the file once for each width, on the CPU. Raises ModelLoadFailed."""
     providers = [installed()[CPU]]
     if len(wanted) > 1 and _size(path.parent) >= _WORTH_SHARING:
         try:
-            return _sharing(path, wanted, providers)
+            return _sharing(path, wanted, providers, precision)
         except (OSError, *LOAD_ERRORS) as error:
             # No room for the file, or a model that cannot be written, or one that cannot be read at
             # all, which fails once more below.
             _log.info("each session of %s has weights of its own: %s", path, plain(error))
     try:
-        return [open_file(path, session_options(width), providers) for width in wanted]
+        return [open_file(path, session_options(width, precision), providers) for width in wanted]
     except LOAD_ERRORS as error:
         raise load_failed(path, error) from error
 
 
-def _sharing(path: Path, wanted: Sequence[int], providers: Sequence[str]) -> list[Any]:
+def _sharing(
+    path: Path, wanted: Sequence[int], providers: Sequence[str], precision: Precision
+) -> list[Any]:
     with _folder(_size(path.parent)) as folder:
         optimized = folder / "model.onnx"
         _optimize(path, optimized, providers)
         sessions = []
         for width in wanted:
-            options = session_options(width)
+            options = session_options(width, precision)
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             sessions.append(
                 onnxruntime.InferenceSession(str(optimized), options, providers=providers)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import sklearn
 from sklearn.base import is_classifier, is_outlier_detector, is_regressor
 from threadpoolctl import ThreadpoolController
 
+from mlserve.backend import RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, bounded, reason_of
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
@@ -38,6 +40,11 @@ class SklearnRunner:
         for part, _ in parts_of(estimator):
             if "n_jobs" in getattr(part, "__dict__", ()):
                 part.n_jobs = _THREADS
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """The version of scikit-learn; the estimator computes in the numbers it was fitted in."""
+        return RunsOn(f"scikit-learn {sklearn.__version__}", "native precision", "CPU")
 
     def learn(self, sample: Tensors) -> None:
         """Run a few rows to learn the outputs of the signature. Raises what `run` raises."""

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact
-from mlserve.backend import RUN_IT_OUTSIDE, Runner
+from mlserve.backend import RUN_IT_OUTSIDE, Runner, RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, ModelLoadFailed, Overloaded
 from mlserve.images import SCORE_PROBLEM, Problem, problem_error, scores_failed
 from mlserve.load_options import LoadOptions
+from mlserve.precision import Precision
 from mlserve.system import usable_cpus
 from mlserve.tensors import Signature
 from mlserve_tfserving.loading import LoadedModel, load_model, plain
@@ -87,6 +88,17 @@ class TensorFlowRunner:
     @property
     def definitions(self) -> Mapping[str, bytes]:
         return self._definitions
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """The version of TensorFlow, the device that it prefers, and how it multiplies there.
+
+        On a GPU that is TF32 unless it was switched off: 10 bits of mantissa instead of 23.
+        """
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        is_tf32 = on_gpu and tf.config.experimental.tensor_float_32_execution_enabled()
+        precision = "tf32" if is_tf32 else Precision.FP32.value
+        return RunsOn(f"TensorFlow {tf.__version__}", precision, "GPU" if on_gpu else "CPU")
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises InvalidInput, Overloaded and InferenceFailed.

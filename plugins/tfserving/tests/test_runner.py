@@ -14,7 +14,7 @@ import pytest
 from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.artifact import LABELS_NAME, MANIFEST_NAME, Artifact
-from mlserve.backend import Runner
+from mlserve.backend import Runner, runs_on
 from mlserve.errors import InvalidInput, ModelLoadFailed, Overloaded
 from mlserve.load_options import LoadOptions
 from mlserve.server.tensors import NUMPY
@@ -46,6 +46,18 @@ def save(tmp_path: Path) -> Save:
         return load(tmp_path)
 
     return save_
+
+
+def test_a_runner_says_what_it_runs_on(save: Save) -> None:
+    import tensorflow as tf
+
+    runner = save(serving_default=(lambda x: {"y": x}, {"x": ([None], tf.float32)}))
+
+    found = runs_on(runner, "tfserving", None)
+
+    assert found.runtime == f"TensorFlow {tf.__version__}"
+    if not tf.config.list_physical_devices("GPU"):
+        assert (found.precision, found.device) == ("fp32", "CPU")
 
 
 def test_half_plus_two(save: Save) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Backend, ImageStages, Listen, Runner, ServerSpec
+from mlserve.backend import Backend, ImageStages, Listen, Quantization, Runner, ServerSpec
 from mlserve.distributions import install_command
 from mlserve.errors import ExportError
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
+from mlserve.precision import Precision
 from mlserve.sources import Classifier, Model, ModelRequest, ModelSource, Progress
 from mlserve.tensors import Signature
 from mlserve_torch.archive import SUFFIXES, FileKind, has_known_suffix, kind_of
@@ -29,6 +30,7 @@ class TorchBackend(Backend):
     requires = ("torch", "numpy", "ml_dtypes", "PIL", "simplejpeg")
     files = tuple(f"*{suffix}" for suffix in SUFFIXES)
     frameworks = ("torch",)
+    precisions = (Precision.FP32, Precision.BF16, Precision.FP16)
     load_options = ("device", "instances", "jpeg_decoder", "allow_pickle")
 
     def values_here(self, load_option: str) -> Sequence[str]:
@@ -54,6 +56,23 @@ class TorchBackend(Backend):
 
             return image_signatures(model.pipeline)
         return model.signatures
+
+    def export_at(
+        self, model: Model, into: Path, quantization: Quantization
+    ) -> Sequence[Signature]:
+        """Write `model.pt2` with weights and arithmetic in bf16 or fp16.
+
+        Inputs and outputs keep their types. Raises ExportError, also for TorchScript, for int8, and
+        for fp16 without a GPU.
+        """
+        if quantization.precision not in (Precision.BF16, Precision.FP16):
+            return super().export_at(model, into, quantization)
+        from mlserve_torch.half_precision import require_device, rewrite
+
+        require_device(quantization.precision)
+        signatures = self.export(model, into)
+        rewrite(model.name, self.model_file(into), quantization.precision)
+        return signatures
 
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
         """Load the model onto the device. Raises ModelLoadFailed, and PluginError without it."""

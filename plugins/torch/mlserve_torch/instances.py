@@ -85,6 +85,7 @@ class Instances:
             self._free = LifoQueue()
             for instance in self.all:
                 self._free.put(instance)
+        self.device = device
         self._asked = _Asked()
         self._lost = ""
         _log.info("PyTorch %s runs the model on %s", torch.__version__, device)

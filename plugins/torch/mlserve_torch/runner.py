@@ -14,7 +14,7 @@ import simplejpeg
 import torch
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
-from mlserve.backend import Batching, Runner
+from mlserve.backend import Batching, Runner, RunsOn
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
 from mlserve.image_input import ImageInput, Layout
@@ -23,6 +23,7 @@ from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import DEFAULT_DECODING, Array, Decoding, ImageSteps
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.pipeline import Exif, ImagePipeline
+from mlserve.precision import Precision
 from mlserve.preprocessing import VERSION_1
 from mlserve.sources import How, Kind
 from mlserve.system import usable_cpus
@@ -54,7 +55,9 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
             _log.warning(
                 "--jpeg-decoder has no effect on %s: the model takes tensors", artifact.path
             )
-        return TorchRunner(program, _instances(artifact, program, device, options))
+        return TorchRunner(
+            program, _instances(artifact, program, device, options), _precision(artifact)
+        )
     pixels, decoding = _pixel_program(artifact, pipeline, program, device, options)
     return ImageClassifierRunner(artifact, pipeline, pixels, decoding)
 
@@ -107,6 +110,17 @@ def has_independent_rows(manifest: Manifest | None) -> bool:
     return rows is not None and rows.how is How.FOUND
 
 
+def _precision(artifact: Artifact) -> Precision:
+    """Return that of the export; the types of the weights in the file are what decides."""
+    return artifact.manifest.precision if artifact.manifest else Precision.FP32
+
+
+def _runs_on(instances: Instances, precision: Precision) -> RunsOn:
+    device = instances.device
+    where = torch.cuda.get_device_name(device) if device.type == CUDA else "CPU"
+    return RunsOn(f"PyTorch {torch.__version__}", precision.value, where)
+
+
 def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
     """Return the inputs and outputs that the manifest names: TorchScript does not say them."""
     manifest = artifact.manifest
@@ -121,8 +135,9 @@ def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[Tenso
 class TorchRunner:
     """Any PyTorch model: one signature, with the program's own inputs and outputs."""
 
-    def __init__(self, program: Program, instances: Instances) -> None:
+    def __init__(self, program: Program, instances: Instances, precision: Precision) -> None:
         self._instances = instances
+        self.runs_on = _runs_on(instances, precision)
         self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
         self.signatures: Mapping[str, Signature] = {
             DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
@@ -167,8 +182,9 @@ def _require_ids(name: str, ids: np.ndarray[Any, Any], limit: int) -> None:
 class PixelProgram:
     """A classifier's program of pixels, as `mlserve.image_pipeline.steps.Forward`."""
 
-    def __init__(self, instances: Instances) -> None:
+    def __init__(self, instances: Instances, precision: Precision) -> None:
         self._instances = instances
+        self.runs_on = _runs_on(instances, precision)
 
     def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
         """Return float32[N, units]. Raises what `Instances.run` raises."""
@@ -198,8 +214,9 @@ class ImageProgram:
     `instances` run the program that `resizing` returns from `before`.
     """
 
-    def __init__(self, instances: Instances, resizing: Resizing) -> None:
+    def __init__(self, instances: Instances, resizing: Resizing, precision: Precision) -> None:
         self._instances = instances
+        self.runs_on = _runs_on(instances, precision)
         self._resizing = resizing
         self.decoder = resizing.decoder
 
@@ -253,6 +270,7 @@ def _pixel_program(
     ModelLoadFailed when it does not match the manifest's pipeline.
     """
     image = _image_input(artifact, pipeline, program)
+    precision = _precision(artifact)
 
     def call(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         (pixels,) = tensors
@@ -266,14 +284,15 @@ def _pixel_program(
     if device.type != CUDA:
         if options.jpeg_decoder is JpegChoice.GPU:
             NvJpeg(device)  # says what is missing
-        return PixelProgram(_instances(artifact, own, device, options)), DEFAULT_DECODING
+        pixel_program = PixelProgram(_instances(artifact, own, device, options), precision)
+        return pixel_program, DEFAULT_DECODING
     nvjpeg = NvJpeg(device) if options.jpeg_decoder is JpegChoice.GPU else None
     if nvjpeg is not None:
         _log.warning("JPEGs are decoded on %s: the pixels differ a little from others'", device)
     if pipeline.preprocessing != VERSION_1:
         # `Resizing` knows only version 1; any other image is prepared on the CPU.
         decoding = Decoding(nvjpeg or accurate, usable_cpus())
-        return PixelProgram(_instances(artifact, own, device, options)), decoding
+        return PixelProgram(_instances(artifact, own, device, options), precision), decoding
     # Turning an image upright needs its pixels on the CPU.
     is_left = nvjpeg if pipeline.exif is not Exif.APPLY else None
     decode_here = partial(decode_jpeg, limits=pipeline.limits)
@@ -282,7 +301,7 @@ def _pixel_program(
         resizing.decoder = nvjpeg
     decoding = Decoding(nvjpeg or accurate, usable_cpus())
     instances = _instances(artifact, resizing.before(own), device, options)
-    return ImageProgram(instances, resizing), decoding
+    return ImageProgram(instances, resizing, precision), decoding
 
 
 def _image_input(artifact: Artifact, pipeline: ImagePipeline, program: Program) -> ImageInput:
