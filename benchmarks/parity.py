@@ -59,8 +59,8 @@ compare`, and writes this page; a test does the same and holds the two against e
 {isa}
 
 On an arm64 CPU (wheels for aarch64 under qemu, two crops, run by hand), ONNX Runtime 1.20.1 gave
-the scores of 1.32.0 on x86 within 1.2e-6 in fp32 and 0.0023 in int8, with the same labels. The wheel of
-1.32.0 crashes at import in qemu 7.2.
+the scores of 1.32.0 on x86 within 1.2e-6 in fp32 and 0.0023 in int8, with the same labels. The
+wheel of 1.32.0 crashes at import in qemu 7.2.
 
 ## Damaged files
 
