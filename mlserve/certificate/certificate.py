@@ -17,7 +17,9 @@ class Certificate:
     `difference` is the largest that the artifact had at export; `same_labels` is how many of the
     golden inputs got the reference's label, None for a model without labels. `smallest_margin` is
     that between the two best scores of a golden input, None without scores. `made_on` is the CPU,
-    or the device, of the export.
+    or the device, of the export. `own_tolerance` is the largest difference that is accepted from
+    what the artifact itself answered at export, where that is to be less than `tolerance`: None if
+    it need not be.
     """
 
     reference: str
@@ -27,6 +29,7 @@ class Certificate:
     same_labels: int | None
     smallest_margin: float | None
     made_on: str
+    own_tolerance: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -46,12 +46,13 @@ class Rung:
     """A version of a ladder.
 
     `name` is what answers are marked with: the precision, with the backend if others have the same
-    one. `tolerance` is that of its certificate; the last rung needs none.
+    one. `difference` is the largest from the reference that its certificate names; the last rung
+    needs none.
     """
 
     reference: Reference
     name: str
-    tolerance: float | None
+    difference: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def read_ladder(text: str, store: Store, policy: LadderPolicy | None) -> Ladder:
         _require_certificate(reference, manifest)
     names = _names(references, manifests)
     rungs = [
-        Rung(r, name, None if m.certificate is None else m.certificate.tolerance)
+        Rung(r, name, None if m.certificate is None else m.certificate.difference)
         for r, m, name in zip(references, manifests, names, strict=True)
     ]
     return Ladder(tuple(rungs), policy or LadderPolicy.REFUSE)
@@ -190,15 +191,15 @@ def _require_certificate(reference: Reference, manifest: Manifest) -> None:
             hint=f"export it again: mlserve export --backend {reference.backend} --model "
             f"{reference.model} --precision {manifest.precision}",
         )
-    _require_useful(reference, manifest.certificate.tolerance)
+    _require_useful(reference, manifest.certificate.difference)
 
 
-def _require_useful(reference: Reference, tolerance: float) -> None:
+def _require_useful(reference: Reference, difference: float) -> None:
     """Raise ModelLoadFailed for a rung that would have every request climb."""
-    if 2 * tolerance >= 1:
+    if 2 * difference >= 1:
         raise ModelLoadFailed(
-            f"{reference} cannot be on a ladder: its scores may be {tolerance:.2g} from the right "
-            f"ones, so that a label is only certain with a margin above {2 * tolerance:.2g}, and "
+            f"{reference} cannot be on a ladder: its scores were up to {difference:.2g} from the "
+            f"right ones, so that a label is only certain with a margin above {2 * difference:.2g}, and "
             "no margin is above 1",
             hint="export it with more or better --calibration inputs, or in another precision",
         )

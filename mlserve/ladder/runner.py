@@ -175,9 +175,9 @@ class LadderRunner:
         if rung is self._rungs[-1]:
             return np.empty(0, np.intp)
         output = _SCORES if self._has_images else _scores_output(self.signatures[asked])
-        tolerance = rung.rung.tolerance
-        assert tolerance is not None, "every rung but the last has a certificate"
-        return np.flatnonzero(~are_certain(outputs[output], tolerance))
+        difference = rung.rung.difference
+        assert difference is not None, "every rung but the last has a certificate"
+        return np.flatnonzero(~are_certain(outputs[output], difference))
 
     def _fates(self, places: Array, doubtful: Array, left: Fate) -> tuple[RowRung, ...]:
         fates = [Fate.CERTAIN] * len(places)

@@ -52,7 +52,7 @@ def test_rungs_are_named_by_their_precisions(put: Any, tmp_path: Path) -> None:
     put(1)
     put(2, **INT8)
     ladder = read_ladder(LADDER, Store(tmp_path), LadderPolicy.ANSWER)
-    assert [(rung.name, rung.tolerance) for rung in ladder.rungs] == [
+    assert [(rung.name, rung.difference) for rung in ladder.rungs] == [
         ("int8", 0.01),
         ("fp32", None),
     ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mlserve.backend import limit_threads
 from mlserve.background import run_on_daemon_thread
 from mlserve.certificate.golden import Arrays, GoldenCase
-from mlserve.certificate.verdict import CaseVerdict, answer_of, case_verdict, compared
+from mlserve.certificate.verdict import CaseVerdict, answer_of, case_verdict, held_to
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.ladder.climb import rung_of
@@ -126,8 +126,8 @@ class Examiner:
             return CaseVerdict(case.name, float("inf"), "", is_label_changed=False, problem=why)
         assert work.result is not None
         signature = loaded.runner.signatures[case.signature]
-        tolerance = loaded.standing.certificate_of(case).tolerance
-        return compared(case, answer_of(signature, work.result), tolerance)
+        certificate = loaded.standing.certificate_of(case)
+        return held_to(certificate, case, answer_of(signature, work.result))
 
 
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
