@@ -263,5 +263,21 @@ def case_verdict(runner: Runner, case: GoldenCase, certificate: Certificate) -> 
         return _failed(case, error.message)
 
 
+def verdict_in_company(
+    runner: Runner, case: GoldenCase, other: GoldenCase, certificate: Certificate
+) -> CaseVerdict:
+    """Ask one golden question alone, then in a batch with another of the same signature."""
+    alone = case_verdict(runner, case, certificate)
+    try:
+        together = [
+            found
+            for found in judge_together(runner, [case, other], certificate)
+            if found.name == case.name
+        ]
+    except MlserveError as error:
+        together = [_failed(case, f"in a batch: {error.message}")]
+    return _worse(alone, together[0] if together else None)
+
+
 def _failed(case: GoldenCase, why: str) -> CaseVerdict:
     return CaseVerdict(case.name, np.inf, "", is_label_changed=False, problem=why)

@@ -199,8 +199,8 @@ def _require_useful(reference: Reference, difference: float) -> None:
     if 2 * difference >= 1:
         raise ModelLoadFailed(
             f"{reference} cannot be on a ladder: its scores were up to {difference:.2g} from the "
-            f"right ones, so that a label is only certain with a margin above {2 * difference:.2g}, and "
-            "no margin is above 1",
+            f"right ones, so that a label is only certain with a margin above "
+            f"{2 * difference:.2g}, and no margin is above 1",
             hint="export it with more or better --calibration inputs, or in another precision",
         )
 

@@ -6,10 +6,12 @@ that fits it, as an export that went wrong would write: then only the certificat
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,12 @@ from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.export import export
 from mlserve.load_options import LoadOptions, OnDrift
 from mlserve.pixel_options import PixelOptions
+from mlserve.precision import Precision
 from mlserve.preprocessing import Channels, Interpolation, ResizeMode
+from mlserve.server.engine.examiner import Examiner
 from mlserve.server.models.loading import open_version
-from mlserve.server.models.versions import ModelSpec, VersionPolicy
+from mlserve.server.models.versions import ModelSpec
+from mlserve.store import VersionPolicy
 from tests.harness.small_network import LABELS, MEAN, STD, request_for, write_network
 
 pytestmark = pytest.mark.framework
@@ -91,8 +96,8 @@ def certificate(artifact: Artifact) -> Certificate:
     return found
 
 
-def judged(artifact: Artifact) -> Verdict:
-    runner = plugins.backend("onnxruntime").load(artifact, LoadOptions(threads=1))
+def judged(artifact: Artifact, backend: str = "onnxruntime") -> Verdict:
+    runner = plugins.backend(backend).load(artifact, LoadOptions(threads=1))
     try:
         return judge(artifact, runner, read_golden(artifact.path), certificate(artifact))
     finally:
@@ -223,3 +228,35 @@ def test_a_layer_that_depends_on_the_batch(good: Artifact, tmp_path: Path, netwo
     verdict = judged(with_model(good, tmp_path, swap))
     assert not verdict.holds
     assert all(case.problem.startswith("in a batch of 16: ") for case in verdict.problems)
+
+
+def test_a_server_asks_in_a_batch_too(good: Artifact, tmp_path: Path) -> None:
+    def swap(path: Path) -> None:
+        write_network(path, is_batch_dependent=True)
+
+    for artifact in (good, with_model(good, tmp_path, swap)):
+        loaded = served(artifact)
+        assert not loaded.standing.problems, "alone, each is answered right"
+        engine = SimpleNamespace(is_draining=False)
+        models = SimpleNamespace(loaded=lambda loaded=loaded: [loaded])
+        examiner: Any = Examiner(engine, models, lambda: None, probe_seconds=0.0)  # type: ignore[arg-type]
+        asyncio.run(examiner.ask_due())
+        loaded.runner.close()
+        if artifact is good:
+            assert not loaded.standing.fault
+        else:
+            assert "in a batch of 2: " in loaded.standing.fault
+
+
+def test_a_precision_that_is_not_the_certificates(tmp_path: Path) -> None:
+    """What OpenVINO would do by itself on a CPU with bf16, were the precision not set."""
+    openvino = pytest.importorskip("openvino")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bf16")
+    request = request_for(tmp_path, scale=(0.0, 1.0), pixels=PIXELS)
+    exact = export(request, "openvino", store=tmp_path / "store")
+    assert judged(exact, "openvino").holds
+    lower = pretended(exact, exact, tmp_path / "lower", precision=Precision.BF16)
+    verdict = judged(lower, "openvino")
+    assert not verdict.holds
+    assert verdict.difference > 10 * certificate(exact).tolerance

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mlserve.backend import limit_threads
 from mlserve.background import run_on_daemon_thread
 from mlserve.certificate.golden import Arrays, GoldenCase
-from mlserve.certificate.verdict import CaseVerdict, answer_of, case_verdict, held_to
+from mlserve.certificate.verdict import (
+    CaseVerdict,
+    answer_of,
+    can_be_asked_together,
+    case_verdict,
+    held_to,
+    verdict_in_company,
+)
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.ladder.climb import rung_of
@@ -133,7 +140,21 @@ class Examiner:
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
     limit_threads(loaded.runner, 1)
     runner = rung_of(loaded.runner, loaded.standing.rung_of(case))
-    return case_verdict(runner, case, loaded.standing.certificate_of(case))
+    certificate = loaded.standing.certificate_of(case)
+    other = _company_of(loaded, case)
+    if other is None:
+        return case_verdict(runner, case, certificate)
+    return verdict_in_company(runner, case, other, certificate)
+
+
+def _company_of(loaded: LoadedVersion, case: GoldenCase) -> GoldenCase | None:
+    """Return the golden input to ask together with that one; None if calls share no batch."""
+    standing = loaded.standing
+    asked = {case.signature: loaded.runner.signatures[case.signature]}
+    if standing.rungs or not can_be_asked_together(loaded.artifact.manifest, asked):
+        return None
+    own = [each for each in standing.cases if each.signature == case.signature]
+    return own[(own.index(case) + 1) % len(own)] if len(own) > 1 else None
 
 
 class GoldenCodec(Codec[Arrays]):
