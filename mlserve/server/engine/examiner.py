@@ -86,6 +86,7 @@ class Examiner:
 
     async def _ask(self, loaded: LoadedVersion, case: GoldenCase) -> None:
         standing = loaded.standing
+        verdict: CaseVerdict | None
         with loaded.lease():
             if loaded.processes is None:
                 verdict = await run_on_daemon_thread(_judged_here, loaded, case)
