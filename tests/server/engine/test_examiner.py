@@ -137,16 +137,11 @@ def test_drift_is_found_said_and_ends_and_the_good_version_goes_on(tmp_path: Pat
         assert 'state="drifted",version="2"} 1.0' in metrics
 
         shaken.change = None
-        await asked_again(served)
+        await served.examiner.ask_due()
         assert (await served.predict(2)).status_code == 200
         assert 'state="drifted"' not in await served.text("/metrics")
 
     during(tmp_path, ask)
-
-
-async def asked_again(served: Served) -> None:
-    """Ask what is due, the wrong ones among it."""
-    await served.examiner.ask_due()
 
 
 def test_a_server_with_no_right_version_is_not_ready(tmp_path: Path) -> None:
@@ -183,7 +178,7 @@ def test_a_runtime_that_fails_in_its_own_way_is_asked_again(tmp_path: Path) -> N
         await served.examiner.ask_due()
         assert "internal error" in (await served.predict(2)).json()["error"]
         shaken.change = None
-        await asked_again(served)
+        await served.examiner.ask_due()
         assert (await served.predict(2)).status_code == 200
 
     during(tmp_path, ask)
