@@ -245,7 +245,7 @@ def judge(
     try:
         together = {found.name: found for found in judge_together(runner, cases, certificate)}
     except MlserveError as error:
-        together = {cases[0].name: _failed(cases[0], f"in a batch: {error.message}")}
+        together = {cases[0].name: failed(cases[0], f"in a batch: {error.message}")}
     return Verdict(tuple(_worse(found, together.get(found.name)) for found in alone))
 
 
@@ -260,7 +260,7 @@ def case_verdict(runner: Runner, case: GoldenCase, certificate: Certificate) -> 
     try:
         return judge_case(runner, case, certificate)
     except MlserveError as error:
-        return _failed(case, error.message)
+        return failed(case, error.message)
 
 
 def verdict_in_company(
@@ -275,9 +275,10 @@ def verdict_in_company(
             if found.name == case.name
         ]
     except MlserveError as error:
-        together = [_failed(case, f"in a batch: {error.message}")]
+        together = [failed(case, f"in a batch: {error.message}")]
     return _worse(alone, together[0] if together else None)
 
 
-def _failed(case: GoldenCase, why: str) -> CaseVerdict:
+def failed(case: GoldenCase, why: str) -> CaseVerdict:
+    """Return the verdict of a golden question that got an error instead of an answer."""
     return CaseVerdict(case.name, np.inf, "", is_label_changed=False, problem=why)

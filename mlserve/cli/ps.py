@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mlserve.cli.output import OutputFormat, OutputOption, duration, note, print_json, print_table
@@ -9,6 +11,7 @@ from mlserve.errors import readable
 from mlserve.load_options import LadderPolicy
 
 if TYPE_CHECKING:
+    from mlserve.client.answers import VersionServing
     from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
     from mlserve.served_model import ServedModel
@@ -19,26 +22,29 @@ _HEADER = ("name", "status", "versions", "uptime", "launcher")
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     """List the servers that `mlserve up` started.
 
-    A server whose process is gone is listed as dead once, and then forgotten.
+    Each is asked what runs its versions: runtime, precision and device, and whether the
+    certificate of the model holds there. A server whose process is gone is listed as dead once,
+    and then forgotten.
 
     For example:
 
     mlserve ps --output json
     """
-    from mlserve.launch.ready import Seen, see
+    from mlserve.launch.ready import Seen, see, what_runs
     from mlserve.launch.running import reconcile
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
+    runs = [what_runs(item.record) if item.status == "ready" else () for item in seen]
     if output is OutputFormat.JSON:
-        print_json([_as_json(item) for item in seen])
+        print_json([_as_json(item, serving) for item, serving in zip(seen, runs, strict=True)])
         return
-    listed = [(item.record, item.status) for item in seen]
-    if not listed:
+    if not seen:
         note("no server is running; start one: mlserve up")
         return
-    rows = [_row(record, status) for record, status in listed]
-    print_table(_HEADER, rows, [_below(record) for record, _ in listed])
+    rows = [_row(item.record, item.status) for item in seen]
+    below = [_below(item.record, serving) for item, serving in zip(seen, runs, strict=True)]
+    print_table(_HEADER, rows, below)
     for item in seen:
         if item.why:
             note(f"{item.record.name} is {item.status}: {item.why}")
@@ -57,9 +63,10 @@ def _row(record: ServerRecord, status: str) -> list[str]:
     return [record.name, status, versions, since, record.launcher]
 
 
-def _below(record: ServerRecord) -> list[str]:
+def _below(record: ServerRecord, serving: Sequence[VersionServing]) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
-    return [*_models(record), *_ladders(record), where, _meaning(record)]
+    answers = [f"{each.model} version {each.version}: {each.by}" for each in serving]
+    return [*_models(record), *_ladders(record), *answers, where, _meaning(record)]
 
 
 def _models(record: ServerRecord) -> list[str]:
@@ -90,7 +97,7 @@ def _meaning(record: ServerRecord) -> str:
     return f"random weights, so that the answers mean nothing: {', '.join(random)}"
 
 
-def _as_json(seen: Seen) -> dict[str, Any]:
+def _as_json(seen: Seen, serving: Sequence[VersionServing]) -> dict[str, Any]:
     from mlserve.launch.running import server_of
 
     record, status = seen.record, seen.status
@@ -98,6 +105,7 @@ def _as_json(seen: Seen) -> dict[str, Any]:
         "status": status,
         "why": seen.why or None,
         "models": [model.to_json() for model in record.serving.models],
+        "answers": [asdict(each) for each in serving],
         "config_problem": record.refusal or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,

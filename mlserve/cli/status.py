@@ -50,7 +50,7 @@ def status(
         print_json(_as_json(seen, load, refusal) | address_json(client))
     else:
         _print(seen, load, refusal)
-    absent = [name for name, rows in seen.items() if not any(row.is_available for row in rows)]
+    absent = [name for name, rows in seen.items() if not any(map(_is_served, rows))]
     if absent:
         raise Unavailable(
             f"no version of {', '.join(absent)} is available at {client.endpoint}",
@@ -99,6 +99,11 @@ def _load(client: Client, deadline: Deadline) -> ServerLoad | None:
         return client.load(timeout=deadline)
     except MlserveError:
         return None
+
+
+def _is_served(row: VersionStatus) -> bool:
+    """Return whether requests are answered: a version with an error has drifted."""
+    return row.is_available and not row.error
 
 
 def _shown(version: int | None) -> str:

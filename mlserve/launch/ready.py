@@ -30,6 +30,7 @@ from mlserve.sources import Kind
 
 if TYPE_CHECKING:
     from mlserve.client import Client
+    from mlserve.client.answers import VersionServing
 
 _PAUSE = 0.05
 _PROBE_TIMEOUT = 1.0
@@ -169,6 +170,19 @@ def see(record: ServerRecord) -> Seen:
         with suppress(MlserveError):  # if it cannot be written, ask again next time
             record = mark_ready(record)
     return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
+
+
+def what_runs(record: ServerRecord) -> tuple[VersionServing, ...]:
+    """Return what runs each version, as a server of ours says; empty if it does not say so soon."""
+    models = record.serving.models
+    if not models or record.launcher is not Launcher.EMBEDDED:
+        return ()
+    try:
+        with client_of(record, models[0]) as client:
+            load = client.load(timeout=_PROBE_TIMEOUT)
+    except MlserveError:  # `mlserve status` says why
+        return ()
+    return () if load is None else load.serving
 
 
 def _ask(record: ServerRecord) -> tuple[str, str]:

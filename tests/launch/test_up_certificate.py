@@ -78,6 +78,9 @@ def test_answers_say_what_gave_them(command: Command, processes: str) -> None:
     [serving] = command.json("status", "--timeout", "60")["load"]["serving"]
     assert serving["by"] == texts[0]
     assert serving["golden"].startswith("1 of 1 golden inputs asked (1 in all) are answered right")
+    [server] = command.ps()
+    assert server["answers"] == [serving]
+    assert f"{MODEL} version 2: {texts[0]}" in command("ps").stdout
 
 
 def test_the_good_version_goes_on_when_the_next_one_drifts(command: Command) -> None:

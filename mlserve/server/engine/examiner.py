@@ -23,15 +23,17 @@ from mlserve.certificate.verdict import (
     answer_of,
     can_be_asked_together,
     case_verdict,
+    failed,
     held_to,
     verdict_in_company,
 )
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError
+from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.ladder.climb import rung_of
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work
+from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import LoadedVersion, Served
 from mlserve.server.models.models import Models
 from mlserve.server.request import StageTimes
@@ -77,8 +79,10 @@ class Examiner:
     async def ask_due(self) -> None:
         """Ask one question about each version that is due."""
         for loaded in [each for each in self._models.loaded() if self._is_due(each)]:
-            case = loaded.standing.next_case()
-            if case is not None and loaded.is_alive and not self._engine.is_draining:
+            if self._engine.unfinished or self._engine.is_draining:
+                return  # a request came during the last question
+            case = loaded.standing.next_case() if loaded.is_alive else None
+            if case is not None:
                 await self._ask(loaded, case)
 
     def _is_due(self, loaded: LoadedVersion) -> bool:
@@ -90,12 +94,13 @@ class Examiner:
 
     async def _ask(self, loaded: LoadedVersion, case: GoldenCase) -> None:
         standing = loaded.standing
+        verdict: CaseVerdict | None
         with loaded.lease():
             if loaded.processes is None:
                 verdict = await run_on_daemon_thread(_judged_here, loaded, case)
             else:
                 verdict = await self._judged_elsewhere(loaded, case)
-        if standing.note(verdict):
+        if verdict is not None and standing.note(verdict):
             _log.log(
                 logging.ERROR if standing.problems else logging.INFO,
                 "version %d of %s: certificate=%s%s",
@@ -106,8 +111,10 @@ class Examiner:
             )
             self._on_change()
 
-    async def _judged_elsewhere(self, loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
-        """Ask in one of the version's processes."""
+    async def _judged_elsewhere(
+        self, loaded: LoadedVersion, case: GoldenCase
+    ) -> CaseVerdict | None:
+        """Ask in one of the version's processes; return None if it gave no answer, as it ended."""
         assert loaded.processes is not None
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         work = Work(
@@ -128,9 +135,11 @@ class Examiner:
 
         loaded.processes.submit([work], done)
         await ended
+        if isinstance(work.error, Unavailable | DeadlineExceeded):
+            _log.warning("%s of %s was not answered: %s", case.name, loaded.model, work.error)
+            return None
         if work.error is not None:
-            why = work.error.message if isinstance(work.error, MlserveError) else str(work.error)
-            return CaseVerdict(case.name, float("inf"), "", is_label_changed=False, problem=why)
+            return failed(case, as_known_error(work.error).message)
         assert work.result is not None
         signature = loaded.runner.signatures[case.signature]
         certificate = loaded.standing.certificate_of(case)
@@ -140,11 +149,13 @@ class Examiner:
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
     limit_threads(loaded.runner, 1)
     runner = rung_of(loaded.runner, loaded.standing.rung_of(case))
-    certificate = loaded.standing.certificate_of(case)
-    other = _company_of(loaded, case)
-    if other is None:
-        return case_verdict(runner, case, certificate)
-    return verdict_in_company(runner, case, other, certificate)
+    certificate, other = loaded.standing.certificate_of(case), _company_of(loaded, case)
+    try:
+        if other is None:
+            return case_verdict(runner, case, certificate)
+        return verdict_in_company(runner, case, other, certificate)
+    except Exception as error:  # noqa: BLE001 - of a runtime: the next questions must be asked
+        return failed(case, as_known_error(error).message)
 
 
 def _company_of(loaded: LoadedVersion, case: GoldenCase) -> GoldenCase | None:

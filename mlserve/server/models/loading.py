@@ -141,6 +141,13 @@ class LoadedVersion:
                 "are started",
                 hint="see why with mlserve logs",
             )
+        return self.drift
+
+    @property
+    def drift(self) -> MlserveError | None:
+        """Why calls are refused as long as its golden inputs are answered wrong; None if not."""
+        if not self.standing.has_drifted:  # each request asks
+            return None
         return self.standing.refusal(f"version {self.version} of {self.model}")
 
     @property

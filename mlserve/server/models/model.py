@@ -27,6 +27,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import MlserveError, NotFound, Unavailable
@@ -196,10 +197,11 @@ class Model:
     def lease(self, choice: VersionChoice) -> LoadedVersion:
         """Lease the version that answers a request; the caller ends the lease.
 
-        Raises NotFound, Unavailable while it is loading, and InvalidInput for an unknown label.
+        Raises NotFound, Unavailable while it is loading or while it does not give the answers of
+        its certificate, and InvalidInput for an unknown label.
         """
         version = self._number(choice)
-        wanted = max(self._loaded, default=None) if version is None else version
+        wanted = self._latest() if version is None else version
         loaded = None if wanted is None else self._loaded.get(wanted)
         if loaded is None:
             raise self._not_served(version)
@@ -207,6 +209,14 @@ class Model:
         if fault is not None:
             raise fault
         return loaded.lease()
+
+    def _latest(self) -> int | None:
+        """Return the latest loaded version whose answers are right, or else the latest."""
+        latest = max(self._loaded, default=None)
+        if latest is None or self._loaded[latest].drift is None:
+            return latest
+        right = (number for number, each in self._loaded.items() if each.drift is None)
+        return max(right, default=latest)
 
     def knows(self, version: int) -> bool:
         """Return whether that version is, was or will be served."""
@@ -218,14 +228,24 @@ class Model:
         return self._loaded.values()
 
     def statuses(self, choice: VersionChoice = None) -> list[LoadStatus]:
-        """Return the states of all versions, or of one, newest first. Raises NotFound."""
+        """Return the states of all versions, or of one, newest first. Raises NotFound.
+
+        A loaded version that does not give the answers of its certificate has that as its error.
+        """
         version = self._number(choice)
         newest_first = sorted(self._statuses.items(), reverse=True)
-        statuses = [status for number, status in newest_first if version in (None, number)]
+        statuses = [
+            self._with_drift(status) for number, status in newest_first if version in (None, number)
+        ]
         if not statuses:
             what = "any versions" if version is None else f"version {version}"
             raise NotFound(f"Could not find {what} of model {self.name}")
         return statuses
+
+    def _with_drift(self, status: LoadStatus) -> LoadStatus:
+        loaded = self._loaded.get(status.version)
+        drift = None if loaded is None else loaded.drift
+        return status if drift is None else replace(status, error=drift)
 
     def _number(self, choice: VersionChoice) -> int | None:
         if not isinstance(choice, str):

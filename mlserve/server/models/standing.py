@@ -58,6 +58,8 @@ class Standing:
     rungs: Mapping[str, tuple[int, Certificate]] = field(default_factory=dict)
     """Of a model on a ladder, the rung that each golden input is for, and its certificate."""
     asked_at: float = field(default_factory=time.monotonic)
+    has_drifted: bool = False
+    """Whether the latest answer to any golden input is wrong; looked at by each request."""
     _next: int = 0
 
     def __post_init__(self) -> None:
@@ -68,10 +70,9 @@ class Standing:
         """What is known now."""
         if self.certificate is None:
             return CertificateState.NONE
-        if self.problems:
+        if self.has_drifted:
             return CertificateState.DRIFTED
-        is_asked = len(self.verdicts) == len(self.cases)
-        return CertificateState.HOLDS if is_asked else CertificateState.CHECKING
+        return CertificateState.HOLDS if self.is_asked else CertificateState.CHECKING
 
     @property
     def problems(self) -> list[CaseVerdict]:
@@ -116,7 +117,7 @@ class Standing:
 
     def refusal(self, what: str) -> MlserveError | None:
         """Return the error of a call while the answers are wrong; None if it is to be served."""
-        if self.on_drift is OnDrift.SERVE or not self.problems:
+        if not self.has_drifted or self.on_drift is OnDrift.SERVE:
             return None
         return Unavailable(f"{what} is not served: {self.fault}", hint=_SERVE)
 
@@ -154,6 +155,7 @@ class Standing:
         return self.state is not before
 
     def _describe(self) -> None:
+        self.has_drifted = any(verdict.problem for verdict in self.verdicts.values())
         text = f"{self.runs_on}; certificate={self.state}"
         self.served_by = text.encode("ascii", "replace").decode()
 
