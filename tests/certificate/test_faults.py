@@ -237,7 +237,7 @@ def test_a_server_asks_in_a_batch_too(good: Artifact, tmp_path: Path) -> None:
     for artifact in (good, with_model(good, tmp_path, swap)):
         loaded = served(artifact)
         assert not loaded.standing.problems, "alone, each is answered right"
-        engine = SimpleNamespace(is_draining=False)
+        engine = SimpleNamespace(is_draining=False, unfinished=0)
         models = SimpleNamespace(loaded=lambda loaded=loaded: [loaded])
         examiner: Any = Examiner(engine, models, lambda: None, probe_seconds=0.0)  # type: ignore[arg-type]
         asyncio.run(examiner.ask_due())
