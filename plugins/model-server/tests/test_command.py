@@ -85,6 +85,7 @@ def test_models_versions_and_labels(launch: Any, put: Any, official: Any, tmp_pa
     wait_until(lambda: server.label("a") == "a/3")
     asked = ("a/versions/2", "a/labels/stable", "a/labels/canary", "b", "b/versions/5")
     assert [server.label(where) for where in asked] == ["a/2", "a/2", "a/3", "b/5", "b/5"]
+    assert server.predict("b").headers["x-mlserve-served-by"].endswith("; certificate=none")
     unknown = server.predict("a/labels/new")
     assert (unknown.status_code, unknown.json()["error"]) == (
         400,
