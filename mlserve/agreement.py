@@ -15,7 +15,7 @@ import numpy as np  # noqa: TID253
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
-from mlserve.calibration import Image, RowInput, Samples, unusable
+from mlserve.calibration import Image, Samples, unusable
 from mlserve.certificate.golden import Arrays, read_golden
 from mlserve.certificate.verdict import (
     LABEL,
@@ -28,6 +28,7 @@ from mlserve.certificate.verdict import (
 from mlserve.errors import ExportError, MlserveError, first_of, readable
 from mlserve.golden_inputs import reference_steps, tolerance_of
 from mlserve.precision import MIN_AGREEMENT, Precision
+from mlserve.sample_rows import RowInput
 from mlserve.sources import Classifier, Model, ModelRequest, Progress, Reference, TensorModel
 from mlserve.tensors import Signature
 

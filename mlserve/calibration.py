@@ -22,21 +22,14 @@ from mlserve.errors import ExportError, MlserveError, UsageError, counted, reada
 from mlserve.golden_inputs import IMAGE_MODULES, image_files, reference_steps
 from mlserve.hints import did_you_mean
 from mlserve.labels import folder_label
-from mlserve.rows.asking import ReadyRow
-from mlserve.rows.files import Source
-from mlserve.rows.kinds import FileKind, kind_by_name
-from mlserve.rows.reading import RowReader
+from mlserve.sample_rows import Inputs, RowInput, read_rows
 from mlserve.sources import Classifier, Model, ModelRequest, Progress, Reference, TensorModel
-from mlserve.tensors import PREDICT, DType, Signature
+from mlserve.tensors import PREDICT, Signature
 
 T = TypeVar("T")
-Inputs = dict[str, Any]
-"""Arrays by name, a batch of one."""
-
 MOST_CALIBRATED = 1000
 """Inputs to quantise on; of more, as many are taken that lie evenly among them."""
 _MOST_HELD_BACK = 1000
-_MOST_ROWS = 10_000
 _HELD_BACK = 5
 """Of the calibration inputs, one in so many is held back, if no others are given to measure on."""
 
@@ -57,14 +50,6 @@ class Image:
             raise UsageError(
                 f"{self.path} cannot be read: {error.strerror}", hint="make it readable"
             ) from error
-
-
-@dataclass(frozen=True)
-class RowInput:
-    """One row of a table as inputs of the model."""
-
-    name: str
-    inputs: Inputs
 
 
 class PreparedImages(Sequence[Inputs]):
@@ -268,8 +253,8 @@ def _rows(request: ModelRequest, model: TensorModel) -> Samples:
             f"{model.name} has no signature with inputs that rows could be for",
             hint="export it in fp32, without --held-out",
         )
-    given = _read(request.calibration, "--calibration", model, signature)
-    held = _read(request.held_out, "--held-out", model, signature)
+    given = read_rows(request.calibration, "--calibration", model, signature)
+    held = read_rows(request.held_out, "--held-out", model, signature)
     if request.calibration and request.held_out and request.calibration.samefile(request.held_out):
         raise UsageError(
             f"--held-out {request.held_out} is the file that is calibrated on: the agreement would "
@@ -280,54 +265,3 @@ def _rows(request: ModelRequest, model: TensorModel) -> Samples:
     kept, held_out, origin = _divided(request, given, held, "row")
     quantization = Quantization(request.precision, [row.inputs for row in kept])
     return Samples(quantization, held_out, origin, signature)
-
-
-def _read(
-    path: Path | None, option: str, model: TensorModel, signature: Signature
-) -> list[RowInput]:
-    """Return rows of a table, all of them or a seeded choice. Raises UsageError."""
-    if path is None:
-        return []
-    kind = kind_by_name(path.name)
-    if path.is_dir() or kind is FileKind.IMAGE:
-        raise UsageError(
-            f"{option} {path} is not a table of rows, which {model.name} takes",
-            hint="give a .npz, .npy, .csv, .tsv or .jsonl file with the inputs of the model",
-        )
-    reader = RowReader([Source(str(path), kind)], signature, model.columns, lambda _: None)
-    chosen: list[tuple[int, RowInput]] = []
-    rng = np.random.default_rng(0)
-    for number, row in enumerate(reader.rows()):
-        if not isinstance(row, ReadyRow):
-            raise UsageError(f"{option} {row.place}: {row.error.message}", hint=row.error.hint)
-        place = number if number < _MOST_ROWS else int(rng.integers(0, number + 1))
-        if place >= _MOST_ROWS:
-            continue  # each row is as likely to be chosen as any other
-        item = (number, RowInput(str(row.place), _arrays(row, signature, option)))
-        chosen[place : place + 1] = [item]
-    if not chosen:
-        raise UsageError(f"{option} {path} has no rows", hint="give at least a few")
-    return [row for _, row in sorted(chosen, key=lambda item: item[0])]
-
-
-def _arrays(row: ReadyRow, signature: Signature, option: str) -> Inputs:
-    dtypes = {spec.name: spec.dtype for spec in signature.inputs}
-    try:
-        return {name: _array(value, dtypes[name]) for name, value in row.inputs.items()}
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(
-            f"{option} {row.place} does not fit the inputs of the model: {error}",
-            hint=f"the model takes {', '.join(map(str, signature.inputs))}",
-        ) from error
-
-
-def _array(value: Any, dtype: DType) -> Any:
-    """Return one row's element of an input as a batch of one."""
-    if dtype is not DType.BYTES:
-        return np.asarray([value], dtype=np.dtype(dtype.label))
-    texts = np.array([value], dtype=object)
-    return np.vectorize(_encoded, otypes=[object])(texts)
-
-
-def _encoded(value: Any) -> Any:
-    return value.encode() if isinstance(value, str) else value

@@ -33,12 +33,24 @@ from mlserve.distributions import install_command
 from mlserve.errors import ExportError, MlserveError, UsageError, bounded
 from mlserve.precision import Precision
 from mlserve.probe import tried
-from mlserve.sources import PIXELS, Classifier, Fact, How, Model, ModelRequest, Reference
+from mlserve.sample_rows import read_rows
+from mlserve.sources import (
+    PIXELS,
+    Classifier,
+    Fact,
+    How,
+    Model,
+    ModelRequest,
+    Reference,
+    TensorModel,
+)
 from mlserve.system import cpu_model
 from mlserve.tensors import PREDICT, Signature
 
 ROWS = 16
 """How many rows of a model of tensors are golden inputs, each a question of its own."""
+GIVEN_ROWS = 64
+"""The same of rows that the user gives."""
 _AT_ONCE = 4
 """Images that the reference is asked at once, which bounds its memory."""
 _FIRST = "rocket.jpg"
@@ -92,16 +104,17 @@ def certified(
     ExportError if the artifact does not give the answers that its precision allows.
     """
     if model.reference is None:
+        _require_none_given(request, f"{model.name} has no reference to answer them")
         return manifest
     absent = plugins.absent_modules(IMAGE_MODULES) if isinstance(model, Classifier) else ()
     if absent:
         install = install_command("mlserve[images]")
-        return _without(manifest, f"none: its images need {', '.join(absent)}: {install}")
+        return _without(request, manifest, f"none: its images need {', '.join(absent)}: {install}")
     answered, refusal = _answered(request, model, model.reference, runner.signatures)
     if not answered:
-        return _without(manifest, f"none: the model refuses made-up inputs ({refusal})")
+        return _without(request, manifest, f"none: the model refuses made-up inputs ({refusal})")
     if _is_undecided(model, model.reference, answered[0]):
-        return _without(manifest, "none: the model gives two answers to the same input")
+        return _without(request, manifest, "none: the model gives two answers to the same input")
     cases = [_case(each, runner) for each in answered]
     certificate = _certificate(manifest.precision, model.reference, cases)
     manifest, verdict = _judged(replace(manifest, certificate=certificate), artifact, runner, cases)
@@ -110,8 +123,16 @@ def certified(
     return manifest
 
 
-def _without(manifest: Manifest, why: str) -> Manifest:
+def _without(request: ModelRequest, manifest: Manifest, why: str) -> Manifest:
+    _require_none_given(request, f"there is no certificate: {why}")
     return replace(manifest, facts={**manifest.facts, "certificate": Fact(How.ASSUMED, why)})
+
+
+def _require_none_given(request: ModelRequest, why: str) -> None:
+    if request.golden is not None:
+        raise ExportError(
+            f"--golden {request.golden} has no effect: {why}", hint="leave --golden out"
+        )
 
 
 def _answered(
@@ -128,7 +149,9 @@ def _answered(
         return list(_answered_images(model, reference, signatures, _images(request))), ""
     found, refusal = [], ""
     for theirs, ours in _pairs(model.signatures, signatures.values()):
-        for question in _rows(request.golden, reference, theirs, ours):
+        if request.golden is not None:
+            return _answered_rows(request.golden, model, reference, theirs, ours), ""
+        for question in _rows(reference, theirs, ours):
             if isinstance(question, str):
                 refusal = refusal or question
                 continue
@@ -137,10 +160,33 @@ def _answered(
             except MlserveError as error:
                 refusal = refusal or error.message
                 continue
-            names = {spec.name for spec in ours.outputs}
-            kept = {name: array for name, array in expected.items() if name in names}
-            found.append(Answered(question, kept))
+            found.append(Answered(question, _kept(expected, ours)))
     return found, refusal
+
+
+def _kept(expected: Arrays, ours: Signature) -> Arrays:
+    """Return the outputs that the artifact has too."""
+    names = {spec.name for spec in ours.outputs}
+    return {name: array for name, array in expected.items() if name in names}
+
+
+def _answered_rows(
+    path: Path, model: TensorModel, reference: Reference, theirs: Signature, ours: Signature
+) -> list[Answered]:
+    """Return the user's rows, each a question. Raises UsageError and ExportError."""
+    rows = read_rows(path, "--golden", model, theirs)
+    places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), GIVEN_ROWS)).astype(int))
+    found = []
+    for row in (rows[place] for place in places):
+        try:
+            expected = reference.run(theirs.name, row.inputs)
+        except MlserveError as error:
+            raise ExportError(
+                f"--golden {row.name} is refused by {reference.framework}: {error.message}",
+                hint="leave the row out",
+            ) from error
+        found.append(Answered(Question(row.name, ours.name, row.inputs), _kept(expected, ours)))
+    return found
 
 
 def _images(request: ModelRequest) -> Iterator[tuple[str, bytes]]:
@@ -248,16 +294,14 @@ def _pairs(
             yield signature, served[signature.name]
 
 
-def _rows(
-    golden: Path | None, reference: Reference, theirs: Signature, ours: Signature
-) -> Iterator[Question | str]:
+def _rows(reference: Reference, theirs: Signature, ours: Signature) -> Iterator[Question | str]:
     """Yield questions of a row each, or one of all rows where they are not independent.
 
     Yields the reason instead if no inputs can be made up.
     """
     if theirs.method != PREDICT or not theirs.inputs:
         return
-    batch = reference.probes if golden is None else _given_rows(golden)
+    batch = reference.probes
     if batch is None:
         trial = tried(theirs, lambda inputs: reference.run(theirs.name, inputs), rows=ROWS)
         if isinstance(trial, str):
@@ -273,25 +317,6 @@ def _rows(
     for place in places:
         row = {name: array[place : place + 1] for name, array in batch.items()}
         yield Question(f"{ours.name}, row {place}", ours.name, row)
-
-
-def _given_rows(path: Path) -> Mapping[str, Any]:
-    """Return the arrays of a `.npz` file. Raises UsageError."""
-    from mlserve.rows.arrays import load_arrays
-
-    try:
-        with path.open("rb") as file:
-            arrays = load_arrays(str(path), file)
-    except OSError as error:
-        raise UsageError(
-            f"--golden {path} cannot be read: {error.strerror}", hint="check the path"
-        ) from error
-    if isinstance(arrays, dict):
-        return arrays
-    raise UsageError(
-        f"--golden {path} is one array without a name",
-        hint="save one for each input: numpy.savez('rows.npz', NAME=array)",
-    )
 
 
 def _is_undecided(model: Model, reference: Reference, first: Answered) -> bool:

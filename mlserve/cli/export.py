@@ -263,6 +263,16 @@ def export(
             show_default=False,
         ),
     ] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Images, or a table of rows, for the certificate: a server of this version is to "
+            "answer them as the model itself does. Each is kept in the version's folder. Default: "
+            "16 that are made up.",
+            show_default=False,
+        ),
+    ] = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(
@@ -337,6 +347,7 @@ def export(
         calibration=calibration,
         held_out=held_out,
         min_agreement=min_agreement,
+        golden=golden,
     )
     with _progress() as progress:
         artifact = exporting.export(
