@@ -43,7 +43,7 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
     """Return the backend to export a model of `source` for; `asked` is the user's own choice.
 
     If `asked` is None, that is the default if it takes the model, else the framework's own, else
-    the only one that does.
+    the one in the source's own plugin, else the only one that does.
     Raises UsageError when `asked` does not take it, or when several others do.
     """
     fits = _exporting(source.framework)
@@ -62,7 +62,7 @@ def backend_for(request: ModelRequest, source: ModelSource, asked: str | None) -
             f"no installed backend takes models of the framework {source.framework}",
             hint=_INSTALL,
         )
-    for usual in (DEFAULT_BACKEND, source.framework):
+    for usual in (DEFAULT_BACKEND, source.framework, _plugin_of(source)):
         if usual in fits:
             return usual
     if len(fits) > 1:
@@ -123,6 +123,13 @@ _INSTALL = "`mlserve plugins` shows which backends there are, and how to install
 
 def _backends() -> list[type[Backend]]:
     return [report.backend for report in plugins.survey() if report.backend is not None]
+
+
+def _plugin_of(source: ModelSource) -> str:
+    """Return the name of the plugin that provides a source, which its backend has too."""
+    reports = plugins.survey()
+    own = (r.name for r in reports if any(type(each) is type(source) for each in r.sources))
+    return next(own, "")
 
 
 def _exporting(framework: str) -> list[str]:

@@ -123,7 +123,7 @@ def test_a_file_of_weights_chooses_the_backend(tmp_path: Path) -> None:
     assert for_another[0] == ExitCode.USAGE
     assert for_another[2] == (
         "error: the framework of x.onnx is onnx, which the backend 'tfserving' does not take (it "
-        "takes tensorflow)\nhint: choose --backend onnxruntime\n"
+        "takes tensorflow)\nhint: choose --backend onnxruntime or openvino\n"
     )
 
 

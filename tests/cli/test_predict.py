@@ -254,7 +254,8 @@ def test_metadata_lists_the_signatures(
 
     lines = text.stdout.splitlines()
     assert lines[0] == f"inception_v3, version 1, at {endpoint}"
-    assert lines[1].split() == ["SIGNATURE", "INPUTS", "OUTPUTS"]
+    assert lines[1] == "runs on echo; fp32; unknown device; certificate=none"
+    assert lines[2].split() == ["SIGNATURE", "INPUTS", "OUTPUTS"]
     serving_default = next(line for line in lines if line.startswith("serving_default"))
     assert serving_default.split("  ")[-1].strip() == "output_0: bytes[?]"
     assert (data["model"], data["version"], data["protocol"]) == ("inception_v3", 1, protocol)
@@ -278,6 +279,8 @@ def test_status_lists_the_versions(cli: Any, echo: Any, protocol: str) -> None:
         "max_queue",
         "default_timeout",
         "processes",
+        "ladders",
+        "serving",
     }
     assert data["load"]["default_timeout"] == 30
     assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]
