@@ -254,7 +254,7 @@ def test_metadata_lists_the_signatures(
 
     lines = text.stdout.splitlines()
     assert lines[0] == f"inception_v3, version 1, at {endpoint}"
-    assert lines[1] == "runs on echo; fp32; unknown device; certificate=none"
+    assert lines[1] == "runs on  echo; unknown precision; unknown device; certificate=none"
     assert lines[2].split() == ["SIGNATURE", "INPUTS", "OUTPUTS"]
     serving_default = next(line for line in lines if line.startswith("serving_default"))
     assert serving_default.split("  ")[-1].strip() == "output_0: bytes[?]"
