@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,20 @@ GOLDEN_FOLDER = "golden"
 """The folder inside a version's folder."""
 _INDEX, _TENSORS = "golden.json", "tensors.npz"
 _LARGEST = 2**30
-"""The most bytes of each of its files."""
+"""The most bytes of each of its files, packed and unpacked."""
+_DAMAGES = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,  # a shape that is too large for this machine
+    RuntimeError,  # an archive that is encrypted or packed in another way
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What reading damaged files raises."""
 
 
 @dataclass(frozen=True)
@@ -91,30 +105,48 @@ def read_golden(folder: Path) -> tuple[GoldenCase, ...]:
         index = json_of(read_plain(own / _INDEX, _LARGEST))
         data = read_plain(own / _TENSORS, _LARGEST)
         with np.load(io.BytesIO(data), allow_pickle=False) as tensors:
-            return tuple(_case(item, tensors) for item in index)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            _require_bounded(tensors.zip)
+            cases = tuple(_case(item, tensors) for item in index)
+        if not cases:
+            raise ValueError("there are none")
+    except _DAMAGES as error:
         raise ModelLoadFailed(
             f"the golden inputs in {own} cannot be read: {reason_of(error)}", hint=EXPORT_AGAIN
         ) from error
+    return cases
+
+
+def _require_bounded(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError if it unpacks to more than may be read: a bomb packs many into few."""
+    if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+        raise ValueError(f"it unpacks to more than {_LARGEST >> 20} MiB")
 
 
 def _case(item: Mapping[str, Any], tensors: Any) -> GoldenCase:
     parts = {
         part: {name: _read(place, tensors) for name, place in item[part].items()} for part in _PARTS
     }
-    return GoldenCase(
-        name=item["name"], signature=item["signature"], margin=item["margin"], **parts
-    )
+    name, signature, margin = item["name"], item["signature"], item["margin"]
+    if not (isinstance(name, str) and isinstance(signature, str)):
+        raise TypeError("a name or a signature is not a text")
+    return GoldenCase(name, signature, margin=None if margin is None else float(margin), **parts)
 
 
 def _read(place: Mapping[str, int], tensors: Any) -> Array:
-    array: Array = tensors[f"arr_{place['tensor']}"]
+    array = _tensor(tensors, place["tensor"])
     if "lengths" not in place:
         return array
-    lengths = tensors[f"arr_{place['lengths']}"]
+    lengths = _tensor(tensors, place["lengths"])
     values = np.empty(lengths.size, dtype=object)
     values[:] = list(_cut(array.tobytes(), lengths.ravel().tolist()))
     return values.reshape(lengths.shape)
+
+
+def _tensor(tensors: Any, number: int) -> Array:
+    found = tensors[f"arr_{number}"]
+    if isinstance(found, np.ndarray):
+        return found
+    raise ValueError(f"arr_{number} is not an array")
 
 
 def _cut(data: bytes, lengths: Sequence[int]) -> Iterator[bytes]:

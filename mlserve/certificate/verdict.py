@@ -239,7 +239,11 @@ def judge(
     An error of the Runner is a problem of its case.
     """
     alone = [case_verdict(runner, case, certificate) for case in cases]
-    asked = {case.signature: runner.signatures[case.signature] for case in cases}
+    asked = {
+        name: signature
+        for name, signature in runner.signatures.items()
+        if any(case.signature == name for case in cases)
+    }
     if not can_be_asked_together(artifact.manifest, asked):
         return Verdict(tuple(alone))
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -97,4 +100,76 @@ def test_damaged_golden_inputs_are_named(tmp_path: Path, file: str, content: byt
     write_golden([case([0.6, 0.4], "cat")], tmp_path)
     (tmp_path / GOLDEN_FOLDER / file).write_bytes(content)
     with pytest.raises(ModelLoadFailed, match=r"the golden inputs in .* cannot be read"):
+        read_golden(tmp_path)
+
+
+def packed(data: bytes) -> bytes:
+    """Return an archive in which each array is `data`."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(6):
+            archive.writestr(f"arr_{number}.npy", data)
+    return file.getvalue()
+
+
+def header(*shape: int) -> bytes:
+    file = io.BytesIO()
+    written = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, written)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(packed(b"not an array"), id="not an array"),
+        pytest.param(packed(header(10**12)), id="larger than any memory"),
+        pytest.param(packed(header(2**62, 2**62)), id="more than can be counted"),
+        pytest.param(packed(bytes(2**28)), id="a bomb"),
+    ],
+)
+def test_hostile_tensors_are_named(tmp_path: Path, content: bytes) -> None:
+    write_golden([case([0.6, 0.4], "cat")], tmp_path)
+    (tmp_path / GOLDEN_FOLDER / "tensors.npz").write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match=r"the golden inputs in .* cannot be read"):
+        read_golden(tmp_path)
+
+
+def test_no_damaged_byte_of_the_tensors_is_a_crash(tmp_path: Path) -> None:
+    write_golden([case([0.6, 0.4], "cat")], tmp_path)
+    path = tmp_path / GOLDEN_FOLDER / "tensors.npz"
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_golden(tmp_path)
+        except ModelLoadFailed:
+            refused += 1
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": [1]},
+        {"margin": "wide"},
+        {"name": 5},
+        {"signature": None},
+        {"inputs": {"image": {"tensor": 10**30}}},
+        {"inputs": {"image": {"tensor": 2, "lengths": 2}}},
+    ],
+)
+def test_a_hostile_index_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_golden([case([0.6, 0.4], "cat")], tmp_path)
+    path = tmp_path / GOLDEN_FOLDER / "golden.json"
+    (item,) = json.loads(path.read_text())
+    path.write_text(json.dumps([item | change]))
+    with pytest.raises(ModelLoadFailed, match=r"the golden inputs in .* cannot be read"):
+        read_golden(tmp_path)
+
+
+def test_an_index_without_golden_inputs_does_not_hold(tmp_path: Path) -> None:
+    write_golden([], tmp_path)
+    with pytest.raises(ModelLoadFailed, match="there are none"):
         read_golden(tmp_path)
