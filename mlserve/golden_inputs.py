@@ -18,7 +18,7 @@ from mlserve import plugins
 from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
 from mlserve.certificate.certificate import Certificate
-from mlserve.certificate.golden import Arrays, GoldenCase, write_golden
+from mlserve.certificate.golden import Array, Arrays, GoldenCase, write_golden
 from mlserve.certificate.verdict import (
     LABEL,
     SCORES,
@@ -51,8 +51,8 @@ ROWS = 16
 """How many rows of a model of tensors are golden inputs, each a question of its own."""
 GIVEN_ROWS = 64
 """The same of rows that the user gives."""
-_AT_ONCE = 4
-"""Images that the reference is asked at once, which bounds its memory."""
+_MOST_BYTES = 2**27
+"""The most that golden inputs and their answers take, before they are packed."""
 _FIRST = "rocket.jpg"
 """The packaged image that a server asks first: in colours, not square and larger than the inputs of
 most models, so that it shows each fault of an image pipeline."""
@@ -112,8 +112,9 @@ def certified(
         return _without(request, manifest, f"none: its images need {', '.join(absent)}: {install}")
     answered, refusal = _answered(request, model, model.reference, runner.signatures)
     if not answered:
-        return _without(request, manifest, f"none: the model refuses made-up inputs ({refusal})")
-    if _is_undecided(model, model.reference, answered[0]):
+        return _without(request, manifest, f"none: {refusal or 'there is nothing to ask'}")
+    answered = _decided(model, model.reference, answered)
+    if not answered:
         return _without(request, manifest, "none: the model gives two answers to the same input")
     cases = [_case(each, runner) for each in answered]
     certificate = _certificate(manifest.precision, model.reference, cases)
@@ -141,27 +142,59 @@ def _answered(
     reference: Reference,
     signatures: Mapping[str, Signature],
 ) -> tuple[list[Answered], str]:
-    """Return the questions that the reference answers, and why it refuses the first other one.
+    """Return the questions that the reference answers, and why the first other one is left out.
 
-    Raises ExportError for a question of the user that it refuses.
+    Raises ExportError for a question of the user that it refuses, and UsageError for too many.
     """
+    found: list[Answered] = []
+    refusal, room = "", _MOST_BYTES
+    for each in _asked(request, model, reference, signatures):
+        if isinstance(each, str):
+            refusal = refusal or each
+            continue
+        room -= sum(map(_size, each.question.inputs.values()))
+        room -= 2 * sum(map(_size, each.expected.values()))  # the artifact's own are kept too
+        if room < 0:
+            refusal = refusal or f"an input and its answers take over {_MOST_BYTES >> 20} MiB"
+            break
+        found.append(each)
+    if room < 0 and request.golden is not None:
+        raise UsageError(
+            f"--golden {request.golden} and the answers take more than {_MOST_BYTES >> 20} MiB",
+            hint=f"give fewer: the first {len(found)} fit" if found else "give smaller ones",
+        )
+    return found, refusal
+
+
+def _size(array: Array) -> int:
+    """Return the bytes of an array, of texts too."""
+    return array.nbytes if array.dtype != object else sum(map(len, array.flat))
+
+
+def _asked(
+    request: ModelRequest,
+    model: Model,
+    reference: Reference,
+    signatures: Mapping[str, Signature],
+) -> Iterator[Answered | str]:
+    """Yield each question with the reference's answer, or why a made-up one has none."""
     if isinstance(model, Classifier):
-        return list(_answered_images(model, reference, signatures, _images(request))), ""
-    found, refusal = [], ""
+        yield from _answered_images(request, model, reference, signatures)
+        return
     for theirs, ours in _pairs(model.signatures, signatures.values()):
         if request.golden is not None:
-            return _answered_rows(request.golden, model, reference, theirs, ours), ""
+            yield from _answered_rows(request.golden, model, reference, theirs, ours)
+            return
         for question in _rows(reference, theirs, ours):
             if isinstance(question, str):
-                refusal = refusal or question
+                yield f"the model refuses made-up inputs ({question})"
                 continue
             try:
-                expected = reference.run(theirs.name, question.inputs)
+                expected = _kept(reference.run(theirs.name, question.inputs), ours)
             except MlserveError as error:
-                refusal = refusal or error.message
+                yield f"the model refuses made-up inputs ({bounded(error.message)})"
                 continue
-            found.append(Answered(question, _kept(expected, ours)))
-    return found, refusal
+            yield Answered(question, expected) if expected else "the outputs have other names"
 
 
 def _kept(expected: Arrays, ours: Signature) -> Arrays:
@@ -172,11 +205,10 @@ def _kept(expected: Arrays, ours: Signature) -> Arrays:
 
 def _answered_rows(
     path: Path, model: TensorModel, reference: Reference, theirs: Signature, ours: Signature
-) -> list[Answered]:
-    """Return the user's rows, each a question. Raises UsageError and ExportError."""
+) -> Iterator[Answered]:
+    """Yield the user's rows, each a question. Raises UsageError and ExportError."""
     rows = read_rows(path, "--golden", model, theirs)
     places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), GIVEN_ROWS)).astype(int))
-    found = []
     for row in (rows[place] for place in places):
         try:
             expected = reference.run(theirs.name, row.inputs)
@@ -185,8 +217,7 @@ def _answered_rows(
                 f"--golden {row.name} is refused by {reference.framework}: {error.message}",
                 hint="leave the row out",
             ) from error
-        found.append(Answered(Question(row.name, ours.name, row.inputs), _kept(expected, ours)))
-    return found
+        yield Answered(Question(row.name, ours.name, row.inputs), _kept(expected, ours))
 
 
 def _images(request: ModelRequest) -> Iterator[tuple[str, bytes]]:
@@ -217,38 +248,37 @@ def image_files(path: Path, option: str) -> list[Path]:
 
 
 def _answered_images(
+    request: ModelRequest,
     model: Classifier,
     reference: Reference,
     signatures: Mapping[str, Signature],
-    images: Iterable[tuple[str, bytes]],
-) -> Iterator[Answered]:
+) -> Iterator[Answered | str]:
+    """Yield the images, each asked alone: the reference may take no batch.
+
+    Raises ExportError for one of the user's that it refuses, and what `_images` raises.
+    """
     ranking = next((name for name, each in signatures.items() if is_ranking(each)), None)
     if ranking is None:
+        yield "the backend does not give the scores of all classes"
         return
     steps = reference_steps(model, reference)
     labels = np.array(
         [text.encode() for text in model.pipeline.full_labels(model.labels)], dtype=object
     )
-    pairs = list(images)
-    for start in range(0, len(pairs), _AT_ONCE):
-        part = pairs[start : start + _AT_ONCE]
-        for (name, data), scores in zip(part, _scores(steps, part), strict=True):
-            best = labels[[int(scores.argmax())]]
-            image = np.array([data], dtype=object)
-            yield Answered(
-                Question(name, ranking, {"image": image}), {SCORES: scores[None], LABEL: best}
-            )
-
-
-def _scores(steps: Any, images: Sequence[tuple[str, bytes]]) -> Any:
-    try:
-        return steps.batch_scores([data for _, data in images], None)
-    except MlserveError as error:
-        names = ", ".join(name for name, _ in images)
-        raise ExportError(
-            f"the golden images {names} cannot be answered: {error.message}",
-            hint=error.hint or "leave the image out of --golden",
-        ) from error
+    for name, data in _images(request):
+        try:
+            (scores,) = steps.batch_scores([data], None)
+        except MlserveError as error:
+            if request.golden is None:
+                yield f"the model refuses {name} ({bounded(error.message)})"
+                continue
+            raise ExportError(
+                f"the golden image {name} cannot be answered: {error.message}",
+                hint=error.hint or "leave the image out of --golden",
+            ) from error
+        image = {"image": np.array([data], dtype=object)}
+        best = labels[[int(scores.argmax())]]
+        yield Answered(Question(name, ranking, image), {SCORES: scores[None], LABEL: best})
 
 
 class ReferencePixels:
@@ -303,7 +333,7 @@ def _rows(reference: Reference, theirs: Signature, ours: Signature) -> Iterator[
         return
     batch = reference.probes
     if batch is None:
-        trial = tried(theirs, lambda inputs: reference.run(theirs.name, inputs), rows=ROWS)
+        trial = tried(theirs, lambda inputs: _tried(reference, theirs, inputs), rows=ROWS)
         if isinstance(trial, str):
             yield bounded(trial)
             return
@@ -319,14 +349,29 @@ def _rows(reference: Reference, theirs: Signature, ours: Signature) -> Iterator[
         yield Question(f"{ours.name}, row {place}", ours.name, row)
 
 
-def _is_undecided(model: Model, reference: Reference, first: Answered) -> bool:
-    """Return whether the model itself gives another answer when it is asked again."""
+def _tried(reference: Reference, signature: Signature, inputs: Arrays) -> Arrays:
+    """Ask about a row alone, where there are rows: all of a large model may not fit the memory."""
+    if signature.has_rows:
+        inputs = {name: array[:1] for name, array in inputs.items()}
+    return reference.run(signature.name, inputs)
+
+
+def _decided(model: Model, reference: Reference, answered: list[Answered]) -> list[Answered]:
+    """Return the questions about signatures that give the same answer when asked again."""
     if isinstance(model, Classifier):
-        return False  # measured when it was opened
-    question = first.question
+        return answered  # measured when it was opened
     names = [signature.name for signature in model.signatures]
+    undecided = {
+        each.question.signature for each in answered if _is_undecided(names, reference, each)
+    }
+    return [each for each in answered if each.question.signature not in undecided]
+
+
+def _is_undecided(names: Sequence[str], reference: Reference, answered: Answered) -> bool:
+    """Return whether the model itself, with signatures of these names, gives another answer now."""
+    question = answered.question
     name = question.signature if question.signature in names else names[0]
-    case = GoldenCase(question.name, name, question.inputs, first.expected, {}, None)
+    case = GoldenCase(question.name, name, question.inputs, answered.expected, {}, None)
     return bool(compared(case, reference.run(name, question.inputs), TOLERANCE).problem)
 
 
@@ -352,12 +397,21 @@ def _case(answered: Answered, runner: Runner) -> GoldenCase:
 def tolerance_of(precision: Precision, measured: float, largest: float = 1.0) -> float:
     """Return what an artifact may differ, whose largest difference at export was `measured`.
 
-    `largest` is the largest score of the reference; 1 for outputs that are not scores.
+    `largest` is the largest score of the reference; 1 for outputs that are not scores. An infinite
+    difference, as from a number to NaN, allows no more than none.
     """
     floor = _FLOORS[precision] * min(1.0, largest)
+    if not np.isfinite(measured):
+        return floor
     if precision is Precision.FP32:
         return min(TOLERANCE, max(floor, _ROOM_OF_FP32 * measured))
     return max(floor, _ROOM * measured)
+
+
+def _steps(cases: Sequence[GoldenCase]) -> float:
+    """Return two steps of the coarsest type of number of the answers: 0.002 for float16."""
+    types = {array.dtype for case in cases for array in case.expected.values()}
+    return 2 * max((float(np.finfo(each).eps) for each in types if each.kind in "fc"), default=0.0)
 
 
 def _largest_score(cases: Sequence[GoldenCase]) -> float:
@@ -372,12 +426,13 @@ def _certificate(
 ) -> Certificate:
     found = [compared(case, case.answered, TOLERANCE) for case in cases]
     measured = max(each.difference for each in found)
+    tolerance = tolerance_of(precision, measured, _largest_score(cases))
     margins = [case.margin for case in cases if case.margin is not None]
     has_labels = any(LABEL in case.expected for case in cases)
     return Certificate(
         reference=reference.framework,
         cases=len(cases),
-        tolerance=tolerance_of(precision, measured, _largest_score(cases)),
+        tolerance=max(tolerance, _steps(cases)),
         difference=measured,
         same_labels=sum(not each.is_label_changed for each in found) if has_labels else None,
         smallest_margin=min(margins, default=None),

@@ -81,11 +81,15 @@ def is_ranking(signature: Signature) -> bool:
 
 
 def margin_of(expected: Arrays) -> float | None:
-    """Return the least difference of the two best scores of a row; None without scores."""
+    """Return the least difference of the two best scores of a row; None without finite scores."""
     margins = [
         float(np.diff(np.sort(array, axis=1)[:, -2:], axis=1).min())
         for name, array in expected.items()
-        if name in _DISTRIBUTIONS and array.ndim == _MATRIX and array.shape[1] > 1 and len(array)
+        if name in _DISTRIBUTIONS
+        and array.ndim == _MATRIX
+        and array.shape[1] > 1
+        and len(array)
+        and np.isfinite(array).all()
     ]
     return min(margins, default=None)
 

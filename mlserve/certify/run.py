@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import read_golden
@@ -22,9 +21,6 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.launch.signals import Interrupts
 from mlserve.served_runner import ServedRunner
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the current step, how much of it is done, of how much (0: unknown), what is next."""
