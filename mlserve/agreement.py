@@ -227,7 +227,7 @@ def _of_classes(expected: Arrays, found: Arrays) -> str:
     ours, theirs = _label(found), _label(expected)
     numbers = "" if ours != theirs else f" (class {other}, not {one})"
     score = float(expected[SCORES][0, one])
-    return f"{ours!r}, not {theirs!r} with {score:.3f}{numbers}"
+    return f"{ours!r}, not {theirs!r} with a score of {score:.3f}{numbers}"
 
 
 def _shown(array: Any) -> str:

@@ -29,6 +29,7 @@ from mlserve.client.question import AskedSignature, Question, checked_request, s
 from mlserve.client.signature_choice import SignatureChoices, choose
 from mlserve.client.tensor import Tensor
 from mlserve.deadline import Deadline
+from mlserve.ladder.climb import in_header
 from mlserve.server.codec.images import check_images
 from mlserve.server.engine.job import InferenceCall
 from mlserve.server.engine.work import Codec
@@ -88,6 +89,7 @@ async def infer(
         request_id=record.request_id,
         trace_id=record.span.trace_id,
         served_by=record.served_by or None,
+        rungs=in_header(record.rungs) or None,
     )
 
 
@@ -156,6 +158,7 @@ async def predict(
         request_id=record.request_id,
         trace_id=record.span.trace_id,
         served_by=record.served_by or None,
+        rungs=in_header(record.rungs) or None,
         shortfall=found.shortfall,
     )
 

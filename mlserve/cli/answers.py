@@ -14,7 +14,7 @@ import typer
 
 from mlserve.cli.output import note, print_json
 from mlserve.client.answers import has_drifted
-from mlserve.errors import UsageError, escaped
+from mlserve.errors import UsageError, escaped, readable
 
 if TYPE_CHECKING:
     from mlserve.client import Prediction
@@ -33,6 +33,12 @@ DRIFT_WARNING = (
 )
 
 
+UNCERTAIN = (
+    "uncertain: there was no time for the next rung of the ladder, which may give another label "
+    "(--timeout gives it more)"
+)
+
+
 class Warnings:
     """Warns on stderr, once for each reason, of answers that cannot be relied on.
 
@@ -43,12 +49,16 @@ class Warnings:
         self._is_random = is_random
         self._told: set[str] = set()
 
-    def look(self, answer: Prediction | Outputs) -> None:
-        """Warn of what the answer says about itself."""
+    def look(self, answer: Prediction | Outputs, name: str = "") -> None:
+        """Warn of what the answer says about itself; of each that is uncertain, by its `name`."""
         if self._is_random or answer.has_random_weights:
             self._warn(RANDOM_WEIGHTS_WARNING)
         if has_drifted(answer.served_by):
             self._warn(DRIFT_WARNING)
+        if answer.is_uncertain:
+            self._warn(
+                f"warning: {readable(name)}: {UNCERTAIN}" if name else f"warning: {UNCERTAIN}"
+            )
 
     def _warn(self, text: str) -> None:
         if text not in self._told:

@@ -143,7 +143,7 @@ class Predictor:
             self._exit_code = self._exit_code or int(outcome.exit_code)
             self._show.error(name, outcome)
             return
-        self._warnings.look(outcome)
+        self._warnings.look(outcome, name)
         if self._is_random:
             outcome = replace(outcome, has_random_weights=True)
         if outcome.shortfall:

@@ -33,7 +33,9 @@ class Prediction:
     `shortfall` says why there are fewer scores than requested, else None. `has_all_classes`:
     `scores` are known to be those of all classes. `served_by` is what answered: the runtime, its
     precision and device, and whether the model's certificate holds there, separated by `; `. None
-    if the server does not say, as no server but mlserve's does.
+    if the server does not say, as no server but mlserve's does. `rungs` are those of a ladder that
+    answered, such as `fp32`, or `int8;uncertain` where the next rung may give another label (see
+    `is_uncertain`); None without a ladder.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Prediction:
     shortfall: str | None = None
     has_all_classes: bool = False
     served_by: str | None = None
+    rungs: str | None = None
 
     def __repr__(self) -> str:
         score = f", score={self.scores[0].score:.4g}" if self.scores else ""
@@ -63,6 +66,11 @@ class Prediction:
     def attempts(self) -> int:
         """How often the server was asked."""
         return len(self.retries) + 1
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether a ladder had no time for the next rung, which may give another label."""
+        return has_uncertain(self.rungs)
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -249,9 +257,18 @@ class ServerLoad:
         return asdict(self)
 
 
-def read_served_by(text: str) -> str | None:
-    """Return what a server says of itself, on one line that a terminal may show; None for none."""
+def read_line(text: str) -> str | None:
+    """Return what a server says of its answer, as a terminal may show it; None for none."""
     return readable(text) or None
+
+
+def has_uncertain(rungs: str | None) -> bool:
+    """Return whether the rungs of an answer have a row that another rung may answer otherwise.
+
+    `rungs` is a list of RFC 8941, such as `int8, fp32;rows=2, int8;uncertain`.
+    """
+    items = (rungs or "").split(",")
+    return any("uncertain" in item.split(";")[1:] for item in items)
 
 
 def has_drifted(served_by: str | None) -> bool:
@@ -276,7 +293,7 @@ class Answer:
     """The outputs of one request by name, and what the server reports about them.
 
     REST drops the name of a single output, which is then the empty string. `version` is the one
-    that answered, None if the server does not say. `has_random_weights`, `served_by` and
+    that answered, None if the server does not say. `has_random_weights`, `served_by`, `rungs` and
     `server_ms`, the server's time by stage, come from headers of mlserve's servers; `server_ms` is
     empty from any other. `has_all_classes`: the model is known to have no more classes than the
     answer. `signature` is the one that `infer` asked; empty for a nameless function.
@@ -289,6 +306,7 @@ class Answer:
     has_all_classes: bool = False
     signature: str = ""
     served_by: str | None = None
+    rungs: str | None = None
 
     @property
     def classes(self) -> int:

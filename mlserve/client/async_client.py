@@ -411,6 +411,7 @@ class AsyncClient:
             "timings": state.timings(answer.server_ms),
             "has_random_weights": answer.has_random_weights,
             "served_by": answer.served_by,
+            "rungs": answer.rungs,
             "request_id": state.ids.request_id,
             "trace_id": state.ids.trace.id,
             "retries": tuple(state.retries),

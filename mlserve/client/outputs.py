@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import Any
 
-from mlserve.client.answers import Retry, Tensors, Timings
+from mlserve.client.answers import Retry, Tensors, Timings, has_uncertain
 from mlserve.client.codecs import shown
 from mlserve.client.question import numpy_arrays
 from mlserve.client.refusals import Unreadable
@@ -30,7 +30,7 @@ class Outputs(dict[str, Any]):
     `signature` is empty if the server knows no signatures. `version` is None if the server does not
     say which version answered. `has_random_weights` is True if the server says that its answers are
     meaningless. `retries` are the failed attempts before this answer. `request_id` and `trace_id`
-    are in the server's log. `served_by` is that of `Prediction`.
+    are in the server's log. `served_by` and `rungs` are those of `Prediction`.
     """
 
     values_by_name: InitVar[Mapping[str, Any]]
@@ -46,6 +46,7 @@ class Outputs(dict[str, Any]):
     trace_id: str
     retries: tuple[Retry, ...] = ()
     served_by: str | None = None
+    rungs: str | None = None
 
     def __post_init__(self, values_by_name: Mapping[str, Any]) -> None:
         self.update(values_by_name)
@@ -63,6 +64,11 @@ class Outputs(dict[str, Any]):
     def attempts(self) -> int:
         """How often the server was asked."""
         return len(self.retries) + 1
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether a ladder had no time for the next rung for one of the rows."""
+        return has_uncertain(self.rungs)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it in JSON's types: nested lists, and for bytes not UTF-8 `{"b64": ...}`.

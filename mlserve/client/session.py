@@ -30,7 +30,7 @@ from mlserve.client.answers import (
     ModelMetadata,
     VersionStatus,
     read_contract,
-    read_served_by,
+    read_line,
 )
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState, with_retries
@@ -39,6 +39,7 @@ from mlserve.wire.headers import (
     CONTRACT,
     MODEL_VERSION,
     RANDOM_WEIGHTS,
+    RUNG,
     SERVED_BY,
     SERVER_TIMING,
     own_header,
@@ -125,7 +126,7 @@ class ModelSession(Session, ABC):
         return replace(
             metadata,
             contract=read_contract(own_header(reply.headers, CONTRACT)),
-            served_by=read_served_by(own_header(reply.headers, SERVED_BY)),
+            served_by=read_line(own_header(reply.headers, SERVED_BY)),
         )
 
     def _read_answer(self, request: InferRequest, reply: Reply, *, is_bounded: bool) -> Answer:
@@ -135,7 +136,8 @@ class ModelSession(Session, ABC):
             answer,
             has_random_weights=own_header(headers, RANDOM_WEIGHTS) == "1",
             server_ms=read_server_timing(headers.get(SERVER_TIMING, "")),
-            served_by=read_served_by(own_header(headers, SERVED_BY)),
+            served_by=read_line(own_header(headers, SERVED_BY)),
+            rungs=read_line(own_header(headers, RUNG)),
         )
         if answer.version is None:
             answer = replace(answer, version=number_of(own_header(headers, MODEL_VERSION)))

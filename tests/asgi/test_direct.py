@@ -103,6 +103,7 @@ def test_predict_gives_what_a_client_gets_from_a_server_of_the_same_folder(
                 "has_random_weights",
                 "shortfall",
                 "served_by",
+                "rungs",
             ):
                 assert getattr(here, name) == getattr(there, name), (name, top_k)
             assert here.timings.total >= (here.timings.run or 0) > 0

@@ -90,6 +90,7 @@ def test_json_has_everything(cli: Any, echo: Any, photo: Path, protocol: str) ->
         "attempts": 1,
         "retries": [],
         "shortfall": None,
+        "rungs": None,
     }
 
 

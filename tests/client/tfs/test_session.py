@@ -321,6 +321,35 @@ def test_a_server_that_has_drifted_is_warned_of_once(cli: Any, serve: Any, photo
     assert outcome.stderr.count("warning") == 1
 
 
+def _rung(text: str) -> dict[str, str]:
+    return dict.fromkeys(("mlserve-rung", "x-mlserve-rung"), text)
+
+
+def test_an_uncertain_answer_of_a_ladder_says_so(cli: Any, serve: Any, photo: Any) -> None:
+    answers = {"serving_default": {"out": ["ox"]}}
+    endpoint = serve(TfsModel((TEXT_IN,), answers, headers=_rung("int8;uncertain")))
+    options = ["--endpoint", endpoint, "--model", "stranger", "--timeout", "20"]
+    with Client(endpoint, model="stranger") as client:
+        answer = client.predict(b"1", timeout=20)
+        assert (answer.rungs, answer.is_uncertain) == ("int8;uncertain", True)
+        assert client.infer({"encoded": ["a"]}, timeout=20).is_uncertain
+    found = cli("predict", photo, *options, "--output", "json")
+    assert found.json()["rungs"] == "int8;uncertain"
+    text = cli("predict", photo, *options)
+    assert text.stdout == "ox\n"
+    assert text.stderr.startswith(f"warning: {photo}: uncertain: there was no time for the next")
+    told = cli("predict", "--input", "encoded=a", *options, "--output", "json")
+    assert told.json()["rungs"] == "int8;uncertain"
+    assert "warning: uncertain" in told.stderr
+
+
+def test_a_certain_answer_of_a_ladder_warns_of_nothing(cli: Any, serve: Any, photo: Any) -> None:
+    answers = {"serving_default": {"out": ["ox"]}}
+    endpoint = serve(TfsModel((TEXT_IN,), answers, headers=_rung("fp32")))
+    found = cli("predict", photo, "--endpoint", endpoint, "--model", "stranger", "--output", "json")
+    assert (found.json()["rungs"], found.stderr) == ("fp32", "")
+
+
 def test_other_servers_say_nothing_of_what_served(serve: Any) -> None:
     model = TfsModel((TEXT_IN,), {"serving_default": {"out": ["ox"]}})
     with Client(serve(model), model="stranger") as client:
