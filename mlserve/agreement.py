@@ -27,13 +27,12 @@ from mlserve.certificate.verdict import (
 )
 from mlserve.errors import ExportError, MlserveError, first_of, readable
 from mlserve.golden_inputs import reference_steps, tolerance_of
-from mlserve.precision import MIN_AGREEMENT, Precision
+from mlserve.precision import GOLDEN_ORIGIN, MIN_AGREEMENT, Precision
 from mlserve.sample_rows import RowInput
 from mlserve.sources import Classifier, Model, ModelRequest, Progress, Reference, TensorModel
 from mlserve.tensors import Signature
 
 _LISTED = 5
-_GOLDEN = "golden inputs, as no others were given"
 _DISTRIBUTIONS = (SCORES, "probabilities")
 """Outputs whose best class is the answer."""
 
@@ -122,7 +121,7 @@ def gated(
         origin = samples.origin
     else:
         questions = _golden(manifest, artifact)
-        origin = _GOLDEN
+        origin = GOLDEN_ORIGIN
     tally = _Tally(tolerance_of(request.precision, 0.0))
     for question in questions:
         tally.add(question)
@@ -308,7 +307,7 @@ def _require(found: Agreement, model: Model, precision: Precision) -> None:
     reached = math.floor(found.share * 100) / 100
     listed = first_of([str(each) for each in found.worst], _LISTED)
     more = ""
-    if found.origin == _GOLDEN:
+    if found.origin == GOLDEN_ORIGIN:
         more = "measuring it on inputs like those in use: --held-out DIR|FILE; "
     elif precision.needs_calibration:
         more = "other --calibration inputs, more like those in use; "

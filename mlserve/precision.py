@@ -6,6 +6,8 @@ from enum import StrEnum
 
 MIN_AGREEMENT = 0.99
 """The default of `--min-agreement`: the least share of answers that are those of the reference."""
+GOLDEN_ORIGIN = "golden inputs, as no others were given"
+"""What an agreement says it was measured on where no held-out inputs were given."""
 
 
 class Precision(StrEnum):

@@ -114,7 +114,9 @@ def test_the_figure_the_worst_images_and_the_next_step_are_said(store: Store, ph
     with pytest.raises(ExportError) as raised:
         exported(store, request)
     assert "to 4 of 6 inputs (66.7%), and at least 99.0% is asked for" in raised.value.message
-    assert "blue/4.png ('red', not 'blue' with 0.99" in raised.value.message.replace("green", "red")
+    assert "blue/4.png ('red', not 'blue' with a score of 0.99" in raised.value.message.replace(
+        "green", "red"
+    )
     assert "--min-agreement 0.66" in (raised.value.hint or "")
 
 

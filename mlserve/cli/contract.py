@@ -38,7 +38,7 @@ def certificate_text(certificate: Certificate) -> str:
     same = "" if labels is None else f"the label of {labels} of {certificate.cases} golden inputs, "
     return (
         f"as {certificate.reference} gives them: {same}"
-        f"largest difference {certificate.difference:.1g} of {certificate.tolerance:.2g} allowed"
+        f"largest difference {certificate.difference:.2g} of {certificate.tolerance:.2g} allowed"
         + (f", on {certificate.cases} golden inputs" if labels is None else "")
     )
 

@@ -32,13 +32,13 @@ from mlserve.cli.pixel_arguments import (
 )
 from mlserve.errors import UsageError
 from mlserve.pipeline import DEFAULT_TOP_K, Exif
-from mlserve.precision import MIN_AGREEMENT, Precision
+from mlserve.precision import GOLDEN_ORIGIN, MIN_AGREEMENT, Precision
 from mlserve.settings import DEFAULT_BACKEND
 from mlserve.sources import DEFAULT_MODEL, RANDOM_WEIGHTS, Kind
 from mlserve.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from mlserve.artifact import Artifact
+    from mlserve.artifact import Artifact, Manifest
     from mlserve.pipeline import ImagePipeline
     from mlserve.sources import Facts, Progress
 
@@ -418,6 +418,7 @@ def _report(
     _tell_of_fetched(manifest.fetched)
     for line in contract_lines(manifest):
         note(line)
+    _tell_of_few_inputs(manifest)
     if manifest.pipeline:
         last = len(labels) - 1
         note(
@@ -429,6 +430,12 @@ def _report(
         note("WARNING  the weights are random: the answers of this model mean nothing")
     _tell_of_pin(artifact)
     note(f"next     {_next_step(artifact, manifest.backend, store)}")
+
+
+def _tell_of_few_inputs(manifest: Manifest) -> None:
+    """Say that an agreement on a few golden inputs proves little."""
+    if manifest.agreement.get("origin") == GOLDEN_ORIGIN:
+        note("         that is few: --held-out DIR measures it on images or rows like yours")
 
 
 def _tell_of_fetched(fetched: Mapping[str, Any]) -> None:

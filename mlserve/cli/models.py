@@ -28,7 +28,7 @@ from mlserve.errors import ExitCode, MlserveError
 if TYPE_CHECKING:
     from mlserve.inventory import Checked, ModelFolder, StoredVersion
 
-_HEADER = ("backend", "model", "version", "size", "age", "served by", "source")
+_HEADER = ("backend", "model", "version", "precision", "size", "age", "served by", "source")
 
 models = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
@@ -219,11 +219,18 @@ def _row(version: StoredVersion, names: list[str]) -> list[str]:
         version.backend,
         version.artifact.model,
         number,
+        _precision(version) or "-",
         decimal(version.size),
         duration(max(0.0, age)),
         ", ".join(names) or "-",
         version.source,
     ]
+
+
+def _precision(version: StoredVersion) -> str | None:
+    """Return the precision that it was exported in; None if its manifest cannot be read."""
+    manifest = version.artifact.manifest
+    return None if manifest is None else manifest.precision.value
 
 
 def _as_json(version: StoredVersion, names: list[str]) -> dict[str, Any]:
@@ -241,6 +248,7 @@ def _as_json(version: StoredVersion, names: list[str]) -> dict[str, Any]:
         "created": version.created.isoformat(),
         "source": version.source,
         "kind": None if manifest is None else manifest.kind.value,
+        "precision": _precision(version),
         "has_random_weights": manifest is not None and manifest.has_random_weights,
         "is_pinned": version.is_pinned,
         "has_signature": is_signed(version.artifact.path),
@@ -266,7 +274,10 @@ def _lines(version: StoredVersion, names: list[str]) -> Iterator[str]:
     from mlserve.cli.contract import contract_lines
 
     artifact, manifest = version.artifact, version.artifact.manifest
-    yield f"model    {artifact.model}, version {artifact.version}, for {version.backend}"
+    lower = (
+        "" if manifest is None or manifest.precision.is_reference else f", in {manifest.precision}"
+    )
+    yield f"model    {artifact.model}, version {artifact.version}, for {version.backend}{lower}"
     yield f"path     {artifact.path}"
     if version.problem:
         yield f"PROBLEM  {version.problem}"

@@ -157,7 +157,12 @@ SCHEMAS: Json = {
             "inputs": _METADATA,
             "outputs": _METADATA,
             "parameters": object_of(
-                {"signature": TEXT, "signatures": list_of(TEXT), "optional": list_of(TEXT)}
+                {
+                    "signature": TEXT,
+                    "signatures": list_of(TEXT),
+                    "optional": list_of(TEXT),
+                    "served_by": TEXT,
+                }
             ),
         }
     ),

@@ -22,6 +22,7 @@ from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import request_up
 from mlserve.load_options import LoadOptions, OnDrift
 from mlserve.model_choice import choose
+from mlserve.precision import MIN_AGREEMENT
 from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_HOST, Launcher
 from mlserve.store import Store, VersionPolicy
@@ -94,7 +95,7 @@ class Fastest:
         if not each.golden.holds:
             return f"its certificate does not hold: {problem_text(each.golden)}"
         if each is self.winner or self.winner is None:
-            return "taken: the fastest whose certificate holds here"
+            return f"taken: the fastest whose certificate holds here{_caveat(each)}"
         behind = self.winner.rate / each.rate - 1
         if behind <= LEAST_GAIN:
             return "as fast, and farther from the reference"
@@ -161,6 +162,17 @@ def find_fastest(
             except MlserveError as error:
                 found.append(Contender(version, failure=error.message))
     return Fastest(found, _winner(found))
+
+
+def _caveat(each: Contender) -> str:
+    """Return a warning of an export that was let through with a low --min-agreement."""
+    manifest = each.version.artifact.manifest
+    share = manifest.agreement.get("share", 1.0) if manifest and manifest.agreement else 1.0
+    if share >= MIN_AGREEMENT:
+        return ""
+    return (
+        f"; WARNING: it agreed with its reference on only {share:.1%} of the inputs at its export"
+    )
 
 
 def _winner(found: Sequence[Contender]) -> Contender | None:

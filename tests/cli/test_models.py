@@ -57,13 +57,15 @@ def test_the_list_has_a_line_a_version_and_the_reason_below(base: Path) -> None:
     code, out, err = run()
     header, *lines = out.splitlines()
     assert (code, err) == (0, "")
-    columns = "BACKEND MODEL VERSION SIZE AGE SERVED BY SOURCE"
+    columns = "BACKEND MODEL VERSION PRECISION SIZE AGE SERVED BY SOURCE"
     assert header.split() == columns.split()
     assert lines[0].split()[:4] == ["echo", "m", "1", "(pinned)"]
     assert lines[2] == "    echo.json is missing"
     assert "was written by a newer mlserve, 9.0" in " ".join(lines[4:])
     assert run("list")[1] == out
+    assert lines[0].split()[4] == "fp32"
     assert [row["state"] for row in data()] == ["whole", "damaged", "newer"]
+    assert [row["precision"] for row in data()] == ["fp32", "fp32", None]
 
 
 def test_the_list_can_be_narrowed(base: Path, export: Put) -> None:

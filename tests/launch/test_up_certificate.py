@@ -77,7 +77,7 @@ def test_answers_say_what_gave_them(command: Command, processes: str) -> None:
     assert "; int8; " in texts[0]
     [serving] = command.json("status", "--timeout", "60")["load"]["serving"]
     assert serving["by"] == texts[0]
-    assert serving["golden"].startswith("1 of 1 golden inputs asked (1 in all) are answered right")
+    assert serving["golden"].startswith("1 of 1 golden inputs are answered right, largest")
     [server] = command.ps()
     assert server["answers"] == [serving]
     assert f"{MODEL} version 2: {texts[0]}" in command("ps").stdout

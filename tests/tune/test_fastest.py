@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,20 @@ def test_wrong_answers_never_win_however_fast() -> None:
         "it has no certificate: export it again",
         "x is not installed",
     ]
+
+
+def test_a_winner_that_was_exported_below_the_usual_agreement_is_warned_of(photos: Path) -> None:
+    artifact = exported(Precision.BF16, photos)
+    assert artifact.manifest is not None
+    for share, warning in ((0.99, ""), (0.658, "65.8%")):
+        agreement = {**artifact.manifest.agreement, "share": share}
+        manifest = replace(artifact.manifest, agreement=agreement)
+        each = contender(10)
+        version = replace(each.version, artifact=replace(artifact, manifest=manifest))
+        each = replace(each, version=version)
+        reason = Fastest([each], each).reason(each)
+        assert ("WARNING: it agreed with its reference on only" in reason) == bool(warning)
+        assert warning in reason
 
 
 def test_of_two_that_are_as_fast_the_nearer_to_the_reference_wins() -> None:

@@ -96,10 +96,12 @@ class Standing:
         if self.certificate is None:
             return ""
         asked, cases = len(self.verdicts), len(self.cases)
+        so_far = "" if asked == cases else f" so far ({cases} in all)"
+        # The rungs of a ladder have a tolerance each, and each is judged by its own.
+        allowed = "" if self.rungs else f" of {self.certificate.tolerance:.2g} allowed"
         return (
-            f"{asked - len(self.problems)} of {asked} golden inputs asked ({cases} in all) are "
-            f"answered right, largest difference {self.difference:.1g} of "
-            f"{self.certificate.tolerance:g} allowed"
+            f"{asked - len(self.problems)} of {asked} golden inputs are answered right{so_far}, "
+            f"largest difference {self.difference:.2g}{allowed}"
         )
 
     @property

@@ -56,7 +56,8 @@ class TensorMetadata:
 class ModelDescription:
     """A model: its available versions, one of its signatures, and the names of all.
 
-    `optional` are the inputs of that signature that a request may leave out.
+    `optional` are the inputs of that signature that a request may leave out. `served_by` is what
+    runs the version, and the state of its certificate.
     `platform` is `mlserve_` and the name of the backend, after the protocol's `<project>_<format>`.
     `contract` is that of `LoadedVersion`.
     """
@@ -69,6 +70,7 @@ class ModelDescription:
     signature: str
     signatures: tuple[str, ...]
     optional: tuple[str, ...]
+    served_by: str
     contract: str
 
     def to_json(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,10 @@ class ModelDescription:
         """
         described = asdict(self)
         del described["contract"]
-        own = {name: described.pop(name) for name in ("signature", "signatures", "optional")}
+        own = {
+            name: described.pop(name)
+            for name in ("signature", "signatures", "optional", "served_by")
+        }
         return {**described, "parameters": {**own, **parameters}}
 
 
@@ -193,6 +198,7 @@ def describe(
         chosen.name,
         tuple(sorted(name for name, item in signatures.items() if _is_expressible(item))),
         tuple(sorted(chosen.optional)),
+        loaded.standing.served_by,
         loaded.contract,
     )
 

@@ -73,6 +73,26 @@ def test_a_wrong_answer_is_drift_until_the_same_question_is_answered_right() -> 
     assert (each.state, each.refusal("m")) == (CertificateState.HOLDS, None)
 
 
+def test_how_well_they_are_answered_is_told_in_words() -> None:
+    each = standing()
+    asked(each, "", "")
+    assert each.progress == (
+        "2 of 2 golden inputs are answered right so far (3 in all), largest difference 0 of "
+        "0.0001 allowed"
+    )
+    asked(each, "y differs by 0.5")
+    assert each.progress == (
+        "2 of 3 golden inputs are answered right, largest difference 0.5 of 0.0001 allowed"
+    )
+
+
+def test_a_ladder_names_no_tolerance_as_each_rung_has_its_own() -> None:
+    rungs = {case.name: (place, CERTIFICATE) for place, case in enumerate(CASES)}
+    each = replace(standing(), rungs=rungs)
+    asked(each, "", "", "")
+    assert each.progress == "3 of 3 golden inputs are answered right, largest difference 0"
+
+
 def test_drift_is_served_where_that_was_asked_for() -> None:
     each = standing(OnDrift.SERVE)
     asked(each, "y differs by 0.5")
