@@ -83,6 +83,7 @@ def test_metadata(http: httpx.Client, path: str) -> None:
     assert parameters["signature"] == "serving_default"
     assert {"top_k", "two", "serving_default"} < set(parameters["signatures"])
     assert "identity_complex64" not in parameters["signatures"]
+    assert parameters["served_by"].endswith("; certificate=none")
 
 
 def test_metadata_of_another_signature(http: httpx.Client) -> None:
