@@ -42,7 +42,7 @@ class GoldenResult:
 
     `same` is how many have the reference's label, or, of a model `without_labels`, are within the
     tolerance. `difference` is the largest, as `Certificate.tolerance` counts it; infinite if there
-    is an input without an answer.
+    is an input without an answer. `own_tolerance` is that of `Certificate`.
     """
 
     reference: str
@@ -52,6 +52,7 @@ class GoldenResult:
     tolerance: float
     without_labels: bool
     problems: Sequence[Problem] = ()
+    own_tolerance: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -75,7 +76,10 @@ class GoldenResult:
             yield "no number differs from the reference's"
             return
         what = "difference" if self.without_labels else "score change"
-        yield f"largest {what} {brief(self.difference)}; {brief(self.tolerance)} is allowed"
+        own = ""
+        if self.own_tolerance is not None:
+            own = f", and {brief(self.own_tolerance)} from its own answers at the export"
+        yield f"largest {what} {brief(self.difference)}; {brief(self.tolerance)} is allowed{own}"
         if not self.without_labels:
             bound = brief(self.bound)
             yield f"a label can change only where the two best are closer than {bound}{near}"
@@ -87,6 +91,7 @@ class GoldenResult:
             "same": self.same,
             "largest_difference": finite(self.difference),
             "tolerance": self.tolerance,
+            "own_tolerance": self.own_tolerance,
             "label_bound": None if self.without_labels else finite(self.bound),
             "problems": [problem.to_json() for problem in self.problems],
         }

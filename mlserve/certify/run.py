@@ -127,6 +127,7 @@ def golden_result(verdict: Verdict, certificate: Certificate) -> GoldenResult:
         certificate.tolerance,
         without_labels,
         [Problem(case.name, case.problem) for case in verdict.problems],
+        certificate.own_tolerance,
     )
 
 

@@ -40,7 +40,13 @@ def certificate_text(certificate: Certificate) -> str:
         f"as {certificate.reference} gives them: {same}"
         f"largest difference {certificate.difference:.2g} of {certificate.tolerance:.2g} allowed"
         + (f", on {certificate.cases} golden inputs" if labels is None else "")
+        + _from_own(certificate)
     )
+
+
+def _from_own(certificate: Certificate) -> str:
+    own = certificate.own_tolerance
+    return "" if own is None else f"; {own:.2g} allowed from these answers elsewhere"
 
 
 def agreement_text(agreement: Mapping[str, Any]) -> str:

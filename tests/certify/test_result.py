@@ -79,3 +79,12 @@ def test_labels_that_changed_and_inputs_without_an_answer_are_not_the_same() -> 
     found = golden_result(Verdict((alone, silent)), certificate)
     assert (found.same, found.to_json()["largest_difference"]) == (1, None)
     assert list(found.lines("")) == ["identical on 1 of 2 golden inputs, against TensorFlow"]
+
+
+def test_an_int8_version_is_held_to_its_own_answers_too() -> None:
+    golden = GoldenResult(
+        "TensorFlow 2.21", 64, 50, 0.4, 0.8, without_labels=False, own_tolerance=0.02
+    )
+    said = list(golden.lines(""))
+    assert "0.8 is allowed, and 0.02 from its own answers at the export" in said[1]
+    assert golden.to_json()["own_tolerance"] == 0.02
