@@ -20,11 +20,12 @@ from mlserve.digests import Digests, digests_from_json, digests_of, digests_to_j
 from mlserve.errors import ModelLoadFailed, UsageError, reason_of, shortened
 from mlserve.pipeline import ImagePipeline
 from mlserve.precision import Precision
-from mlserve.signing import SIGNATURE_NAME
 from mlserve.sources import Facts, Kind, facts_from_json, facts_to_json
 from mlserve.tensors import Signature
 
 MANIFEST_NAME = "mlserve.json"
+SIGNATURE_NAME = "model.sig"
+"""The signature of the folder's files, as the `model_signing` command names it."""
 LABELS_NAME = "labels.txt"
 LABELS_JSON_NAME = "labels.json"
 """Replaces `labels.txt` when a label contains a line break."""

@@ -15,8 +15,8 @@ from model_signing.hashing import Config as HashingConfig
 from model_signing.signing import Config as SigningConfig
 from model_signing.verifying import Config as VerifyingConfig
 
-from mlserve.artifact import read_plain
-from mlserve.signing import SIGNATURE_NAME, BadKey, BadSignature, SigningKey
+from mlserve.artifact import SIGNATURE_NAME, read_plain
+from mlserve.signing import BadKey, BadSignature, SigningKey
 
 _MOST_BYTES = 16 * 2**20
 """The largest signature that is read; one has about 200 bytes for each file."""

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from mlserve.artifact import SIGNATURE_NAME
 from mlserve.errors import ModelLoadFailed, UsageError, shortened
 
-SIGNATURE_NAME = "model.sig"
-"""The file in a version's folder, as the `model_signing` command names it."""
 _LONGEST_REASON = 400
 
 

@@ -10,13 +10,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mlserve.artifact import MANIFEST_NAME, Artifact, json_of, read_plain, version_folder
+from mlserve.artifact import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    Artifact,
+    json_of,
+    read_plain,
+    version_folder,
+)
 from mlserve.digests import file_names
 from mlserve.errors import UsageError
 from mlserve.incoming import VersionExists, discard
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.pin import PIN_NAME
-from mlserve.signing import SIGNATURE_NAME
 from mlserve.store import Store, present_versions, version_taken
 
 _OTHER_NUMBER = "give the copy another number, --to-version N, or another name, --to-model NAME"

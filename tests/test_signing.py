@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
-from mlserve.artifact import MANIFEST_NAME
+from mlserve.artifact import MANIFEST_NAME, SIGNATURE_NAME
 from mlserve.cli.app import app
 from mlserve.credentials import check_files
 from mlserve.errors import ModelLoadFailed, PluginError, UsageError
@@ -29,7 +29,7 @@ from mlserve.server.models.model import Model
 from mlserve.server.models.versions import State
 from mlserve.server.parts import _signed
 from mlserve.settings import ServerSettings
-from mlserve.signing import SIGNATURE_NAME, SigningKey, require_signed, sign
+from mlserve.signing import SigningKey, require_signed, sign
 from tests.harness.echo import manifest, put_version
 from tests.server.models.test_digests import spec
 
