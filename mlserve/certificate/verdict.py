@@ -12,7 +12,7 @@ from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import Array, Arrays, GoldenCase
-from mlserve.errors import MlserveError
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
 from mlserve.pipeline import RANKING
 from mlserve.tensors import Signature
 
@@ -274,14 +274,20 @@ def case_verdict(runner: Runner, case: GoldenCase, certificate: Certificate) -> 
 def verdict_in_company(
     runner: Runner, case: GoldenCase, other: GoldenCase, certificate: Certificate
 ) -> CaseVerdict:
-    """Ask one golden question alone, then in a batch with another of the same signature."""
-    alone = case_verdict(runner, case, certificate)
+    """Ask one golden question alone, then in a batch with another of the same signature.
+
+    Raises what `Runner.run` does alone. What it raises in a batch is a problem, if it is not for
+    want of time or memory.
+    """
+    alone = judge_case(runner, case, certificate)
     try:
         together = [
             found
             for found in judge_together(runner, [case, other], certificate)
             if found.name == case.name
         ]
+    except (DeadlineExceeded, Overloaded):
+        raise
     except MlserveError as error:
         together = [failed(case, f"in a batch: {error.message}")]
     return _worse(alone, together[0] if together else None)

@@ -22,20 +22,21 @@ from mlserve.certificate.verdict import (
     CaseVerdict,
     answer_of,
     can_be_asked_together,
-    case_verdict,
     failed,
     held_to,
+    judge_case,
     verdict_in_company,
 )
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.ladder.climb import rung_of
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work
-from mlserve.server.errors import as_known_error
+from mlserve.server.errors import as_exception, as_known_error
 from mlserve.server.models.loading import LoadedVersion, Served
 from mlserve.server.models.models import Models
+from mlserve.server.models.standing import Standing
 from mlserve.server.request import StageTimes
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -51,7 +52,9 @@ _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.25
 """The time between two looks for a question to ask, and for a server that is idle."""
 _PATIENCE = 60.0
-"""Seconds in which a golden question must be answered."""
+"""Seconds after which other versions are asked, although a golden question is not answered yet."""
+_UNANSWERED = (Unavailable, DeadlineExceeded, Overloaded)
+"""Errors that say nothing about the answers: a process ended, or there was no time or memory."""
 
 
 class Examiner:
@@ -68,39 +71,77 @@ class Examiner:
         self._models = models
         self._on_change = on_change
         self._probe_seconds = probe_seconds
+        self._questions: dict[LoadedVersion, asyncio.Task[None]] = {}
+        """The question of each version that is not answered yet. Its lease ends with it."""
 
     async def run(self) -> NoReturn:
         """Ask until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not self._engine.unfinished:
+            try:
                 await self.ask_due()
+            except Exception:  # noqa: BLE001 - the next look may succeed
+                _log.exception("asking the golden inputs failed")
 
     async def ask_due(self) -> None:
-        """Ask one question about each version that is due."""
-        for loaded in [each for each in self._models.loaded() if self._is_due(each)]:
-            if self._engine.unfinished or self._engine.is_draining:
-                return  # a request came during the last question
-            case = loaded.standing.next_case() if loaded.is_alive else None
-            if case is not None:
+        """Ask one question about each version that is due, as long as nothing else is asked."""
+        for loaded in list(self._models.loaded()):
+            if self._may_ask(loaded) and (case := loaded.standing.next_case()) is not None:
                 await self._ask(loaded, case)
 
-    def _is_due(self, loaded: LoadedVersion) -> bool:
-        standing = loaded.standing
-        wait = (
-            min(self._probe_seconds, _RETRY_SECONDS) if standing.problems else self._probe_seconds
+    def _may_ask(self, loaded: LoadedVersion) -> bool:
+        """Return whether to ask that version now; it may have been unloaded since it was listed."""
+        engine, standing = self._engine, loaded.standing
+        return (
+            time.monotonic() - standing.asked_at >= self._pause(standing)
+            and not (engine.unfinished or engine.is_draining)
+            and loaded not in self._questions
+            and loaded.is_alive
+            and any(each is loaded for each in self._models.loaded())
         )
-        return not standing.is_asked or time.monotonic() - standing.asked_at >= wait
+
+    def _pause(self, standing: Standing) -> float:
+        """Return the seconds from the version's last question to its next."""
+        is_right = standing.was_right
+        goes_on = not standing.is_asked or (is_right and standing.problems)
+        if goes_on and is_right is not None:
+            return 0.0
+        probe = self._probe_seconds
+        return min(probe, _RETRY_SECONDS) if standing.problems else probe
 
     async def _ask(self, loaded: LoadedVersion, case: GoldenCase) -> None:
+        """Ask, and wait for the answer; not for ever, as a runtime cannot be interrupted.
+
+        The question goes on if this is cancelled: the Runner is in use until it ends.
+        """
+        question = asyncio.create_task(self._asked(loaded.lease(), case))
+        self._questions[loaded] = question
+        answered, _ = await asyncio.wait((question,), timeout=_PATIENCE)
+        if not answered:
+            what = loaded.version, loaded.model, case.name, _PATIENCE
+            _log.error("version %d of %s has not answered golden input %s within %g s", *what)
+
+    async def _asked(self, leased: LoadedVersion, case: GoldenCase) -> None:
+        with leased as loaded:
+            try:
+                if loaded.processes is None:
+                    verdict = await run_on_daemon_thread(_judged_here, loaded, case)
+                else:
+                    verdict = await self._judged_elsewhere(loaded, case)
+            except _UNANSWERED as error:
+                loaded.standing.note_unanswered()
+                what = loaded.version, loaded.model, case.name, error.message
+                _log.warning("version %d of %s: golden input %s is not answered: %s", *what)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its answer
+                verdict = failed(case, as_known_error(error).message)
+            finally:
+                del self._questions[loaded]
+        self._note(loaded, verdict)
+
+    def _note(self, loaded: LoadedVersion, verdict: CaseVerdict) -> None:
         standing = loaded.standing
-        verdict: CaseVerdict | None
-        with loaded.lease():
-            if loaded.processes is None:
-                verdict = await run_on_daemon_thread(_judged_here, loaded, case)
-            else:
-                verdict = await self._judged_elsewhere(loaded, case)
-        if verdict is not None and standing.note(verdict):
+        if standing.note(verdict):
             _log.log(
                 logging.ERROR if standing.problems else logging.INFO,
                 "version %d of %s: certificate=%s%s",
@@ -111,10 +152,8 @@ class Examiner:
             )
             self._on_change()
 
-    async def _judged_elsewhere(
-        self, loaded: LoadedVersion, case: GoldenCase
-    ) -> CaseVerdict | None:
-        """Ask in one of the version's processes; return None if it gave no answer, as it ended."""
+    async def _judged_elsewhere(self, loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
+        """Ask in one of the version's processes. Raises what the question ended with."""
         assert loaded.processes is not None
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         work = Work(
@@ -135,11 +174,8 @@ class Examiner:
 
         loaded.processes.submit([work], done)
         await ended
-        if isinstance(work.error, Unavailable | DeadlineExceeded):
-            _log.warning("%s of %s was not answered: %s", case.name, loaded.model, work.error)
-            return None
         if work.error is not None:
-            return failed(case, as_known_error(work.error).message)
+            raise work.error
         assert work.result is not None
         signature = loaded.runner.signatures[case.signature]
         certificate = loaded.standing.certificate_of(case)
@@ -147,15 +183,16 @@ class Examiner:
 
 
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:
-    limit_threads(loaded.runner, 1)
-    runner = rung_of(loaded.runner, loaded.standing.rung_of(case))
-    certificate, other = loaded.standing.certificate_of(case), _company_of(loaded, case)
+    """Ask on this thread. Raises what the runtime does, as an Exception."""
     try:
+        limit_threads(loaded.runner, 1)
+        runner = rung_of(loaded.runner, loaded.standing.rung_of(case))
+        certificate, other = loaded.standing.certificate_of(case), _company_of(loaded, case)
         if other is None:
-            return case_verdict(runner, case, certificate)
+            return judge_case(runner, case, certificate)
         return verdict_in_company(runner, case, other, certificate)
-    except Exception as error:  # noqa: BLE001 - of a runtime: the next questions must be asked
-        return failed(case, as_known_error(error).message)
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception, as in `Work`
+        raise as_exception(error) from None
 
 
 def _company_of(loaded: LoadedVersion, case: GoldenCase) -> GoldenCase | None:

@@ -45,19 +45,35 @@ class WorkerThreads:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._busy = 0
+        self._is_closed = False
         _EVERY.add(self)
 
     def submit(self, task: Task) -> None:
-        """Do the task as soon as a thread is free."""
+        """Do the task as soon as a thread is free.
+
+        If the system starts no more threads, those that there are do it; without any, `done` gets
+        the error.
+        """
         self._busy += 1
         if len(self._threads) < min(self._busy, self._count):
-            name = f"mlserve-run_{len(self._threads)}"
-            self._threads.append(Thread(target=self._serve, name=name, daemon=True))
-            self._threads[-1].start()
+            try:
+                self._start_thread()
+            except RuntimeError as error:
+                if not self._threads:
+                    self._loop.call_soon(self._on_done, task.done, error, True)
+                    return
+                _log.warning("%d threads run calls: %s", len(self._threads), error)
         self._tasks.put(task)
 
+    def _start_thread(self) -> None:
+        name = f"mlserve-run_{len(self._threads)}"
+        thread = Thread(target=self._serve, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
     def close(self) -> None:
-        """Let the threads end, each after what it does now."""
+        """Let the threads end, each after what it does now; none takes what follows."""
+        self._is_closed = True
         for _ in self._threads:
             self._tasks.put(None)
 
@@ -79,7 +95,7 @@ class WorkerThreads:
             ended = error
         following = None
         try:
-            following = task.follow(ended)
+            following = None if self._is_closed else task.follow(ended)
         except Exception:  # noqa: BLE001 - a fault of ours: the callers are told all the same
             _log.exception("a worker thread could not take the next call")
         with suppress(RuntimeError):  # the event loop is closed

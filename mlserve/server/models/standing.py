@@ -60,6 +60,8 @@ class Standing:
     asked_at: float = field(default_factory=time.monotonic)
     has_drifted: bool = False
     """Whether the latest answer to any golden input is wrong; looked at by each request."""
+    was_right: bool | None = True
+    """Whether the latest golden input was answered right; None if it was not answered."""
     _next: int = 0
 
     def __post_init__(self) -> None:
@@ -152,9 +154,13 @@ class Standing:
         """Take the answer to a golden input; return whether the state has changed."""
         before = self.state
         self.verdicts[verdict.name] = verdict
-        self.asked_at = time.monotonic()
+        self.asked_at, self.was_right = time.monotonic(), not verdict.problem
         self._describe()
         return self.state is not before
+
+    def note_unanswered(self) -> None:
+        """Take note of a golden input that could not be answered, for want of time or memory."""
+        self.asked_at, self.was_right = time.monotonic(), None
 
     def _describe(self) -> None:
         self.has_drifted = any(verdict.problem for verdict in self.verdicts.values())

@@ -11,7 +11,6 @@ import pytest
 
 from mlserve.server.engine import threads as module
 from mlserve.server.engine.threads import Task, WorkerThreads
-from mlserve.testing.processes import wait_until
 
 
 @pytest.fixture
@@ -105,6 +104,49 @@ def test_a_fault_in_taking_the_next_keeps_no_caller_waiting(
     assert "could not take the next call" in caplog.text
 
 
+def test_a_closed_thread_takes_nothing_more(seen: list[Any]) -> None:
+    """What waits has no caller any more, and the process would not end before its deadlines."""
+
+    async def run() -> None:
+        threads, ended = WorkerThreads(1), asyncio.get_running_loop().create_future()
+        go, next_ = threading.Event(), a_task(lambda: 2, lambda _: None)
+        threads.submit(a_task(go.wait, ended.set_result, lambda _: next_))
+        threads.close()
+        go.set()
+        assert await ended == [1]
+        threads.join()
+
+    asyncio.run(run())
+    assert len(seen) == 1
+
+
+def test_without_more_threads_those_there_are_do_all(
+    seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        threads, loop = WorkerThreads(2), asyncio.get_running_loop()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            refused = loop.create_future()
+            threads.submit(a_task(lambda: 1, refused.set_result))
+            assert isinstance(await refused, RuntimeError), "the caller is told"
+        go, both = threading.Event(), [loop.create_future() for _ in "ab"]
+        threads.submit(a_task(go.wait, both[0].set_result))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            threads.submit(a_task(lambda: 1, both[1].set_result))
+        go.set()
+        assert await asyncio.gather(*both) == [[1], [1]]
+        threads.close()
+        threads.join()
+
+    asyncio.run(run())
+    assert {name for name, _ in seen} == {"mlserve-run_0"}
+
+
 def test_a_thread_outlives_its_event_loop(seen: list[Any]) -> None:
     go = threading.Event()
 
@@ -117,4 +159,4 @@ def test_a_thread_outlives_its_event_loop(seen: list[Any]) -> None:
     go.set()
     threads.close()
     threads.join()
-    wait_until(lambda: not any(t.name == "mlserve-run_0" for t in threading.enumerate()))
+    assert not any(thread.is_alive() for thread in threads._threads)
