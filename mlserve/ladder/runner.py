@@ -114,7 +114,9 @@ class LadderRunner:
         asked = self._asked(signature)
         question = self._question(asked, inputs, deadline)
         first = only_rung or 0
-        outputs = self._run(self._rungs[first], asked, question, deadline)
+        # A golden question runs on one thread: its time says nothing about a request's.
+        run = self._timed if only_rung is None else self._run
+        outputs = run(self._rungs[first], asked, question, deadline)
         places = np.full(_rows(outputs), first, np.intp)
         doubtful = self._doubtful(self._rungs[first], asked, outputs)
         needed = 0.0
@@ -124,7 +126,7 @@ class LadderRunner:
             needed = rung.times.needed(len(doubtful), time.monotonic())
             if deadline is not None and deadline.remaining() < needed:
                 break
-            found = self._run(rung, asked, question.of(doubtful), deadline)
+            found = self._timed(rung, asked, question.of(doubtful), deadline)
             outputs = _merged(outputs, found, doubtful)
             places[doubtful] = place
             doubtful = doubtful[self._doubtful(rung, asked, found)]
@@ -137,7 +139,7 @@ class LadderRunner:
         asked = self._asked(signature)
         question = self._question(asked, inputs, None)
         for rung in self._rungs:
-            self._run(rung, asked, question, None)
+            self._timed(rung, asked, question, None)
 
     def close(self) -> None:
         """Free the memory of all rungs."""
@@ -158,17 +160,21 @@ class LadderRunner:
             return _Question({}, first.pixels(inputs, deadline))
         return _Question(inputs)
 
-    def _run(
+    def _timed(
         self, rung: LoadedRung, asked: str, question: _Question, deadline: Deadline | None
     ) -> Tensors:
         started = time.monotonic()
-        if question.pixels is not None and isinstance(rung.runner, TakesPixels):
-            outputs = rung.runner.run_on_pixels(asked, question.pixels, deadline)
-        else:
-            outputs = rung.runner.run(asked, question.inputs, deadline)
+        outputs = self._run(rung, asked, question, deadline)
         now = time.monotonic()
         rung.times.note(_rows(outputs), now - started, now)
         return outputs
+
+    def _run(
+        self, rung: LoadedRung, asked: str, question: _Question, deadline: Deadline | None
+    ) -> Tensors:
+        if question.pixels is not None and isinstance(rung.runner, TakesPixels):
+            return rung.runner.run_on_pixels(asked, question.pixels, deadline)
+        return rung.runner.run(asked, question.inputs, deadline)
 
     def _doubtful(self, rung: LoadedRung, asked: str, outputs: Tensors) -> Array:
         """Return the rows of which the rung is not certain; none of the last one."""

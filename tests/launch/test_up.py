@@ -58,13 +58,14 @@ def test_ps_is_a_table_that_marks_random_weights(cli, export) -> None:
 
     table = cli("ps").stdout
 
-    header, row, where, meaning = table.splitlines()
+    header, row, answers, where, meaning = table.splitlines()
     [server] = cli.ps()
     assert header.split() == ["NAME", "STATUS", "VERSIONS", "UPTIME", "LAUNCHER"]
     assert row.startswith("echo-m  ready   latest    ")
     assert where.split() == [
         *("grpc", server["grpc"], "rest", server["rest"], "pid", str(server["pid"])),
     ]
+    assert answers.strip() == "m version 1: echo; fp32; unknown device; certificate=none"
     assert meaning == "    random weights: its answers mean nothing"
 
 

@@ -58,10 +58,12 @@ def test_a_server_of_two_models_from_up_to_down(cli, describe, export, photo: Pa
     assert "second: random weights: its answers mean nothing" in up.stderr
     assert "next: mlserve predict FILE --timeout 5 --model first" in up.stderr
 
-    _header, row, *models, where, random = cli("ps").stdout.splitlines()
+    _header, row, *models, first, second, where, random = cli("ps").stdout.splitlines()
     assert row.split() == ["line", "ready", "2", "models", row.split()[4], "embedded"]
     assert [line.strip() for line in models] == ["first (echo) latest", "second (echo) latest"]
     assert where.strip().startswith("grpc ")
+    assert first.strip() == "first version 1: echo; fp32; unknown device; certificate=none"
+    assert second.strip().startswith("second version 1: echo; ")
     assert "second" in random
     [server] = cli.ps()
     assert [model["model"] for model in server["models"]] == ["first", "second"]
