@@ -27,14 +27,24 @@ def of_forward(forward: Callable[[Any], Any]) -> Reference:
 
 
 def of_folder(folder: Path) -> Reference:
-    """Return the reference of a SavedModel, which is loaded when it is first asked."""
+    """Return the reference of a SavedModel, which is loaded when it is first asked.
+
+    It refuses all inputs if TensorFlow cannot load it so: some models of TensorFlow 1 can only be
+    run in a session.
+    """
 
     @cache
     def loaded() -> Any:
-        return tf.saved_model.load(str(folder))
+        try:
+            return tf.saved_model.load(str(folder))
+        except Exception as error:  # noqa: BLE001 - TensorFlow has no common error for it
+            return InvalidInput(f"TensorFlow cannot load it as functions: {reason_of(error)}")
 
     def run(signature: str, inputs: Arrays) -> Arrays:
-        function = loaded().signatures[signature]
+        model = loaded()
+        if isinstance(model, InvalidInput):
+            raise model
+        function = model.signatures[signature]
         _, specs = function.structured_input_signature
         try:
             tensors = {name: tf.constant(inputs[name], specs[name].dtype) for name in inputs}

@@ -80,6 +80,8 @@ def test_what_tensorflow_reads_is_copied_and_nothing_else(saved: Path, store: St
     assert found == {
         "assets/words.txt",
         "fingerprint.pb",
+        "golden/golden.json",
+        "golden/tensors.npz",
         "mlserve.json",
         "saved_model.pb",
         "variables/variables.data-00000-of-00001",

@@ -22,6 +22,7 @@ from mlserve.image_pipeline.jpeg import accurate, decode_jpeg
 from mlserve.image_pipeline.steps import Decoding, ImageSteps
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation, ImagePipeline
+from mlserve.precision import Precision
 from mlserve.tensors import DType, TensorSpec
 from tests.harness.eager_capture import EagerCapture
 
@@ -128,9 +129,11 @@ def test_files_have_the_same_scores_as_with_the_cpu_s_resize(
     """In several parts, too, and where the device's decoder refuses a file, or decodes some."""
     files = (FILES * 5)[:rows]
     resizing = Resizing(PIPELINE, CPU, decoder, lambda data: decode_jpeg(data, PIPELINE.limits))
-    here = ImageSteps(PIPELINE, PixelProgram(instances(None, graphs=graphs)))
+    here = ImageSteps(PIPELINE, PixelProgram(instances(None, graphs=graphs), Precision.FP32))
     there = ImageSteps(
-        PIPELINE, ImageProgram(instances(resizing, graphs=graphs), resizing), Decoding(threads=3)
+        PIPELINE,
+        ImageProgram(instances(resizing, graphs=graphs), resizing, Precision.FP32),
+        Decoding(threads=3),
     )
     there.warm_up()
     if decoder is not None:
@@ -154,7 +157,9 @@ def test_a_file_that_nobody_can_decode_is_named_by_its_place(place: int) -> None
         PlanarDecoder(len(damaged)),
         lambda data: decode_jpeg(data, PIPELINE.limits),
     )
-    steps = ImageSteps(PIPELINE, ImageProgram(instances(resizing, graphs=True), resizing))
+    steps = ImageSteps(
+        PIPELINE, ImageProgram(instances(resizing, graphs=True), resizing, Precision.FP32)
+    )
     with pytest.raises(InvalidInput, match=f"image {place} of 40 "):
         steps.batch_scores(files, None)
     steps.close()
@@ -165,7 +170,7 @@ def test_the_first_of_several_bad_files_is_named_when_threads_decode() -> None:
     for place in (37, 11, 12):
         files[place] = b"\xff\xd8\xff damaged"
     resizing = Resizing(PIPELINE, CPU)
-    program = ImageProgram(instances(resizing, graphs=False), resizing)
+    program = ImageProgram(instances(resizing, graphs=False), resizing, Precision.FP32)
     steps = ImageSteps(PIPELINE, program, Decoding(threads=8))
     for _ in range(20):
         with pytest.raises(InvalidInput, match="image 11 of 40 "):
