@@ -12,7 +12,7 @@ from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import Array, Arrays, GoldenCase
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
+from mlserve.errors import DeadlineExceeded, InvalidInput, MlserveError, Overloaded
 from mlserve.pipeline import RANKING
 from mlserve.tensors import Signature
 
@@ -252,6 +252,8 @@ def judge(
         return Verdict(tuple(alone))
     try:
         together = {found.name: found for found in judge_together(runner, cases, certificate)}
+    except InvalidInput:  # it takes no batch of that size, so no answer in one is wrong
+        together = {}
     except MlserveError as error:
         together = {cases[0].name: failed(cases[0], f"in a batch: {error.message}")}
     return Verdict(tuple(_worse(found, together.get(found.name)) for found in alone))
@@ -288,6 +290,8 @@ def verdict_in_company(
         ]
     except (DeadlineExceeded, Overloaded):
         raise
+    except InvalidInput:  # it takes no batch of two
+        together = []
     except MlserveError as error:
         together = [failed(case, f"in a batch: {error.message}")]
     return _worse(alone, together[0] if together else None)
