@@ -80,7 +80,7 @@ _ROOM, _ROOM_OF_FP32 = 2.0, 20.0
 
 @dataclass(frozen=True)
 class Question:
-    """A golden input before it is answered. `label` is kept by the reference's answer."""
+    """A golden input before it is answered."""
 
     name: str
     signature: str

@@ -53,16 +53,16 @@ class Standing:
     on_drift: OnDrift = OnDrift.REFUSE
     verdicts: dict[str, CaseVerdict] = field(default_factory=dict)
     """The latest by the name of the golden input."""
-    served_by: str = ""
+    served_by: str = field(default="", init=False)
     """What answers say of the version: `wire.headers.SERVED_BY`."""
     rungs: Mapping[str, tuple[int, Certificate]] = field(default_factory=dict)
     """Of a model on a ladder, the rung that each golden input is for, and its certificate."""
     asked_at: float = field(default_factory=time.monotonic)
-    has_drifted: bool = False
+    has_drifted: bool = field(default=False, init=False)
     """Whether the latest answer to any golden input is wrong; looked at by each request."""
-    was_right: bool | None = True
+    was_right: bool | None = field(default=True, init=False)
     """Whether the latest golden input was answered right; None if it was not answered."""
-    _next: int = 0
+    _next: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._describe()

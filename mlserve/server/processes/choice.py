@@ -79,7 +79,11 @@ class Opener:
         with as_load_error(source, version):
             artifact = Artifact.open(source.base_path, source.model, version)
             pool.start()
-            standing = read_served(source, ladder, artifact, pool)
+            try:
+                standing = read_served(source, ladder, artifact, pool)
+            except BaseException:
+                pool.abandon()
+                raise
         self._loop.call_soon_threadsafe(pool.attach)
         _log.info("version %d of %s runs in %d processes", version, source.model, count)
         width = count if source.width is None else min(count, source.width)

@@ -97,14 +97,14 @@ class RunnerProcesses:
             with ThreadPoolExecutor(self._count) as waiting:
                 described = list(waiting.map(RunnerProcess.load, started))
         except BaseException:
-            for process in started:
-                process.detach()
-                process.kill()
-            for process in started:
-                process.cause()
+            _end(started)
             raise
         self._processes = started
         self._describe(described[0])
+
+    def abandon(self) -> None:
+        """End what `start` has started, before `attach`; on any thread."""
+        _end(self._processes)
 
     def attach(self) -> None:
         """Take calls from now on, on the running event loop."""
@@ -306,6 +306,14 @@ class RunnerProcesses:
                     hint="the server's log says why; it goes on trying",
                 )
             )
+
+
+def _end(processes: Sequence[RunnerProcess]) -> None:
+    for process in processes:
+        process.detach()
+        process.kill()
+    for process in processes:
+        process.cause()
 
 
 @dataclass(slots=True)
