@@ -24,11 +24,13 @@ _SHORT = 0.1
 class Deadline:
     """A moment on the monotonic clock after which an answer is worthless.
 
-    `timeout` is the length in seconds it was made from, kept for messages only.
+    `timeout` is the length in seconds it was made from, kept for messages only. `is_asked` says
+    that the caller asked for it; otherwise it is the server's default.
     """
 
     expires_at: float
     timeout: float
+    is_asked: bool = True
 
     @classmethod
     def after(cls, timeout: float, *, since: float | None = None) -> Deadline:
@@ -47,13 +49,14 @@ class Deadline:
         return cls(start + float(timeout), float(timeout))
 
     @classmethod
-    def at_most(cls, timeout: float) -> Deadline:
+    def at_most(cls, timeout: float | None, default: float) -> Deadline:
         """Return the deadline that a remote caller asks for, capped at `MOST_SECONDS`.
 
-        `timeout` is a number of seconds of any size.
+        `timeout` is a number of seconds of any size; None is a caller that asks for none, and then
+        it is `default`.
         """
-        timeout = min(timeout, MOST_SECONDS)
-        return cls(time.monotonic() + timeout, timeout)
+        seconds = min(default if timeout is None else timeout, MOST_SECONDS)
+        return cls(time.monotonic() + seconds, seconds, is_asked=timeout is not None)
 
     @property
     def began_at(self) -> float:

@@ -73,7 +73,17 @@ class ServerSettings(Options):
             "The most requests that may wait.",
             unit="requests",
             least=0,
-            chosen="16 for each thread, and of fast requests those of 0.75 s",
+            chosen="no limit of their number: time and --max-queue-bytes bound the queue",
+        ),
+    )
+    max_queue_bytes: int | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.LOAD,
+            "The most bytes of requests that may wait.",
+            unit="bytes",
+            least=1,
+            chosen="an eighth of the memory that the server may use",
         ),
     )
     default_timeout: float = field(

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.errors import MlserveError
 from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
@@ -56,36 +57,6 @@ class Purpose(StrEnum):
     METADATA = "metadata"
     PROBE = "probe"
     OTHER = "other"
-
-
-class Refusal(StrEnum):
-    """Why the engine did not start a call."""
-
-    QUEUE_FULL = "queue_full"
-    """The queue was full."""
-    DEADLINE = "deadline"
-    """By the estimates it could not end in time; decided on arrival."""
-    TOO_SLOW = "too_slow"
-    """By the estimates even an idle server could not end it in time; decided on arrival."""
-    DISPLACED = "displaced"
-    """It was admitted, but work that took longer than estimated left it too little time."""
-    EXPIRED = "expired"
-    """Its deadline passed before it was started."""
-    DRAINING = "draining"
-    """The server is about to stop."""
-    GONE = "gone"
-    """Its client left before it was started."""
-
-
-class Outcome(StrEnum):
-    """How a call that the engine started ended."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    LATE = "late"
-    """Its deadline passed while it ran."""
-    GONE = "gone"
-    """Its client left while it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +148,7 @@ class RequestRecord:
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
     it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
+    `caller` and `priority` are what admission goes by.
     """
 
     request_id: str = ""
@@ -192,6 +164,8 @@ class RequestRecord:
     refused: str = ""
     served_by: str = ""
     rungs: tuple[RowRung, ...] = ()
+    caller: Caller = UNKNOWN_CALLER
+    priority: Priority = Priority.DEFAULT
     began: float = field(default_factory=time.monotonic)
 
     @classmethod

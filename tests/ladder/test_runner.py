@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlserve import plugins
+from mlserve.admission.estimates import CostKey
 from mlserve.deadline import Deadline
 from mlserve.digests import digests_of
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed
@@ -20,7 +21,6 @@ from mlserve.ladder.rungs import read_ladder
 from mlserve.ladder.runner import LadderRunner
 from mlserve.load_options import LadderPolicy, LoadOptions, OnDrift
 from mlserve.precision import Precision
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work, run_works
 from mlserve.server.models.ladders import open_served
 from mlserve.server.models.loading import Served

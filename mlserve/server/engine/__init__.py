@@ -1,9 +1,9 @@
-"""The engine: admits calls, orders them, and runs them on worker threads.
+"""The engine: admits calls, orders them as `mlserve.admission` says, and runs them.
 
 - `engine`: admits a call, queues it, starts it, and returns its answer;
-- `admission`: decides by deadlines and estimates; uses neither clock nor event loop;
-- `estimates`: how long calls take, as measured;
-- `retry_after`: when a refused client should come back;
-- `job`: one call and its stages: decode, run, encode;
-- `batching`: runs calls of the same form as one.
+- `job`: one call on its way through the engine;
+- `work`: what is done for it on a worker's thread: decode, run, encode; alone or in a batch;
+- `threads`: those threads;
+- `deadlines`: ends calls whose time is up;
+- `examiner`: asks the golden inputs of a certificate.
 """

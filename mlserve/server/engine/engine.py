@@ -24,20 +24,21 @@ from functools import partial
 from threading import RLock
 from typing import Any
 
+from mlserve.admission.admission import Admission, Slot, Verdict
+from mlserve.admission.estimates import CostKey
+from mlserve.admission.verdicts import Refusal
 from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import request
-from mlserve.server.engine.admission import Admission, Slot, Verdict
 from mlserve.server.engine.deadlines import Deadlines
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.job import InferenceCall, Job
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
-from mlserve.server.request import Refusal, RequestRecord
+from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mlserve.admission.estimates import CostKey
 from mlserve.backend import limit_threads
 from mlserve.background import run_on_daemon_thread
 from mlserve.certificate.golden import Arrays, GoldenCase
@@ -31,7 +32,6 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.ladder.climb import rung_of
 from mlserve.server.engine.engine import Engine
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Codec, Work
 from mlserve.server.errors import as_exception, as_known_error
 from mlserve.server.models.loading import LoadedVersion, Served

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, cast
 
+from mlserve.admission.admission import Ticket
+from mlserve.admission.estimates import CostKey
+from mlserve.admission.verdicts import Outcome
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.ladder.climb import has_refused
 from mlserve.load_options import LadderPolicy
-from mlserve.server.engine.admission import Ticket
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Answer, Codec, Work
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import Outcome, RequestRecord
+from mlserve.server.request import RequestRecord
 from mlserve.settings import ServerSettings
 
 FindFault = Callable[[CostKey, Deadline], MlserveError | None]
@@ -60,6 +61,9 @@ class Job(Ticket, Generic[Answer]):
         ladder = loaded.ladder
         may_stay = ladder is not None and ladder.policy is LadderPolicy.ANSWER
         super().__init__(kind, call.deadline.expires_at, loaded.width, ladder is not None, may_stay)
+        self.caller, self.priority = record.caller, record.priority
+        self.is_asked, self.arrived_at = call.deadline.is_asked, record.began
+        self.held = call.body
         self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record

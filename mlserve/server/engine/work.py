@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from mlserve.admission.admission import IN_QUEUE
+from mlserve.admission.estimates import CostKey
 from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
 from mlserve.ladder.climb import Climb, RowRung, climb, require_certain
 from mlserve.server.body_memory import UNBOUNDED, Room
 from mlserve.server.codec.images import work_of
-from mlserve.server.engine.admission import IN_QUEUE
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import Served
 from mlserve.server.request import StageTimes

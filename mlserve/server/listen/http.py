@@ -154,7 +154,7 @@ def check_method(request: Request, allowed: str) -> None:
 def deadline_of(request: Request, default: float) -> Deadline:
     """Return the deadline from the request's headers, or `default` seconds. Raises InvalidInput."""
     values = [value for name in _TIMEOUTS for value in request.headers.all(name)]
-    return Deadline.at_most(min(map(_seconds, values), default=default))
+    return Deadline.at_most(min(map(_seconds, values), default=None), default)
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import httptools
 
-from mlserve.server.engine.retry_after import UNKNOWN
+from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable, outgoing_bytes
 from mlserve.server.listen.http_framing import (
     MOST_HEAD_BYTES,

@@ -19,11 +19,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mlserve.admission.estimates import CostKey
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.body_memory import Room
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Work, run_works
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.ladders import open_served

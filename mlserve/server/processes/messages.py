@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from mlserve.admission.estimates import CostKey
 from mlserve.backend import (
     Batching,
     HasDefinitions,
@@ -18,7 +19,6 @@ from mlserve.backend import (
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.ladder.climb import RowRung
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.models.versions import ModelSpec
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature

@@ -25,12 +25,13 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mlserve import __version__
+from mlserve.admission.verdicts import Outcome, Refusal
 from mlserve.errors import NotFound
 from mlserve.ladder.climb import has_refused
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadStatus, State
-from mlserve.server.request import Outcome, Purpose, Refusal, RequestRecord
+from mlserve.server.request import Purpose, RequestRecord
 from mlserve.server.telemetry.log import lost_lines
 from mlserve.server.telemetry.series import Counter, Histogram
 from mlserve.system import resident_bytes

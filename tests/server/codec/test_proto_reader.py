@@ -21,7 +21,7 @@ def read(data: bytes, memory: BodyMemory | None = None, timeout: float = 30) -> 
             body = memory.open(lambda: None)
             body.take(len(data))
             hold(body)
-        return await read_message(TensorProto, data, Deadline.at_most(timeout))
+        return await read_message(TensorProto, data, Deadline.at_most(timeout, 30))
 
     return asyncio.run(within())
 
@@ -55,7 +55,7 @@ def test_a_deadline_that_passes_ends_the_walk() -> None:
 
 def test_what_is_not_utf_8_is_not_a_message() -> None:
     async def ask() -> None:
-        await read_message(ModelInferRequest, b"\x1a\x03\xed\xa0\x80", Deadline.at_most(5))
+        await read_message(ModelInferRequest, b"\x1a\x03\xed\xa0\x80", Deadline.at_most(5, 30))
 
     with pytest.raises(InvalidInput, match="not a valid inference"):
         asyncio.run(ask())
@@ -70,7 +70,7 @@ def test_what_a_thread_reads_is_counted_until_it_ends() -> None:
             body.take(500)
             hold(body)
             with pytest.raises(DeadlineExceeded):
-                await on_thread(may_end.wait, Deadline.at_most(0.1))
+                await on_thread(may_end.wait, Deadline.at_most(0.1, 30))
         assert memory.held == 500
         may_end.set()
         while memory.held:  # noqa: ASYNC110

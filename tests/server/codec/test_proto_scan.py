@@ -125,7 +125,7 @@ def test_a_walk_of_few_fields_ends_when_they_are_spent() -> None:
 
 
 def test_the_deadline_is_looked_at_on_the_way() -> None:
-    deadline = Deadline.at_most(0)
+    deadline = Deadline.at_most(0, 30)
     with pytest.raises(DeadlineExceeded):
         estimate(b"\xf8\x0f\1" * 100_000, ModelInferRequest, deadline)
 

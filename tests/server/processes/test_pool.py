@@ -13,11 +13,11 @@ import psutil
 import pytest
 from mlserve_echo import EchoBackend
 
+from mlserve.admission.estimates import CostKey
 from mlserve.background import run_on_daemon_thread
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed
 from mlserve.load_options import LoadOptions
-from mlserve.server.engine.estimates import CostKey
 from mlserve.server.engine.work import Work
 from mlserve.server.models.loading import Served
 from mlserve.server.models.versions import ModelSpec

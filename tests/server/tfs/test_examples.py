@@ -146,7 +146,7 @@ def test_a_context_counts_for_each_example_before_anything_is_copied() -> None:
 
 
 def test_examples_are_no_longer_read_when_the_deadline_has_passed() -> None:
-    over = Deadline.at_most(0)
+    over = Deadline.at_most(0, 30)
     field = b"\x0a\x00"
     for read in (
         lambda: fields_of(field * 10, 100, over),

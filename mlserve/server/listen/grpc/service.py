@@ -50,9 +50,7 @@ class Service:
 
 def deadline_of(context: Context, default: float) -> Deadline:
     """Return the deadline of the call, or one after `default` seconds."""
-    left = context.time_remaining()
-    timeout = default if left is None else left
-    return Deadline.at_most(timeout)
+    return Deadline.at_most(context.time_remaining(), default)
 
 
 @dataclass(frozen=True, slots=True)

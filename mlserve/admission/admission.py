@@ -28,11 +28,12 @@ from heapq import heapreplace
 from itertools import chain
 from typing import Generic, TypeVar
 
+from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
+from mlserve.admission.estimates import CostKey, Estimate, Estimates, Meter
+from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
+from mlserve.admission.verdicts import Refusal
 from mlserve.deadline import Deadline, in_words
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
-from mlserve.server.engine.estimates import CostKey, Estimate, Estimates, Meter
-from mlserve.server.engine.retry_after import until_a_slot_is_free, until_in_time
-from mlserve.server.request import Refusal
 
 _MARGIN = 3.0
 """Mean deviations that a call must have to spare to be admitted: about 99 of 100 end in time."""
@@ -53,9 +54,11 @@ _OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another s
 class Ticket:
     """A call as admission sees it: its kind, when its answer is due, and its model's width.
 
-    `width` None is all slots. A call `on_ladder` may need more than one run. To others it is the
-    load of such calls on average; but there must be time for it to climb. If there is not, one that
-    `may_stay` is admitted for the first rung only.
+    `width` None is all slots. `caller` and `priority` are the request's. `is_asked` says that the
+    caller set the deadline; otherwise `expires_at` is the server's default. `held` is how many
+    bytes the call holds while it waits. A call `on_ladder` may need more than one run. To others it
+    is the load of such calls on average; but there must be time for it to climb. If there is not,
+    one that `may_stay` is admitted for the first rung only.
     """
 
     kind: CostKey
@@ -64,6 +67,11 @@ class Ticket:
     on_ladder: bool = False
     may_stay: bool = False
     may_climb: bool = True
+    caller: Caller = UNKNOWN_CALLER
+    priority: Priority = Priority.DEFAULT
+    is_asked: bool = True
+    arrived_at: float = 0.0
+    held: int = 0
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
 

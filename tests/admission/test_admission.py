@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.engine.admission import Admission, Slot, Ticket
-from mlserve.server.engine.estimates import CostKey, Estimates, Meter
-from mlserve.server.request import Refusal
+from mlserve.admission.admission import Admission, Slot, Ticket
+from mlserve.admission.estimates import CostKey, Estimates, Meter
+from mlserve.admission.verdicts import Refusal
 
 KIND = CostKey.from_rows("m", 1, "serving_default", 1)
 SLOTS, QUEUE = 2, 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mlserve.server.engine.admission import Admission, Ticket, Verdict
-from mlserve.server.engine.estimates import CostKey
-from mlserve.server.engine.retry_after import UNKNOWN
-from mlserve.server.request import Refusal
+from mlserve.admission.admission import Admission, Ticket, Verdict
+from mlserve.admission.estimates import CostKey
+from mlserve.admission.retry_after import UNKNOWN
+from mlserve.admission.verdicts import Refusal
 
 KIND = CostKey.from_rows("m", 1, "serving_default", 1)
 
