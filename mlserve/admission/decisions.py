@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlserve.admission.admission import Admission, Slot, Ticket, Verdict
-from mlserve.admission.verdicts import Refusal
+from mlserve.admission.admission import Admission
+from mlserve.admission.tickets import Slot, Ticket
+from mlserve.admission.verdicts import Refusal, Verdict
 
 
 class Decisions:

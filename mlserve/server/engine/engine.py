@@ -24,15 +24,19 @@ from functools import partial
 from threading import RLock
 from typing import Any
 
-from mlserve.admission.admission import Admission, Slot, Verdict
+from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.verdicts import Refusal
+from mlserve.admission.patience import Patience
+from mlserve.admission.retry_after import UNKNOWN
+from mlserve.admission.tickets import Slot, Ticket
+from mlserve.admission.verdicts import Refusal, Verdict, error_of
 from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
-from mlserve.server.engine.job import InferenceCall, Job
+from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
@@ -42,14 +46,9 @@ from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 
-QUEUE_PER_THREAD = 16
-"""Requests that may wait for each thread when `max_queue` is not given, and more if ..."""
-PATIENCE = 0.75
-"""... they are so fast that the last of them waits no longer than these seconds."""
-
 
 class Engine:
-    """Runs at most `threads` calls, or batches of calls, at once; `max_queue` more may wait."""
+    """Runs at most `threads` calls, or batches of calls, at once; others wait, or are refused."""
 
     def __init__(
         self, models: Models, telemetry: Telemetry, *, threads: int, settings: ServerSettings
@@ -58,10 +57,11 @@ class Engine:
         self._models = models
         self._telemetry = telemetry
         self.settings = settings
-        self._admission: Admission[Job[Any]] = (
-            Admission(threads, QUEUE_PER_THREAD * threads, PATIENCE)
-            if settings.max_queue is None
-            else Admission(threads, settings.max_queue)
+        self._admission: Admission[Job[Any]] = Admission(
+            threads,
+            math.inf if settings.max_queue is None else settings.max_queue,
+            settings.queue_bytes,
+            token_shares=settings.shares,
         )
         self._lock = RLock()
         """Held by whoever uses admission; never while waiting for anything."""
@@ -89,9 +89,14 @@ class Engine:
         return len(self._admission.waiting)
 
     @property
-    def max_queue(self) -> int:
-        """The most calls that may wait now."""
-        return self._admission.places
+    def max_queue(self) -> int | None:
+        """The most calls that may wait; None if only time and memory bound the queue."""
+        return self.settings.max_queue
+
+    @property
+    def patience(self) -> Patience:
+        """How long callers wait that set no deadline."""
+        return self._admission.patience
 
     @property
     def unfinished(self) -> int:
@@ -104,8 +109,8 @@ class Engine:
         """Whether new calls are refused because the server is about to stop."""
         return self._is_draining
 
-    def admit(self, deadline: Deadline) -> None:
-        """Raise Unavailable, DeadlineExceeded or Overloaded if any call would be refused now.
+    def admit(self, deadline: Deadline, head: Head = UNREAD) -> None:
+        """Raise Unavailable, DeadlineExceeded or Overloaded if the call would surely be refused.
 
         A port calls this once, as soon as it has the head of a request: a call that would be
         refused anyway should not take memory for its body. `serve` checks again, for the call
@@ -117,10 +122,13 @@ class Engine:
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
         self._require_time(deadline)
+        admission = self._admission
         with self._lock:
-            full = self._admission.check_room(time.monotonic())
-        if full is not None:
-            raise self._refusal(full, deadline)
+            ticket = self._ticket_of(deadline, head)
+            now = time.monotonic()
+            verdict = admission.check_head(now, ticket) if ticket else admission.check_room(now)
+        if verdict is not None:
+            raise self._refusal(verdict, deadline)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
         """Take the call in, and return the coroutine that gives its answer.
@@ -141,13 +149,28 @@ class Engine:
         """
         self._deadlines.watch(job)
         try:
-            return await job.answer
+            answer = await job.answer
+            self._note_patience(job, has_left=False)
+            return answer
+        except asyncio.CancelledError:
+            self._note_patience(job, has_left=True)
+            raise
         finally:
             job.leave()
             self._deadlines.forget(job)
             self._drop(job, Refusal.GONE)
 
+    def _note_patience(self, job: Job[Any], *, has_left: bool) -> None:
+        """Learn how long a caller waits that set no deadline."""
+        if job.deadline.is_asked or self._is_draining:
+            return
+        now = time.monotonic()
+        note = self.patience.note_left if has_left else self.patience.note_stayed
+        with self._lock:
+            note(job.caller, now - job.arrived_at, now)
+
     def _expire(self, job: Job[Any]) -> None:
+        self._note_patience(job, has_left=False)
         self._drop(job, Refusal.EXPIRED)
         job.settle(job.deadline.exceeded(job.work.doing))
 
@@ -191,11 +214,14 @@ class Engine:
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
         admission = self._admission
         with self._lock:
-            admission.models = len(self._models.names)
             verdict = admission.check(time.monotonic(), job)
             if verdict is None:
-                admission.max_batch = max(admission.max_batch, self._batching(job).most)
+                admission.widen(self._batching(job).most)
                 admission.enter(job)
+            shed, admission.shed = admission.shed, []
+        for other in shed:
+            self._end_unstarted(other, Refusal.SHED)
+            other.settle(self._error_of(Verdict(Refusal.SHED, UNKNOWN), other.deadline))
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
@@ -214,12 +240,15 @@ class Engine:
         """Do what `_dispatch` says; the lock is held."""
         held: set[Job[Any]] = set()
         due_next = math.inf
-        while self._admission.has_slot() and (job := self._first_but(held)) is not None:
+        while self._admission.has_slot():
             now = time.monotonic()
+            job = self._admission.next(now, held)
+            if job is None:
+                break
             verdict = self._admission.judge(now, job)
             if verdict is not None:
                 self._take_out(job, verdict.why)
-                job.settle(self._admission.error(verdict, job.deadline))
+                job.settle(self._error_of(verdict, job.deadline))
                 continue
             alike = self._alike(job)
             jobs = alike[: self._batching(job).most]
@@ -231,11 +260,6 @@ class Engine:
                 self._start(now, jobs)
         if held:
             self._wake_at(due_next)
-
-    def _first_but(self, held: Collection[Job[Any]]) -> Job[Any] | None:
-        """Return the first job in line that neither a batch nor its model's width holds back."""
-        line = (job for job in self._admission.waiting if job not in held)
-        return next((job for job in line if not self._admission.is_full(job)), None)
 
     def _alike(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the waiting jobs that may run together with the first, and that one itself."""
@@ -305,7 +329,7 @@ class Engine:
         with self._lock:
             now = time.monotonic()
             self._end(now, slot, ended)
-            job = self._first_but(())
+            job = self._admission.next(now) if self._admission.has_slot() else None
             if job is None or job.loaded.processes is not None or self._batching(job).most > 1:
                 return None
             is_refused = self._admission.judge(now, job) is not None
@@ -368,16 +392,37 @@ class Engine:
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""
         verdict = self._admission.check_kind(time.monotonic(), kind, deadline.expires_at)
-        return None if verdict is None else self._admission.error(verdict, deadline)
+        return None if verdict is None else self._error_of(verdict, deadline)
 
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
             self._note_refused(Refusal.EXPIRED, request.current())
             raise deadline.exceeded("the request was still arriving")
 
+    def _ticket_of(self, deadline: Deadline, head: Head) -> Ticket | None:
+        """Return the call as its head shows it: the shortest that it may be. None if unknown."""
+        names = self._models.names
+        model = head.model or (names[0] if len(names) == 1 else "")
+        kind = self._admission.estimates.least_of(model, time.monotonic()) if model else None
+        if kind is None:
+            return None
+        record = request.current()
+        return Ticket(
+            kind,
+            deadline.expires_at,
+            caller=record.caller,
+            priority=record.priority,
+            is_asked=deadline.is_asked,
+            arrived_at=record.began,
+            held=head.body,
+        )
+
     def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
         self._note_refused(verdict.why, request.current())
-        return self._admission.error(verdict, deadline)
+        return self._error_of(verdict, deadline)
+
+    def _error_of(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
+        return error_of(verdict, deadline, self.running, self.waiting)
 
     def _note_refused(self, why: Refusal, record: RequestRecord) -> None:
         record.refused = why.value
@@ -395,10 +440,14 @@ class Engine:
         with self._lock:
             if not self._admission.leave(job):
                 return False
+        self._end_unstarted(job, why)
+        return True
+
+    def _end_unstarted(self, job: Job[Any], why: Refusal) -> None:
+        """Count a job that has been taken out of the queue."""
         self._note_refused(why, job.record)
         job.loaded.release()
         self._note_idle()
-        return True
 
     def _note_idle(self) -> None:
         if not self.unfinished:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mlserve.admission.admission import IN_QUEUE
+from mlserve.admission.verdicts import IN_QUEUE
 from mlserve.admission.estimates import CostKey
 from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
