@@ -329,6 +329,20 @@ class ServerSettings(Options):
         return max(self.max_body_memory, self.max_request_bytes + _CALL_BYTES)
 
     @property
+    def queue_bytes(self) -> int:
+        """Return the byte limit for the requests that wait: by default an eighth of the memory."""
+        if self.max_queue_bytes is not None:
+            return self.max_queue_bytes
+        from mlserve.system import usable_memory  # not needed by `predict`, which imports this
+
+        return max(1, usable_memory() // 8)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the most that tokens may use of the server's time, above 0 to 1, by their name."""
+        return {}
+
+    @property
     def image_limits(self) -> ImageLimits:
         """Return the limits on one image."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)

@@ -41,7 +41,7 @@ from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.admission.shares import Shares
-from mlserve.admission.tickets import Queued, Slot
+from mlserve.admission.tickets import Queued, Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict
 
 _OLDEST_OF = 4
@@ -102,7 +102,7 @@ class Admission(Generic[Queued]):
         arrived = self._arrived.of(priority, now)
         return min(1.0, self._refused.of(priority, now) / arrived) if arrived else 0.0
 
-    def check(self, now: float, ticket: Queued) -> Verdict | None:
+    def check(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can.
 
         Calls that have to give way to it are then in `shed`.
@@ -111,7 +111,7 @@ class Admission(Generic[Queued]):
         self._note(now, ticket, verdict)
         return verdict
 
-    def check_head(self, now: float, ticket: Queued) -> Verdict | None:
+    def check_head(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why a call would surely not be admitted of which only the head is known.
 
         Its kind is the shortest that it may turn out to be. None if it may be admitted.
@@ -157,7 +157,7 @@ class Admission(Generic[Queued]):
         """Return whether a slot is free."""
         return len(self.running) < self.slots
 
-    def is_full(self, ticket: Queued) -> bool:
+    def is_full(self, ticket: Ticket) -> bool:
         """Return whether as many calls of its model run as its width allows."""
         if ticket.width is None:
             return False
@@ -175,7 +175,7 @@ class Admission(Generic[Queued]):
             return self._undated(now, head, held) if head.is_undated else head
         return self._first(list(reversed(overdue)), held)
 
-    def judge(self, now: float, ticket: Queued) -> Verdict | None:
+    def judge(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call that is next must not start; None if it may."""
         left = ticket.expires_at - now
         if left <= 0:
@@ -207,7 +207,7 @@ class Admission(Generic[Queued]):
             self._busy_since = None
         return demand
 
-    def _verdict(self, now: float, ticket: Queued, *, may_shed: bool) -> Verdict | None:
+    def _verdict(self, now: float, ticket: Ticket, *, may_shed: bool) -> Verdict | None:
         verdict = self.check_room(now, ticket.held)
         if verdict is None:
             verdict = self.check_kind(now, ticket.least_kind, ticket.expires_at)
@@ -218,7 +218,7 @@ class Admission(Generic[Queued]):
             return None
         return verdict
 
-    def _check_time(self, now: float, ticket: Queued) -> Verdict | None:
+    def _check_time(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call would be late, or make another one late; None if neither."""
         limit = self._guess(now, ticket)
         late = self._overrun(now, ticket)
@@ -234,7 +234,7 @@ class Admission(Generic[Queued]):
         over, share = (0.0, 1.0) if self.has_slot() else self._shares.overrun(now, ticket)
         return Verdict(Refusal.SHARE, until_in_time(over), share) if over > 0 else None
 
-    def _guess(self, now: float, ticket: Queued) -> float:
+    def _guess(self, now: float, ticket: Ticket) -> float:
         """Have the call due when such callers hang up, if that is known; return those seconds."""
         if ticket.is_asked:
             return 0.0
@@ -249,13 +249,13 @@ class Admission(Generic[Queued]):
         """Return whether no slot has been free for so long."""
         return self._busy_since is not None and now - self._busy_since >= seconds
 
-    def _overrun(self, now: float, ticket: Queued) -> Overrun | None:
+    def _overrun(self, now: float, ticket: Ticket) -> Overrun | None:
         if self.forecast.is_roomy(now, self.waiting, ticket):
             return None
         return self.forecast.overrun(now, self.waiting, ticket)
 
     def _may_displace(
-        self, now: float, ticket: Queued, verdict: Verdict, *, may_shed: bool
+        self, now: float, ticket: Ticket, verdict: Verdict, *, may_shed: bool
     ) -> bool:
         """Return whether calls that wait give way to this one, so that it can be admitted.
 
@@ -287,7 +287,7 @@ class Admission(Generic[Queued]):
             count *= 2
         yield len(victims)
 
-    def _note(self, now: float, ticket: Queued, verdict: Verdict | None) -> None:
+    def _note(self, now: float, ticket: Ticket, verdict: Verdict | None) -> None:
         self._arrived.add(ticket.priority, 1.0, now)
         if verdict is not None:
             self._refused.add(ticket.priority, 1.0, now)
@@ -307,7 +307,7 @@ class Admission(Generic[Queued]):
             return oldest
         return newest if self.forecast.can_pass(now, self.waiting, oldest) else oldest
 
-    def _needed(self, now: float, ticket: Queued) -> float:
+    def _needed(self, now: float, ticket: Ticket) -> float:
         """Return the seconds that the call needs if it starts now; 0 if that is not known."""
         others = len(self.running) + len(self.waiting) - 1
         estimate = self.estimates.of(ticket.least_kind, now, alone=not others)

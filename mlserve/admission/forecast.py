@@ -90,7 +90,7 @@ class Forecast(Generic[Queued]):
         guess = self.estimates.guess_in_batch
         return sum(count * guess(kind, 1).mean for kind, count in counts)
 
-    def is_roomy(self, now: float, queue: Queue[Queued], ticket: Queued) -> bool:
+    def is_roomy(self, now: float, queue: Queue[Queued], ticket: Ticket) -> bool:
         """Return whether all calls, with this one, surely end in time, by a rough upper bound.
 
         It is as if each had to wait for all others, and the deadline of all were the earliest. Of
@@ -102,11 +102,11 @@ class Forecast(Generic[Queued]):
         earliest = min(ticket.due_at, queue.line[0].due_at if queue.line else math.inf)
         return now + self._all_of(now, queue, ticket) <= earliest
 
-    def can_pass(self, now: float, queue: Queue[Queued], oldest: Queued) -> bool:
+    def can_pass(self, now: float, queue: Queue[Queued], oldest: Ticket) -> bool:
         """Return whether the oldest call still ends in time if all that wait go before it."""
         return now + self._all_of(now, queue, oldest) <= oldest.expires_at
 
-    def overrun(self, now: float, queue: Queue[Queued], ticket: Queued) -> Overrun | None:
+    def overrun(self, now: float, queue: Queue[Queued], ticket: Ticket) -> Overrun | None:
         """Return by how much the call, or one that it delays, would be late; None if none would.
 
         A call of a kind not measured yet only has to start in time.
@@ -133,7 +133,7 @@ class Forecast(Generic[Queued]):
                     break
         return Overrun(worst, is_others=True) if worst else None
 
-    def climb(self, now: float, ticket: Queued) -> float:
+    def climb(self, now: float, ticket: Ticket) -> float:
         """Return the seconds of a climb that the call must have beyond those of the usual one.
 
         0 for a call whose deadline is too short for a climb even on an idle server.
@@ -155,11 +155,12 @@ class Forecast(Generic[Queued]):
         need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
         return min(ticket.due_at for ticket in tickets) - self.slots * need - WAY_BACK
 
-    def most_at_once(self, starts: Iterable[Queued]) -> int:
+    def most_at_once(self, starts: Iterable[Ticket]) -> int:
         """Return how many of what runs and of these could run at once, at most all slots."""
         counts: Counter[str] = Counter()
         most = 0
-        for ticket in chain((slot.tickets[0] for slot in self.running), starts):
+        running: Iterable[Ticket] = (slot.tickets[0] for slot in self.running)
+        for ticket in chain(running, starts):
             model = ticket.kind.model
             if ticket.width is None or counts[model] < ticket.width:
                 most += 1
@@ -168,7 +169,7 @@ class Forecast(Generic[Queued]):
             counts[model] += 1
         return most
 
-    def _all_of(self, now: float, queue: Queue[Queued], ticket: Queued) -> float:
+    def _all_of(self, now: float, queue: Queue[Queued], ticket: Ticket) -> float:
         """Return the most seconds until all that runs and waits, and this call, have ended."""
         running = [t.kind for slot in self.running for t in slot.tickets]
         demand = variance = widest = 0.0
@@ -182,13 +183,13 @@ class Forecast(Generic[Queued]):
         return self.slots * demand * (1 + _DRIFT) + margin + WAY_BACK
 
     def _ends(
-        self, now: float, queue: Queue[Queued], ticket: Queued, place: int
+        self, now: float, queue: Queue[Queued], ticket: Ticket, place: int
     ) -> Iterator[tuple[int, float]]:
         """Yield when the call and those behind it end, in seconds from now, with a margin.
 
         With each comes its index in the line, with the call in its place.
         """
-        order = [*queue.line[:place], ticket, *queue.line[place:]]
+        order: list[Ticket] = [*queue.line[:place], ticket, *queue.line[place:]]
         free, variance = self._slots(now)
         lanes = self._lanes(now, order)
         at_once = self._at_once(order)
@@ -210,7 +211,7 @@ class Forecast(Generic[Queued]):
                 yield index, end
 
     def _even_ends(
-        self, now: float, queue: Queue[Queued], ticket: Queued, place: int
+        self, now: float, queue: Queue[Queued], ticket: Ticket, place: int
     ) -> Iterator[tuple[int, float]]:
         """Yield the same for a long queue, as if the slots were evenly loaded."""
         behind = queue.line[place:]
@@ -221,11 +222,13 @@ class Forecast(Generic[Queued]):
             guess = kinds[kind] = self.estimates.guess_in_batch(kind, 1)
             demand += count * guess.mean
             variance += count * guess.spread * guess.spread
-        for other in (*behind, *queue.overdue):
+        apart: list[Ticket] = [*behind, *queue.overdue]
+        for other in apart:
             guess = kinds[other.kind]
             demand -= guess.mean
             variance -= guess.spread * guess.spread
-        for index, each in enumerate((ticket, *behind), place):
+        order: list[Ticket] = [ticket, *behind]
+        for index, each in enumerate(order, place):
             guess = kinds[each.kind]
             end = demand / self.slots + guess.mean
             margin = _margin(self.slots, end, max(0.0, variance), guess.spread)
@@ -243,7 +246,7 @@ class Forecast(Generic[Queued]):
             variance += sum(estimate.spread**2 for estimate in estimates)
         return sorted(left), variance
 
-    def _lanes(self, now: float, order: Sequence[Queued]) -> dict[str, list[float]]:
+    def _lanes(self, now: float, order: Sequence[Ticket]) -> dict[str, list[float]]:
         """Return, of each model with a width, when its next calls can start, as a heap."""
         lanes: dict[str, list[float]] = {}
         for ticket in order:
@@ -255,7 +258,7 @@ class Forecast(Generic[Queued]):
                 lanes[model] = sorted([*left, *[0.0] * (width - len(own))])
         return lanes
 
-    def _at_once(self, waiting: Sequence[Queued]) -> int:
+    def _at_once(self, waiting: Sequence[Ticket]) -> int:
         """Return how many slots what runs and these calls will use at once, in full batches."""
         return min(self.slots, self.most_at_once(waiting[:: self.max_batch]))
 

@@ -13,7 +13,7 @@ from typing import Generic
 from mlserve.admission.forecast import WAY_BACK, Forecast
 from mlserve.admission.queue import Queue
 from mlserve.admission.rates import Rates
-from mlserve.admission.tickets import Queued
+from mlserve.admission.tickets import Queued, Ticket
 
 _MEMORY = 2.0
 """Seconds over which it is measured what the models ask for and get."""
@@ -33,14 +33,14 @@ class Shares(Generic[Queued]):
     _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
     _admitted: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
 
-    def note(self, now: float, ticket: Queued, *, is_admitted: bool) -> None:
+    def note(self, now: float, ticket: Ticket, *, is_admitted: bool) -> None:
         """Count a call that has arrived."""
         model, demand = ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean
         self._offered.add(model, demand, now)
         if is_admitted:
             self._admitted.add(model, demand, now)
 
-    def overrun(self, now: float, ticket: Queued) -> tuple[float, float]:
+    def overrun(self, now: float, ticket: Ticket) -> tuple[float, float]:
         """Return how late the call would be if its model or token had but its share, and that.
 
         In seconds; 0 or less if it would be in time.
@@ -61,7 +61,7 @@ class Shares(Generic[Queued]):
             over, share = self._late(now, ticket, self.forecast.demand(own), of_token), of_token
         return over, share
 
-    def victims(self, now: float, ticket: Queued) -> list[Queued]:
+    def victims(self, now: float, ticket: Ticket) -> list[Queued]:
         """Return the waiting calls that may give way to this one: the first ones first.
 
         They are the less important, and of those as important, the ones of models that have had
@@ -79,7 +79,7 @@ class Shares(Generic[Queued]):
         found.sort(key=lambda other: (other.priority, -other.due_at))
         return found
 
-    def _late(self, now: float, ticket: Queued, ahead: float, share: float) -> float:
+    def _late(self, now: float, ticket: Ticket, ahead: float, share: float) -> float:
         own = self.forecast.estimates.guess(ticket.kind)
         needed = (ahead + own.mean) / share + self.forecast.slots * own.mean + WAY_BACK
         return now + needed - ticket.due_at

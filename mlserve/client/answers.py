@@ -234,22 +234,25 @@ class VersionServing:
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
-    `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
+    `slots` is how many run at once, and `max_queue` how many may wait; None if only time and memory
+    bound the queue. `default_timeout` is the deadline, in seconds, of a request
     without one. `processes` has the versions that run in processes of their own, `ladders` those
     that are on a ladder, and `serving` says of each what runs it.
     """
 
     running: int
     waiting: int
-    max_queue: int
+    max_queue: int | None
     default_timeout: float
+    slots: int = 1
     processes: tuple[VersionProcesses, ...] = ()
     ladders: tuple[VersionLadder, ...] = ()
     serving: tuple[VersionServing, ...] = ()
 
     def __str__(self) -> str:
+        most = "" if self.max_queue is None else f" (at most {self.max_queue})"
         return (
-            f"{self.running} running, {self.waiting} waiting (at most {self.max_queue}); "
+            f"{self.running} running, {self.waiting} waiting{most}; "
             f"a request without a deadline gets {self.default_timeout:g} s"
         )
 

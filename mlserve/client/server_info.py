@@ -145,8 +145,9 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
         return ServerLoad(
             running=int(load["running"]),
             waiting=int(load["waiting"]),
-            max_queue=int(load["max_queue"]),
+            max_queue=None if load["max_queue"] is None else int(load["max_queue"]),
             default_timeout=float(load["default_timeout"]),
+            slots=int(load.get("slots", 1)),
             processes=tuple(map(_processes, load.get("processes", ()))),
             ladders=tuple(map(_ladder, load.get("ladders", ()))),
             serving=tuple(map(_serving, load.get("serving", ()))),

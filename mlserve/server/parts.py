@@ -67,7 +67,7 @@ class ServerParts:
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
-        self.limits = limits_of(settings, self.engine.max_queue, has_ports=host is not None)
+        self.limits = limits_of(settings, has_ports=host is not None)
         self._examiner = Examiner(self.engine, self.models, on_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
         self._host = host or ""

@@ -19,13 +19,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any
 
 from mlserve.admission.admission import Admission
-from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience
 from mlserve.admission.retry_after import UNKNOWN
@@ -94,6 +93,16 @@ class Engine:
         return self.settings.max_queue
 
     @property
+    def queue_bytes(self) -> int:
+        """The bytes that the calls in the queue hold."""
+        return self._admission.waiting.held
+
+    @property
+    def slots(self) -> int:
+        """How many calls, or batches of calls, run at once."""
+        return self._admission.slots
+
+    @property
     def patience(self) -> Patience:
         """How long callers wait that set no deadline."""
         return self._admission.patience
@@ -150,11 +159,12 @@ class Engine:
         self._deadlines.watch(job)
         try:
             answer = await job.answer
-            self._note_patience(job, has_left=False)
-            return answer
         except asyncio.CancelledError:
             self._note_patience(job, has_left=True)
             raise
+        else:
+            self._note_patience(job, has_left=False)
+            return answer
         finally:
             job.leave()
             self._deadlines.forget(job)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, cast
 
-from mlserve.admission.tickets import Ticket
 from mlserve.admission.estimates import CostKey
+from mlserve.admission.tickets import Ticket
 from mlserve.admission.verdicts import Outcome
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError

@@ -130,6 +130,7 @@ class OipModels:
         load: dict[str, Any] = {
             "running": engine.running,
             "waiting": engine.waiting,
+            "slots": engine.slots,
             "max_queue": engine.max_queue,
         }
         processes = [

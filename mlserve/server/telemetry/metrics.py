@@ -7,6 +7,7 @@ versions and signatures are those being served, and every other label has a few 
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Protocol
@@ -183,8 +184,12 @@ class Load(Protocol):
         """The number of calls in the queue."""
 
     @property
-    def max_queue(self) -> int:
-        """The limit on `waiting`."""
+    def max_queue(self) -> int | None:
+        """The limit on `waiting`; None without one."""
+
+    @property
+    def queue_bytes(self) -> int:
+        """The bytes that the calls in the queue hold."""
 
     @property
     def is_draining(self) -> bool:
@@ -207,7 +212,12 @@ class Gauges(Collector):
             ("ready", "1 if a request would be served now, else 0.", is_ready),
             ("requests_running", "Calls that are running now.", engine.running),
             ("requests_waiting", "Calls that are waiting in the queue now.", engine.waiting),
-            ("queue_limit", "Limit on the calls in the queue.", engine.max_queue),
+            (
+                "queue_limit",
+                "Limit on the calls in the queue; infinite if only time and memory bound it.",
+                math.inf if engine.max_queue is None else engine.max_queue,
+            ),
+            ("queue_bytes", "Bytes of memory held by calls in the queue.", engine.queue_bytes),
             (
                 "body_bytes",
                 "Bytes of memory held by requests that are being read.",
