@@ -44,6 +44,7 @@ from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
+from mlserve.client.throttle import throttle_for
 from mlserve.deadline import Deadline, is_count
 from mlserve.errors import (
     InferenceFailed,
@@ -76,7 +77,10 @@ class AsyncClient:
     `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
     `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
     answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
-    TRACEPARENT, else each call begins a trace.
+    TRACEPARENT, else each call begins a trace. `priority` is sheddable, default or critical: under
+    overload, an mlserve server refuses the less important calls first. `throttle` spares a server
+    that refuses calls: of those that it would most likely refuse too, most are not sent and raise
+    Overloaded at once. All processes of a user on a host know of it together.
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
@@ -359,6 +363,7 @@ class AsyncClient:
             reference = ModelRef(model, self._connection.version)
             session = _open_session(api, reference, self._connections)
             session.is_spoken = api == self._connection.api  # the user says so
+            session.throttle = throttle_for(self._connection, model)
             self._sessions[api] = session
         return self._sessions[api]
 

@@ -37,7 +37,7 @@ class Client:
 
     `endpoint` is `host:port` (gRPC) or `http://host:port` (REST), with TLS `grpcs://` or
     `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,
-    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`.
+    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`, `priority`, `throttle`.
 
     Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded if there is no answer in
     time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for an invalid call.
