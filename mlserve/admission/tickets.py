@@ -34,6 +34,8 @@ class Ticket:
     held: int = 0
     due_at: float = field(init=False)
     """When it should end: `expires_at`, or sooner if such callers hang up before."""
+    demand: float = 0.0
+    """What it was expected to take when it entered the queue, in seconds of the whole server."""
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
 
