@@ -35,6 +35,8 @@ _ROWS = 64
 _ROW_BYTES = _WAYS * _ENTRY_BYTES
 _LATER = 1.0
 """Seconds by which a time in the file may be later than one's own."""
+_MOST_OWN = 1000
+"""Budgets that a process keeps for itself."""
 _LOOK_AGAIN = 0.05
 """Seconds after which a budget that was not in the file is looked for again."""
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -90,7 +92,9 @@ class Budgets:
             self._missed_at.pop(key, None)
             self._own.pop(key, None)
         else:
-            self._own = {k: own for k, own in self._own.items() if own.is_of(now)} | {key: budget}
+            if len(self._own) >= _MOST_OWN:
+                self._own.clear()  # what is forgotten is sent
+            self._own[key] = budget
 
     def _shared(self, key: int) -> Budget | None:
         try:
