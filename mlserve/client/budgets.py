@@ -17,10 +17,8 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 FORGOTTEN_AFTER = 10.0
 """Seconds after the last refusal, after which it is no reason to spare the server."""
@@ -28,20 +26,24 @@ _VARIABLE = "XDG_RUNTIME_DIR"
 _ALWAYS_LOCAL = "/dev/shm"  # noqa: S108  what another user puts there is not taken
 _NAME = "mlserve-{user}-refusals-1"
 """The number is that of the file's form: another form gets another name."""
-_ENTRY = Struct("<Q5d16x")
-"""A key and the numbers of a Budget; 0 is no key."""
+_KEY, _NUMBERS = Struct("<Q"), Struct("<5d")
+"""The two parts of an entry: a key, where 0 is none, and the numbers of a Budget."""
+_ENTRY_BYTES = 64
 _WAYS = 8
 """Entries that a key may be in: those of its row."""
 _ROWS = 64
-_ROW_BYTES = _WAYS * _ENTRY.size
+_ROW_BYTES = _WAYS * _ENTRY_BYTES
 _LATER = 1.0
 """Seconds by which a time in the file may be later than one's own."""
+_MOST_OWN = 1000
+"""Budgets that a process keeps for itself."""
+_LOOK_AGAIN = 0.05
+"""Seconds after which a budget that was not in the file is looked for again."""
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OTHERS_MAY_WRITE = 0o022
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """How many calls of one kind may still be sent to a server that refused some.
 
     `left` is that number, as of `counted_at`. The server refused one last at `refused_at`, and said
@@ -57,8 +59,7 @@ class Budget:
 
     def is_of(self, now: float) -> bool:
         """Return whether it can be what some process has written, and is not too old."""
-        values = (self.left, self.counted_at, self.refused_at, self.come_back_at, self.price)
-        if not all(map(math.isfinite, values)) or self.left < 0:
+        if not all(map(math.isfinite, self)) or self.left < 0:
             return False
         # Another process may have looked at the clock a little later. Far in the future is a time
         # of another boot, or none at all.
@@ -72,36 +73,59 @@ class Budgets:
         self._path = path
         self._own: dict[int, Budget] = {}
         """Those that could not be written to the file."""
+        self._missed_at: dict[int, float] = {}
+        """When the file was last found to have none of a key."""
 
     def read(self, key: int, now: float) -> Budget | None:
         """Return the budget; None if no such call was refused lately."""
-        with suppress(OSError), self._opened(os.O_RDONLY) as file:
-            for entry, budget in _entries(file, key):
-                if entry == key and budget.is_of(now):
-                    return budget
+        if now > self._missed_at.get(key, -math.inf) + _LOOK_AGAIN:
+            budget = self._shared(key)
+            if budget is not None and budget.is_of(now):
+                return budget
+            self._missed_at[key] = now
         own = self._own.get(key)
         return own if own is not None and own.is_of(now) else None
 
     def write(self, key: int, budget: Budget, now: float) -> None:
         """Keep the budget, in this process alone if the file cannot be used."""
-        with suppress(OSError), self._opened(os.O_RDWR | os.O_CREAT) as file:
-            place = _place(file, key, now)
-            if place is not None:
-                os.pwrite(file, _packed(key, budget), place)
-                self._own.pop(key, None)
-                return
-        self._own = {k: own for k, own in self._own.items() if own.is_of(now)} | {key: budget}
+        if self._share(key, budget, now):
+            self._missed_at.pop(key, None)
+            self._own.pop(key, None)
+        else:
+            if len(self._own) >= _MOST_OWN:
+                self._own.clear()  # what is forgotten is sent
+            self._own[key] = budget
 
-    @contextmanager
-    def _opened(self, flags: int) -> Iterator[int]:
-        """Open the file, for no other user to write. Raises OSError if it is not one's own."""
-        file = os.open(self._path, flags | _SAFELY, 0o600)
+    def _shared(self, key: int) -> Budget | None:
         try:
-            found = os.fstat(file)
-            is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-            if not is_plain or found.st_uid != os.geteuid() or found.st_mode & _OTHERS_MAY_WRITE:
-                raise PermissionError(f"{self._path} is not a plain file of this user alone")
-            yield file
+            file = _opened(self._path, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            row = _row(file, key)
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        place = _place_of(row, key)
+        return None if place is None else _budget(row, place)
+
+    def _share(self, key: int, budget: Budget, now: float) -> bool:
+        """Write the budget to the file; return False if that is not possible."""
+        try:
+            file = _opened(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError:
+            return False
+        try:
+            row = _row(file, key)
+            place = _place_of(row, key)
+            place = _free_place(row, now) if place is None else place
+            if place is None:
+                return False
+            entry = _KEY.pack(key) + _NUMBERS.pack(*budget)
+            return os.pwrite(file, entry, _start(key) + place) == len(entry)
+        except OSError:
+            return False
         finally:
             os.close(file)
 
@@ -119,32 +143,43 @@ def key_of(*words: str) -> int:
     return (zlib.crc32(text) << 32 | zlib.crc32(text[::-1])) or 1
 
 
-def _entries(file: int, key: int) -> list[tuple[int, Budget]]:
-    """Return the entries of the key's row; fewer if the file ends before."""
-    row = os.pread(file, _ROW_BYTES, key % _ROWS * _ROW_BYTES)
-    whole = len(row) // _ENTRY.size * _ENTRY.size
-    return [(entry, Budget(*values)) for entry, *values in _ENTRY.iter_unpack(row[:whole])]
+def _opened(path: str, flags: int) -> int:
+    """Open the file; raise OSError if it is no plain file of this user alone."""
+    file = os.open(path, flags | _SAFELY, 0o600)
+    try:
+        found = os.fstat(file)
+        is_plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if is_plain and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_MAY_WRITE:
+            return file
+        raise PermissionError(f"{path} is not a plain file of this user alone")
+    except OSError:
+        os.close(file)
+        raise
 
 
-def _place(file: int, key: int, now: float) -> int | None:
-    """Return where in the file the key's entry is or can be; None if others fill its row."""
-    entries = _entries(file, key)
-    free = None if len(entries) == _WAYS else len(entries)
-    for number, (entry, budget) in enumerate(entries):
-        if entry == key:
-            free = number
-            break
-        if free is None and not budget.is_of(now):
-            free = number
-    return None if free is None else key % _ROWS * _ROW_BYTES + free * _ENTRY.size
+def _start(key: int) -> int:
+    return key % _ROWS * _ROW_BYTES
 
 
-def _packed(key: int, budget: Budget) -> bytes:
-    return _ENTRY.pack(
-        key,
-        budget.left,
-        budget.counted_at,
-        budget.refused_at,
-        budget.come_back_at,
-        budget.price,
-    )
+def _row(file: int, key: int) -> bytes:
+    """Return the entries that the key's may be among; zeros where the file has ended."""
+    return os.pread(file, _ROW_BYTES, _start(key)).ljust(_ROW_BYTES, b"\0")
+
+
+def _place_of(row: bytes, key: int) -> int | None:
+    """Return where in the row the key's entry begins."""
+    packed, place = _KEY.pack(key), -1
+    while (place := row.find(packed, place + 1)) >= 0:
+        if place % _ENTRY_BYTES == 0:
+            return place
+    return None
+
+
+def _free_place(row: bytes, now: float) -> int | None:
+    """Return where in the row there is no entry, or one that is too old."""
+    places = range(0, _ROW_BYTES, _ENTRY_BYTES)
+    return next((place for place in places if not _budget(row, place).is_of(now)), None)
+
+
+def _budget(row: bytes, place: int) -> Budget:
+    return Budget(*_NUMBERS.unpack_from(row, place + _KEY.size))

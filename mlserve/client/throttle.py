@@ -27,8 +27,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mlserve.client.budgets import Budget, Budgets, key_of, shared_path
 from mlserve.client.endpoint import Connection, Endpoint
@@ -49,12 +48,22 @@ _SHORTEST_PAUSE = 0.05
 _LONGEST_HINT = 60.0
 
 
-class Throttle:
-    """The calls of one client to one model, of which some are not sent."""
+class Sent(NamedTuple):
+    """A call that is sent: the key of its budget, and whether one was taken out for it."""
 
-    def __init__(self, connection: Connection, model: str, budgets: Budgets | None = None) -> None:
+    key: int
+    is_paid: bool
+
+
+class Throttle:
+    """The calls of one client to one model, of which some are not sent.
+
+    Times are those of `time.monotonic`, in seconds.
+    """
+
+    def __init__(self, connection: Connection, model: str, budgets: Budgets) -> None:
         self._endpoint = connection.endpoint
-        self._budgets = Budgets(shared_path()) if budgets is None else budgets
+        self._budgets = budgets
         self._kind = (
             str(connection.endpoint),
             model,
@@ -67,22 +76,50 @@ class Throttle:
         self, attempt: Callable[[], Awaitable[T]], state: CallState
     ) -> Callable[[], Awaitable[T]]:
         """Return the attempt, which raises Overloaded at once if it is better not made."""
-        key = self._key(state.deadline.timeout)
 
         async def counted() -> T:
-            is_paid = self._begin(key, time.monotonic())
+            sent = self.send(state.deadline.timeout, time.monotonic())
             try:
                 answer = await attempt()
             except Overloaded as error:
-                self._refused(key, error, time.monotonic(), is_paid=is_paid)
+                self.refused(sent, error, time.monotonic())
                 raise
             except (UsageError, InferenceFailed):
-                self._accepted(key, time.monotonic(), is_paid=is_paid)
+                self.accepted(sent, time.monotonic())
                 raise
-            self._accepted(key, time.monotonic(), is_paid=is_paid)
+            self.accepted(sent, time.monotonic())
             return answer
 
         return counted
+
+    def send(self, timeout: float, now: float) -> Sent:
+        """Take note of a call that is about to be sent. Raises Overloaded if it should not be."""
+        key = self._key(timeout)
+        budget = self._read(key, now)
+        if budget is None or budget.left >= _ALL_ARE_SENT:
+            return Sent(key, is_paid=False)
+        if budget.left < 1:
+            raise _not_sent(self._endpoint, budget, now)
+        self._budgets.write(key, budget._replace(left=budget.left - 1), now)
+        return Sent(key, is_paid=True)
+
+    def accepted(self, sent: Sent, now: float) -> None:
+        """Take note that the server did what it was asked to, or said what is wrong with it."""
+        budget = self._read(sent.key, now)
+        if budget is not None and budget.left < FULL:
+            left = min(FULL, budget.left + (_RATIO if sent.is_paid else _RATIO - 1))
+            self._budgets.write(sent.key, budget._replace(left=left), now)
+
+    def refused(self, sent: Sent, error: Overloaded, now: float) -> None:
+        """Take note of the server's refusal."""
+        budget = self._read(sent.key, now)
+        left = FULL if budget is None else budget.left
+        left = max(0.0, left if sent.is_paid else left - 1)
+        if error.price is not None:
+            left = min(left, FULL * _RATIO * (1 - error.price))
+        pause = min(error.retry_after or 0.0, _LONGEST_HINT)
+        price = -1.0 if error.price is None else error.price
+        self._budgets.write(sent.key, Budget(left, now, now, now + pause, price), now)
 
     def _key(self, timeout: float) -> int:
         """Return the key of the calls with a timeout of that order of magnitude: powers of 2."""
@@ -91,48 +128,20 @@ class Throttle:
             self._keys[magnitude] = key_of(*self._kind, str(magnitude))
         return self._keys[magnitude]
 
-    def _begin(self, key: int, now: float) -> bool:
-        """Return whether the call has been paid for; raise Overloaded if it is not to be sent."""
+    def _read(self, key: int, now: float) -> Budget | None:
+        """Return the budget, with what time has put in."""
         budget = self._budgets.read(key, now)
         if budget is None:
-            return False
-        budget = _as_of(now, budget)
-        if budget.left >= _ALL_ARE_SENT:
-            return False
-        if budget.left < 1:
-            raise _not_sent(self._endpoint, budget, now)
-        self._budgets.write(key, replace(budget, left=budget.left - 1), now)
-        return True
-
-    def _accepted(self, key: int, now: float, *, is_paid: bool) -> None:
-        budget = self._budgets.read(key, now)
-        if budget is None:
-            return
-        budget = _as_of(now, budget)
-        earned = _RATIO if is_paid else _RATIO - 1
-        self._budgets.write(key, replace(budget, left=min(FULL, budget.left + earned)), now)
-
-    def _refused(self, key: int, error: Overloaded, now: float, *, is_paid: bool) -> None:
-        budget = self._budgets.read(key, now)
-        left = FULL if budget is None else _as_of(now, budget).left
-        left = max(0.0, left if is_paid else left - 1)
-        if error.price is not None:
-            left = min(left, FULL * _RATIO * (1 - error.price))
-        pause = min(error.retry_after or 0.0, _LONGEST_HINT)
-        price = -1.0 if error.price is None else error.price
-        self._budgets.write(key, Budget(left, now, now, now + pause, price), now)
+            return None
+        earned = max(0.0, now - budget.counted_at) * _PER_SECOND
+        counted_at = max(now, budget.counted_at)  # another process may have counted since
+        left = min(FULL, budget.left + earned)
+        return budget._replace(left=left, counted_at=counted_at)
 
 
 def throttle_for(connection: Connection, model: str) -> Throttle | None:
     """Return what spares the server; None if the client is told to send all calls."""
-    return Throttle(connection, model) if connection.throttle else None
-
-
-def _as_of(now: float, budget: Budget) -> Budget:
-    """Return the budget with what time has put in."""
-    earned = max(0.0, now - budget.counted_at) * _PER_SECOND
-    counted_at = max(now, budget.counted_at)  # another process may have counted since
-    return replace(budget, left=min(FULL, budget.left + earned), counted_at=counted_at)
+    return Throttle(connection, model, Budgets(shared_path())) if connection.throttle else None
 
 
 def _not_sent(endpoint: Endpoint, budget: Budget, now: float) -> Overloaded:
