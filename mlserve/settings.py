@@ -224,17 +224,17 @@ class ServerSettings(Options):
         default=None,
         metadata=option(
             HelpPanel.ACCESS,
-            "File with the token that every request must send, or with several, one a line.",
+            "File with the token that every request must send. Several stand one a line.",
         ),
     )
     max_share: str | None = field(
         default=None,
         metadata=option(
             HelpPanel.ACCESS,
-            "The most of the server's time that the token of that name may use while others wait: "
-            "batch=0.3,web=0.5.",
-            unit="name=share,...",
-            chosen="all of it, for each token",
+            "The most of the server's time that the tokens of these names may use while others "
+            "wait: batch=0.3,web=0.5.",
+            unit="shares",
+            chosen="all of it, for every token",
         ),
     )
     tls_cert: Path | None = field(
@@ -297,13 +297,13 @@ class ServerSettings(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        if self.max_share is not None:
+            shares_in(self.max_share)
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
                     f"{flag_of(name)} needs {flag_of(needed)}", hint="give both, or neither"
                 )
-        if self.max_share is not None:
-            shares_in(self.max_share)
 
     def exposure(self, host: str) -> Iterator[str]:
         """Yield sentences on the risks of listening on that address with these settings."""
