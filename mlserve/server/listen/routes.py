@@ -119,7 +119,7 @@ class RestApp:
     ) -> Response:
         try:
             if operation.needs_token:
-                self._gate.check(request)
+                record.named(self._gate.check(request))
             response = await operation.respond(request)
         except ClientGone:
             return Response(status=_CLIENT_CLOSED_REQUEST)
