@@ -25,6 +25,7 @@ from threading import RLock
 from typing import Any
 
 from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Priority
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience
 from mlserve.admission.retry_after import UNKNOWN
@@ -32,7 +33,7 @@ from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict, error_of
 from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
@@ -231,7 +232,8 @@ class Engine:
             shed, admission.shed = admission.shed, []
         for other in shed:
             self._end_unstarted(other, Refusal.SHED)
-            other.settle(self._error_of(Verdict(Refusal.SHED, UNKNOWN), other.deadline))
+            shed_by = Verdict(Refusal.SHED, UNKNOWN)
+            other.settle(self._error_of(shed_by, other.deadline, other.priority))
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
@@ -428,11 +430,17 @@ class Engine:
         )
 
     def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        self._note_refused(verdict.why, request.current())
-        return self._error_of(verdict, deadline)
+        record = request.current()
+        self._note_refused(verdict.why, record)
+        return self._error_of(verdict, deadline, record.priority)
 
-    def _error_of(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        return error_of(verdict, deadline, self.running, self.waiting)
+    def _error_of(
+        self, verdict: Verdict, deadline: Deadline, priority: Priority = Priority.DEFAULT
+    ) -> MlserveError:
+        error = error_of(verdict, deadline, self.running, self.waiting)
+        if isinstance(error, Overloaded):
+            error.price = self._admission.price(time.monotonic(), priority)
+        return error
 
     def _note_refused(self, why: Refusal, record: RequestRecord) -> None:
         record.refused = why.value
