@@ -210,7 +210,8 @@ class Copy:
         places = (number % size for number in range(forgotten, self.count))
         wanted = (p for p in places if not request_id or self.ids[p] == request_id)
         decisions = tuple(self._decision(place, hosts) for place in wanted)
-        return Recording(self.wall, self.server, forgotten, decisions)
+        kept = self.count - forgotten
+        return Recording(self.wall, self.server, kept, forgotten, decisions)
 
     def _decision(self, place: int, hosts: dict[str, str]) -> Decision:
         """Return the decision in that place; addresses are numbered, as they are nobody's business.

@@ -76,12 +76,13 @@ class ServerFacts:
 class Recording:
     """The decisions of a server on its last calls, the oldest first.
 
-    `wall` is when it was made, in seconds since 1970; `forgotten` is how many calls before these
-    the server has had.
+    `wall` is when it was made, in seconds since 1970. The server remembered `kept` calls then,
+    which may be more than are in here, and had forgotten the `forgotten` ones before.
     """
 
     wall: float
     server: ServerFacts
+    kept: int
     forgotten: int
     decisions: tuple[Decision, ...]
 
@@ -100,6 +101,7 @@ class Recording:
             "form": FORM,
             "wall": self.wall,
             "server": asdict(self.server),
+            "kept": self.kept,
             "forgotten": self.forgotten,
             "kinds": list(kinds),
             "callers": list(callers),
@@ -129,7 +131,8 @@ class Recording:
                 for row in table["calls"]
             )
             server = _server(_object(table["server"], "server"))
-            return cls(_number(table["wall"]), server, _count(table["forgotten"]), decisions)
+            kept, forgotten = _count(table["kept"]), _count(table["forgotten"])
+            return cls(_number(table["wall"]), server, kept, forgotten, decisions)
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"it is not whole: {type(error).__name__} {error}") from error
 
