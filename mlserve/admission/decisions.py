@@ -15,34 +15,34 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
 from collections.abc import Hashable
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, TypeVar
 
-from mlserve.admission.admission import Admission, Slot, Ticket, Verdict
+from mlserve.admission.admission import Admission
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.recording import Decision, Recording, ServerFacts
-from mlserve.admission.verdicts import Outcome, Refusal
+from mlserve.admission.tickets import Slot, Ticket
+from mlserve.admission.verdicts import Outcome, Refusal, Verdict
 
 SIZE = 20_000
 """Calls that are remembered."""
 _MOST_KNOWN = 4000
 """Different kinds and callers that are known before those are dropped that no kept call has."""
 
-_TIMES = ("decided", "arrived", "expires", "due", "mean", "spread", "seconds")
+_TIMES = ("decided", "arrived", "expires", "due", "mean", "spread", "seconds", "limit")
 _LATER = ("started", "ended", "demand", "out", "left")
-_COUNTS = ("ahead", "waiting", "running", "together")
-_WORDS = ("priority", "is_asked", "is_let_in", "why", "outcome")
+_COUNTS = ("held", "ahead", "waiting", "running", "together")
+_WORDS = ("priority", "is_asked", "is_let_in", "for_another", "why", "outcome")
 _COLUMNS = (*_TIMES, *_LATER, *_COUNTS, *_WORDS)
 _WIDTH = len(_COLUMNS)
 _ROW = Struct(f"{_WIDTH}d")
 """The columns in their order, all as floats. What is not known is NaN, and of words 0."""
 _STARTED, _ENDED, _DEMAND, _OUT, _LEFT = map(_COLUMNS.index, _LATER)
 _TOGETHER, _WHY, _OUTCOME = map(_COLUMNS.index, ("together", "why", "outcome"))
-_LENGTHS = ("mean", "spread", "seconds", "demand")
+_LENGTHS = ("mean", "spread", "seconds", "limit", "demand")
 """The times that are no moments."""
 _UNKNOWN = math.nan
 
@@ -100,22 +100,25 @@ class Decisions:
             now,
             ticket.arrived_at or now,
             ticket.expires_at,
-            ticket.expires_at,
+            ticket.due_at,
             estimate.mean if estimate.samples else _UNKNOWN,
             estimate.spread,
             0.0 if verdict is None else verdict.seconds,
+            0.0 if verdict is None else verdict.limit,
             _UNKNOWN,
             _UNKNOWN,
             _UNKNOWN,
             _UNKNOWN if verdict is None else now,
             _UNKNOWN,
-            bisect_right(waiting, ticket.expires_at, key=_due) if verdict else 0,
+            ticket.held,
+            waiting.place_of(ticket) if verdict is not None and len(waiting) else 0,
             len(waiting),
             len(admission.running),
             0,
             ticket.priority,
             ticket.is_asked,
             verdict is None,
+            verdict is not None and verdict.for_another,
             0 if verdict is None else _NUMBERS[verdict.why],
             0,
         )
@@ -159,9 +162,10 @@ class Decisions:
         """
         server = ServerFacts(
             admission.slots,
-            admission.max_waiting,
             admission.max_batch,
-            admission.models,
+            None if admission.max_waiting == math.inf else int(admission.max_waiting),
+            None if admission.max_held == math.inf else int(admission.max_held),
+            dict(admission.token_shares),
             dict(self._widths),
         )
         return Copy(
@@ -237,6 +241,7 @@ class Copy:
             priority=Priority(int(at["priority"])),
             is_asked=bool(at["is_asked"]),
             is_let_in=bool(at["is_let_in"]),
+            for_another=bool(at["for_another"]),
             why=_REFUSALS[int(at["why"]) - 1] if at["why"] else None,
             outcome=_OUTCOMES[int(at["outcome"]) - 1] if at["outcome"] else None,
             decided_at=moment("decided"),
@@ -246,17 +251,15 @@ class Copy:
             mean=maybe("mean"),
             spread=at["spread"],
             seconds=at["seconds"],
+            limit=at["limit"],
             started_at=maybe("started"),
             ended_at=maybe("ended"),
             demand=maybe("demand"),
             out_at=maybe("out"),
             left_at=maybe("left"),
+            held=int(at["held"]),
             ahead=int(at["ahead"]),
             waiting=int(at["waiting"]),
             running=int(at["running"]),
             together=int(at["together"]),
         )
-
-
-def _due(ticket: Ticket) -> float:
-    return ticket.expires_at

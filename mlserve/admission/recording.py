@@ -26,9 +26,10 @@ class Decision:
     `caller.address` is a number, the same for calls from one address.
 
     `mean` and `spread` are what was known of its demand, in seconds of the whole server; None if
-    nothing was. `seconds` is the verdict's (`admission.Verdict`). `ahead` of the `waiting` calls
-    were due before it, and `running` slots were taken. `due_at` is what it was ordered by: the
-    deadline that its caller asked for, or the one that was expected of it.
+    nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). Of a
+    call that was refused on arrival, `ahead` of the `waiting` ones were due before it, and
+    `running` slots were taken. It is due at `due_at`: when it expires, or sooner if such callers
+    hang up before. `held` is its size in bytes.
 
     `why` is why it was refused, or taken out of the queue at `out_at`. A call that was started ran
     `together` with others in one slot, from `started_at` to `ended_at`, and took `demand` seconds
@@ -41,6 +42,7 @@ class Decision:
     priority: Priority
     is_asked: bool
     is_let_in: bool
+    for_another: bool
     why: Refusal | None
     outcome: Outcome | None
     decided_at: float
@@ -50,11 +52,13 @@ class Decision:
     mean: float | None
     spread: float
     seconds: float
+    limit: float
     started_at: float | None
     ended_at: float | None
     demand: float | None
     out_at: float | None
     left_at: float | None
+    held: int
     ahead: int
     waiting: int
     running: int
@@ -63,12 +67,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What the verdicts also depend on: `widths` are the models that may not use all slots."""
+    """What the verdicts also depend on: the arguments of `Admission`; None is no limit.
+
+    `widths` are of the models that may not use all slots.
+    """
 
     slots: int
-    max_waiting: int
-    max_batch: int
-    models: int
+    max_batch: int = 1
+    max_waiting: int | None = None
+    max_held: int | None = None
+    token_shares: Mapping[str, float] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -133,7 +141,7 @@ class Recording:
             server = _server(_object(table["server"], "server"))
             kept, forgotten = _count(table["kept"]), _count(table["forgotten"])
             return cls(_number(table["wall"]), server, kept, forgotten, decisions)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"it is not whole: {type(error).__name__} {error}") from error
 
 
@@ -161,6 +169,7 @@ def _decision(row: list[Any], kinds: list[CostKey], callers: list[Caller]) -> De
         priority=_priority(_text(at["priority"])),
         is_asked=bool(at["is_asked"]),
         is_let_in=bool(at["is_let_in"]),
+        for_another=bool(at["for_another"]),
         why=None if why is None else Refusal(why),
         outcome=None if outcome is None else Outcome(outcome),
         decided_at=_number(at["decided_at"]),
@@ -170,11 +179,13 @@ def _decision(row: list[Any], kinds: list[CostKey], callers: list[Caller]) -> De
         mean=_maybe(at["mean"]),
         spread=_number(at["spread"]),
         seconds=_number(at["seconds"]),
+        limit=_number(at["limit"]),
         started_at=_maybe(at["started_at"]),
         ended_at=_maybe(at["ended_at"]),
         demand=_maybe(at["demand"]),
         out_at=_maybe(at["out_at"]),
         left_at=_maybe(at["left_at"]),
+        held=_count(at["held"]),
         ahead=_count(at["ahead"]),
         waiting=_count(at["waiting"]),
         running=_count(at["running"]),
@@ -190,11 +201,15 @@ def _kind(read: Any) -> CostKey:
 
 
 def _server(read: Mapping[str, Any]) -> ServerFacts:
-    widths = {_text(name): _count(width) for name, width in read["widths"].items()}
-    slots, places, batch, models = (
-        _count(read[name]) for name in ("slots", "max_waiting", "max_batch", "models")
+    waiting, held = read["max_waiting"], read["max_held"]
+    return ServerFacts(
+        slots=_count(read["slots"]),
+        max_batch=_count(read["max_batch"]),
+        max_waiting=None if waiting is None else _count(waiting),
+        max_held=None if held is None else _count(held),
+        token_shares={_text(name): _number(share) for name, share in read["token_shares"].items()},
+        widths={_text(name): _count(width) for name, width in read["widths"].items()},
     )
-    return ServerFacts(slots, places, batch, models, widths)
 
 
 def _priority(word: str) -> Priority:

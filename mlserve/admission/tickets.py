@@ -36,6 +36,8 @@ class Ticket:
     """When it should end: `expires_at`, or sooner if such callers hang up before."""
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
+    decision: int = -1
+    """Its number in the ring of decisions; negative without one."""
 
     def __post_init__(self) -> None:
         self.due_at = self.expires_at

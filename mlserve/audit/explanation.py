@@ -9,7 +9,11 @@ from mlserve.admission.recording import Decision, Recording
 from mlserve.admission.verdicts import Outcome, Refusal
 from mlserve.deadline import in_words
 
-_NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_WORDS = (
+    *("no", "one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
+)
+"""Numbers that are written as words."""
 
 
 def explained(recording: Recording, decision: Decision) -> str:
@@ -63,95 +67,130 @@ def to_json(recording: Recording, decision: Decision) -> dict[str, Any]:
 
 
 def needed(decision: Decision) -> float | None:
-    """Return how many seconds such a call would have needed, as the verdict says; None if not."""
-    match decision.why:
-        case Refusal.DEADLINE | Refusal.PATIENCE if not decision.is_let_in:
-            return decision.due_at - decision.decided_at + decision.seconds
-        case Refusal.TOO_SLOW if not decision.is_let_in:
-            return decision.seconds
+    """Return the seconds that the call would have needed, by the estimates and with their margin.
+
+    None where the verdict was not about time, or not about this call's own.
+    """
+    if decision.is_let_in or decision.for_another:
+        return None
+    if decision.why is Refusal.TOO_SLOW:
+        return decision.seconds
+    if decision.why in (Refusal.DEADLINE, Refusal.PATIENCE):
+        return decision.due_at - decision.decided_at + decision.seconds
     return None
 
 
 def _why_not_let_in(decision: Decision) -> str:
     had = in_words(max(0.0, decision.due_at - decision.decided_at))
-    takes = in_words(needed(decision) or decision.seconds)
     match decision.why:
         case Refusal.QUEUE_FULL:
-            return f"{_calls(decision.waiting)} waited, as many as may"
+            why = f"{_calls(decision.waiting)} waited, as many as may"
+        case Refusal.MEMORY:
+            why = (
+                f"{_calls(decision.waiting)} waited and held nearly all of the "
+                f"{decision.limit:.0f} bytes that they may, and it has {decision.held}"
+            )
         case Refusal.DEADLINE:
-            return f"{_before_it(decision)} needed {takes}, it had {had}"
+            why = _without_time(decision, had)
+        case Refusal.PATIENCE:
+            why = (
+                f"it set no deadline, and callers like it hang up after about "
+                f"{in_words(decision.limit)}: {_without_time(decision, had)}"
+            )
+        case Refusal.SHARE:
+            why = (
+                f"its model or token had used its share of the server's time, {decision.limit:.0%}, "
+                "and others needed theirs"
+            )
         case Refusal.TOO_SLOW:
-            return f"such a call takes about {takes} even when nothing else runs, it had {had}"
+            takes = in_words(decision.seconds)
+            why = f"such a call takes about {takes} even when nothing else runs, and it had {had}"
         case Refusal.EXPIRED:
-            return "its deadline had passed before it was read"
+            why = "its deadline had passed before it was read"
         case Refusal.DRAINING:
-            return "the server was about to stop"
-    return "" if decision.why is None else decision.why.replace("_", " ")
+            why = "the server was about to stop"
+        case _:
+            why = _in_plain(decision.why)
+    return why
+
+
+def _without_time(decision: Decision, had: str) -> str:
+    """Return how the call, or one that is due after it, would have been late."""
+    before = _before_it(decision)
+    takes = needed(decision)
+    if takes is None:
+        late = in_words(decision.seconds)
+        return f"{before}it had time itself, but would have made another call {late} late"
+    return f"{before}it needed about {in_words(takes)} and had {had}"
+
+
+def _before_it(decision: Decision) -> str:
+    """Return what was before the call: `behind two calls that ran and nine due before it, `."""
+    ran = f"{_calls(decision.running)} that ran" if decision.running else ""
+    due = f"{_calls(decision.ahead)} due before it" if decision.ahead else ""
+    others = " and ".join(filter(None, (ran, due)))
+    return f"behind {others}, " if others else ""
 
 
 def _of_one_let_in(recording: Recording, decision: Decision) -> str:
     told = f"let in at {_clock(recording, decision.decided_at)}"
     if decision.started_at is not None:
-        waited = decision.started_at - decision.decided_at
-        return f"{told}, started after {in_words(waited)}, {_how_it_ended(decision)}"
+        waited = in_words(decision.started_at - decision.decided_at)
+        return f"{told}, started after {waited}, {_how_it_ended(decision, decision.started_at)}"
     if decision.out_at is None:
-        return f"{told}, waiting since then, behind {_calls(decision.waiting)} that waited"
-    waited = decision.out_at - decision.decided_at
-    out = f"taken out at {_clock(recording, decision.out_at)}, after {in_words(waited)}"
+        return f"{told}, and has been waiting since then"
+    waited = in_words(decision.out_at - decision.decided_at)
+    out = f"taken out at {_clock(recording, decision.out_at)}, after {waited}"
     return f"{told}, {out}: {_why_taken_out(decision, decision.out_at)}"
 
 
 def _why_taken_out(decision: Decision, out_at: float) -> str:
-    left = in_words(max(0.0, decision.expires_at - out_at))
     match decision.why:
         case Refusal.DISPLACED:
-            usual = (
-                ""
-                if decision.mean is None
-                else f", and such a call takes about {in_words(decision.mean)}"
-            )
-            return f"the work before it took longer than estimated: {left} were left{usual}"
+            takes = "" if decision.mean is None else f", and it takes {in_words(decision.mean)}"
+            left = in_words(max(0.0, decision.expires_at - out_at))
+            why = f"what was before it took longer than estimated; {left} were left{takes}"
+        case Refusal.SHED:
+            why = f"it gave way to a call that goes before it (it is {decision.priority.in_words})"
         case Refusal.EXPIRED:
-            return "its deadline passed while it waited"
+            why = "its deadline passed while it waited"
         case Refusal.GONE:
-            return "its caller left while it waited"
+            why = "its caller left"
         case Refusal.DRAINING:
-            return "the server stopped before its turn came"
-    return "" if decision.why is None else decision.why.replace("_", " ")
+            why = "the server stopped before its turn came"
+        case _:
+            why = _in_plain(decision.why)
+    return why
 
 
-def _how_it_ended(decision: Decision) -> str:
+def _how_it_ended(decision: Decision, started_at: float) -> str:
     if decision.ended_at is None:
-        return "running since then"
-    ran = "ran for"
-    if decision.started_at is not None:
-        ran = f"ran for {in_words(decision.ended_at - decision.started_at)}"
+        return "and has been running since then"
+    ran = f"ran for {in_words(decision.ended_at - started_at)}"
     left = decision.expires_at - decision.ended_at
     match decision.outcome:
         case Outcome.ANSWERED:
-            return f"{ran}, answered {in_words(left)} before its deadline"
+            how = f"and was answered {in_words(left)} before its deadline"
         case Outcome.FAILED:
-            return f"{ran}, and failed: the log says why"
+            how = "and failed: the log says why"
         case Outcome.LATE if left < 0:
-            return f"{ran}, and ended {in_words(-left)} after its deadline"
+            how = f"and ended {in_words(-left)} after its deadline"
         case Outcome.LATE:
-            return f"{ran}, and was given up {in_words(left)} before its deadline: it needed longer"
+            how = f"and was given up {in_words(left)} before its deadline: it needed longer"
         case Outcome.GONE:
-            return f"{ran}, for a caller who had left"
-    return f"{ran}; its caller is being told"
+            how = "and its caller had left by then"
+        case None:
+            how = "and its caller is being told"
+    return f"{ran}, {how}"
 
 
-def _before_it(decision: Decision) -> str:
-    """Return what ran and what was due before the call: `two calls that ran and nine due ...`."""
-    due = f"{_calls(decision.ahead)} due before it" if decision.ahead else ""
-    ran = f"{_calls(decision.running)} that ran" if decision.running else ""
-    others = " and ".join(filter(None, (due, ran)))
-    return f"{others} and the call itself" if others else "the call itself"
+def _in_plain(why: Refusal | None) -> str:
+    return "" if why is None else why.replace("_", " ")
 
 
 def _calls(count: int) -> str:
     """Return that many calls in words: `nine calls`."""
-    number = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
+    number = _WORDS[count] if count < len(_WORDS) else str(count)
     return f"{number} call{'' if count == 1 else 's'}"
 
 
