@@ -99,7 +99,7 @@ def _why_not_let_in(decision: Decision) -> str:
             )
         case Refusal.SHARE:
             why = (
-                f"its model or token had used its share of the server's time, {decision.limit:.0%}, "
+                f"its model or token had used its share, {decision.limit:.0%} of the server, "
                 "and others needed theirs"
             )
         case Refusal.TOO_SLOW:
