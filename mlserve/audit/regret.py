@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlserve.admission.admission import Admission
 from mlserve.admission.clairvoyant import clairvoyant
@@ -117,34 +117,42 @@ def audit(recording: Recording) -> Audit:
     arrivals = _arrivals(recording, decisions, demands)
     best = clairvoyant(arrivals, recording.server.slots)
     again = replay(arrivals, *_as_it_was(recording, decisions))
-    rows = [
-        (decision, could, call.is_answered)
+    fates = [
+        _Fate(decision, could, call.is_answered)
         for decision, could, call in zip(decisions, best, again, strict=True)
         if _is_over(decision)
     ]
-    was_answered = [decision.outcome is Outcome.ANSWERED for decision, _, _ in rows]
-    ran = {
-        outcome: [decision for decision, _, _ in rows if decision.outcome is outcome]
-        for outcome in Outcome
-    }
-    out = [decision for decision, _, _ in rows if decision.outcome is None and decision.why]
+    over = [fate.decision for fate in fates]
+    ran = {outcome: [each for each in over if each.outcome is outcome] for outcome in Outcome}
+    out = [each for each in over if each.outcome is None]
     return Audit(
         seconds=_length(decisions),
-        calls=len(rows),
+        calls=len(over),
         answered=_work(ran[Outcome.ANSWERED]),
         failed=_work(ran[Outcome.FAILED]),
         in_vain=_work([*ran[Outcome.LATE], *ran[Outcome.GONE]]),
         refused=_by_reason([each for each in out if not each.is_let_in]),
         taken_out=_by_reason([each for each in out if each.is_let_in]),
-        unfinished=len(decisions) - len(rows),
+        unfinished=len(decisions) - len(over),
         left_out=len(recording.decisions) - len(decisions),
-        clairvoyant=sum(could for _, could, _ in rows),
-        missed=sum(could and not was for (_, could, _), was in zip(rows, was_answered, strict=True)),
-        given_up=sum(
-            was and not could for (_, could, _), was in zip(rows, was_answered, strict=True)
-        ),
-        replayed=sum(is_answered for _, _, is_answered in rows),
+        clairvoyant=sum(fate.could for fate in fates),
+        missed=sum(fate.could and not fate.was for fate in fates),
+        given_up=sum(fate.was and not fate.could for fate in fates),
+        replayed=sum(fate.was_again for fate in fates),
     )
+
+
+class _Fate(NamedTuple):
+    """A call, and whether it was answered by the clairvoyant scheduler and in the replay."""
+
+    decision: Decision
+    could: bool
+    was_again: bool
+
+    @property
+    def was(self) -> bool:
+        """Whether the server answered it."""
+        return self.decision.outcome is Outcome.ANSWERED
 
 
 class _Demands:
