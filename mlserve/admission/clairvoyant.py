@@ -8,10 +8,11 @@ knows the future arrivals, too, could refuse a long call for the sake of several
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
 
-from mlserve.admission.replay import Arrival
+from mlserve.admission.replay import Arrival, Call
+from mlserve.admission.verdicts import Refusal
 
 _Lanes = tuple[tuple[float, float], ...]
 """Of each slot: what the meter shows when it becomes free, and when the call in it is due."""
@@ -25,6 +26,39 @@ def clairvoyant(arrivals: Iterable[Arrival], slots: int) -> list[bool]:
     """
     plan = _Plan(slots)
     return [plan.admits(arrival) for arrival in arrivals]
+
+
+class Clairvoyant:
+    """The same as a `Scheduler`, for when each of the answers comes. None of them is late."""
+
+    def __init__(self, slots: int) -> None:
+        self._plan = _Plan(slots)
+        self._line: list[Call] = []
+
+    def arrive(self, now: float, call: Call) -> Refusal | None:
+        """See `Scheduler`."""
+        if not self._plan.admits(call.arrival):
+            return Refusal.DEADLINE
+        insort(self._line, call, key=_due)
+        return None
+
+    def take(self, now: float) -> Sequence[Call]:
+        """See `Scheduler`."""
+        return [self._line.pop(0)] if self._line else ()
+
+    def end(self, now: float, calls: Sequence[Call]) -> None:
+        """See `Scheduler`."""
+
+    def leave(self, now: float, call: Call) -> None:
+        """See `Scheduler`: by the plan, nobody has to wait so long."""
+        self._line.remove(call)
+
+    def leave_running(self, now: float, call: Call) -> None:
+        """See `Scheduler`."""
+
+
+def _due(call: Call) -> float:
+    return call.arrival.due
 
 
 class _Plan:

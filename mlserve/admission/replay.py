@@ -1,6 +1,6 @@
 """Run arrivals, recorded or made up, through a scheduler on a clock of its own.
 
-    calls = replay(arrivals, Admission(slots=2, max_waiting=32))
+    calls = replay(arrivals, Admission(slots=2))
     share = sum(call.is_answered for call in calls) / len(calls)
 
 `replay` drives the real `Admission` in the way that the server's engine does. `simulate` drives any
@@ -19,10 +19,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlserve.admission.admission import Admission, Slot, Ticket
+from mlserve.admission.admission import Admission
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.patience import Patience
+from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Outcome, Refusal
 
 DEFAULT_TIMEOUT = 30.0
@@ -53,6 +53,11 @@ class Arrival:
     def due(self) -> float:
         """When an answer no longer helps anybody: the deadline, or the caller has left."""
         return self.at + min(self.timeout, self.patience)
+
+    @property
+    def leaves_first(self) -> bool:
+        """Whether the caller hangs up before its deadline."""
+        return self.patience < self.timeout
 
 
 class Call(Ticket):
@@ -99,7 +104,7 @@ class Call(Ticket):
         if now <= arrival.due:
             self.outcome = Outcome.ANSWERED
         else:
-            self.outcome = Outcome.LATE if arrival.timeout <= arrival.patience else Outcome.GONE
+            self.outcome = Outcome.GONE if arrival.leaves_first else Outcome.LATE
 
 
 class Scheduler(Protocol):
@@ -124,16 +129,12 @@ class Scheduler(Protocol):
         """Take note that the caller has left, or the deadline passed, while the call runs."""
 
 
-def replay(
-    arrivals: Iterable[Arrival],
-    admission: Admission[Call],
-    patience: Patience | None = None,
-) -> list[Call]:
+def replay(arrivals: Iterable[Arrival], admission: Admission[Call]) -> list[Call]:
     """Return what becomes of the arrivals, in their order, under that admission.
 
-    `arrivals` are ordered by `at`. `patience` is told who left and who stayed, as in the server.
+    `arrivals` are ordered by `at`. The admission learns from them, as in a server.
     """
-    return simulate(arrivals, AdmissionScheduler(admission, patience), admission.slots)
+    return simulate(arrivals, AdmissionScheduler(admission), admission.slots)
 
 
 def simulate(arrivals: Iterable[Arrival], scheduler: Scheduler, slots: int) -> list[Call]:
@@ -218,8 +219,7 @@ class _Server:
             self._scheduler.leave_running(self._now, call)
             return
         self._scheduler.leave(self._now, call)
-        has_time = call.arrival.patience < call.arrival.timeout
-        call.refuse(self._now, Refusal.GONE if has_time else Refusal.EXPIRED)
+        call.refuse(self._now, Refusal.GONE if call.arrival.leaves_first else Refusal.EXPIRED)
 
 
 class AdmissionScheduler:
@@ -229,24 +229,26 @@ class AdmissionScheduler:
     none waits for others to come.
     """
 
-    def __init__(self, admission: Admission[Call], patience: Patience | None = None) -> None:
+    def __init__(self, admission: Admission[Call]) -> None:
         self._admission = admission
-        self._patience = patience
         self._slots: dict[Call, Slot[Call]] = {}
         """By the first call of each."""
 
     def arrive(self, now: float, call: Call) -> Refusal | None:
         """See `Scheduler`."""
-        verdict = self._admission.check(now, call)
-        if verdict is not None:
-            return verdict.why
-        self._admission.enter(call)
-        return None
+        admission = self._admission
+        verdict = admission.check(now, call)
+        if verdict is None:
+            admission.enter(call)
+        for other in admission.shed:
+            other.refuse(now, Refusal.SHED)
+        admission.shed.clear()
+        return None if verdict is None else verdict.why
 
     def take(self, now: float) -> Sequence[Call]:
         """See `Scheduler`."""
         admission = self._admission
-        while (call := self._first()) is not None:
+        while (call := admission.next(now)) is not None:
             verdict = admission.judge(now, call)
             if verdict is None:
                 calls = self._alike(call)
@@ -258,20 +260,14 @@ class AdmissionScheduler:
 
     def end(self, now: float, calls: Sequence[Call]) -> None:
         """See `Scheduler`."""
-        slot = self._slots.pop(calls[0])
-        demand = self._admission.end(now, slot)
-        self._admission.estimates.learn_run(
-            {call.kind for call in calls},
-            set(),
-            demand,
-            now,
-            together=len(calls),
-            alone=slot.was_alone,
+        admission, slot = self._admission, self._slots.pop(calls[0])
+        demand, kinds = admission.end(now, slot), {call.kind for call in calls}
+        admission.estimates.learn_run(
+            kinds, set(), demand, now, together=len(calls), alone=slot.was_alone
         )
-        if self._patience is not None:
-            for call in calls:
-                if call.is_answered and not call.is_asked:
-                    self._patience.note_stayed(call.caller, now - call.arrived_at, now)
+        for call in calls:
+            if call.is_answered:
+                self._note_patience(now, call, has_left=False)
 
     def leave(self, now: float, call: Call) -> None:
         """See `Scheduler`."""
@@ -280,13 +276,13 @@ class AdmissionScheduler:
 
     def leave_running(self, now: float, call: Call) -> None:
         """See `Scheduler`."""
-        has_left = call.arrival.patience < call.arrival.timeout
-        if self._patience is not None and has_left and not call.is_asked:
-            self._patience.note_left(call.caller, now - call.arrived_at, now)
+        self._note_patience(now, call, has_left=call.arrival.leaves_first)
 
-    def _first(self) -> Call | None:
-        line = self._admission.waiting
-        return next((call for call in line if not self._admission.is_full(call)), None)
+    def _note_patience(self, now: float, call: Call, *, has_left: bool) -> None:
+        if not call.is_asked:
+            patience = self._admission.patience
+            note = patience.note_left if has_left else patience.note_stayed
+            note(call.caller, now - call.arrived_at, now)
 
     def _alike(self, first: Call) -> Sequence[Call]:
         most = self._admission.max_batch

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from mlserve.admission.admission import Admission
-from mlserve.admission.callers import UNKNOWN_CALLER, Caller
-from mlserve.admission.clairvoyant import clairvoyant
+from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
+from mlserve.admission.clairvoyant import Clairvoyant, clairvoyant
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience
 from mlserve.admission.replay import Arrival, Call, replay, simulate
@@ -79,7 +79,7 @@ def test_an_answer_at_the_last_moment_is_in_time() -> None:
 def test_admission_learns_and_refuses_what_cannot_be_in_time() -> None:
     arrivals = [arrival(10.0 * n, 1.0) for n in range(4)]
     arrivals += [arrival(40.0 + 0.01 * n, 1.0, timeout=3.0, is_asked=True) for n in range(6)]
-    calls = replay(arrivals, Admission(2, 32))
+    calls = replay(arrivals, Admission(2))
     assert all(call.is_answered for call in calls[:6])
     assert {call.refused for call in calls[6:]} <= {None, Refusal.DEADLINE}
     assert calls[-1].refused is Refusal.DEADLINE
@@ -87,8 +87,19 @@ def test_admission_learns_and_refuses_what_cannot_be_in_time() -> None:
     assert not any(call.outcome is Outcome.LATE for call in calls)
 
 
+def test_a_call_that_gives_way_is_shed() -> None:
+    arrivals = [arrival(10.0 * n, 1.0) for n in range(4)]
+    arrivals += [arrival(40.0 + 0.01 * n, 1.0, timeout=3.0, is_asked=True) for n in range(6)]
+    critical = {"timeout": 2.5, "is_asked": True, "priority": Priority.CRITICAL}
+    arrivals += [arrival(40.1, 1.0, **critical)]
+    calls = replay(arrivals, Admission(1))
+    assert calls[-1].is_answered
+    assert Refusal.SHED in {call.refused for call in calls}
+
+
 def test_calls_alike_run_as_one_batch() -> None:
-    admission: Admission[Call] = Admission(1, 32, max_batch=4)
+    admission: Admission[Call] = Admission(1)
+    admission.widen(4)
     calls = replay([arrival(0.01 * n) for n in range(6)], admission)
     assert [call.started_at for call in calls] == pytest.approx([0.0, 1.0, 1.0, 1.0, 1.0, 5.0])
 
@@ -114,7 +125,7 @@ def test_patience_is_told_who_left_and_who_stayed() -> None:
         arrival(0.0, patience=0.5),  # leaves the queue
         arrival(0.0, timeout=0.75, is_asked=True),  # says when it leaves
     ]
-    replay(arrivals, Admission(1, 32), patience)
+    replay(arrivals, Admission(1, patience=patience))
     assert patience.notes == [("left", 0.5), ("stayed", 1.0), ("left", 1.5)]
 
 
@@ -142,21 +153,7 @@ def test_the_plan_of_the_clairvoyant_comes_true(slots: int, load: float) -> None
         timeout = chance.choice([2.0, 4.0, 15.0])
         arrivals.append(arrival(now, chance.uniform(0.5, 1.5), timeout=timeout))
     admitted = clairvoyant(arrivals, slots)
-    calls = simulate(arrivals, _ByDue(admitted), slots)
+    calls = simulate(arrivals, Clairvoyant(slots), slots)
     assert [call.is_answered for call in calls] == admitted
+    assert all(call.is_answered for call in calls if call.refused is None)
     assert sum(admitted) >= 0.75 * min(1.0, 1 / load) * 300
-
-
-class _ByDue(Fifo):
-    """Lets in whom it is told to; the earliest due runs first."""
-
-    def __init__(self, admitted: Sequence[bool]) -> None:
-        super().__init__()
-        self.admitted = iter(admitted)
-
-    def arrive(self, now: float, call: Call) -> Refusal | None:
-        if not next(self.admitted):
-            return Refusal.DEADLINE
-        self.line.append(call)
-        self.line.sort(key=lambda call: call.arrival.due)
-        return None
