@@ -70,10 +70,14 @@ class Audit:
     replayed: int
 
     @property
+    def regretted(self) -> int:
+        """How many calls more the scheduler that knows all would have answered; 0 for fewer."""
+        return max(0, self.clairvoyant - self.answered.calls)
+
+    @property
     def regret(self) -> float:
         """The part of what could have been answered that was not, from 0 to 1."""
-        best = max(self.clairvoyant, self.answered.calls)
-        return 1 - self.answered.calls / best if best else 0.0
+        return self.regretted / self.clairvoyant if self.regretted else 0.0
 
     @property
     def wasted(self) -> float:
@@ -116,7 +120,7 @@ def audit(recording: Recording) -> Audit:
     demands = _Demands(decisions)
     arrivals = _arrivals(recording, decisions, demands)
     best = clairvoyant(arrivals, recording.server.slots)
-    again = replay(arrivals, *_as_it_was(recording, decisions))
+    again = replay(arrivals, _as_it_was(recording, decisions))
     fates = [
         _Fate(decision, could, call.is_answered)
         for decision, could, call in zip(decisions, best, again, strict=True)
@@ -216,10 +220,8 @@ def _patience(decision: Decision) -> float:
     return max(0.0, decision.due_at - decision.decided_at) if is_guessed else math.inf
 
 
-def _as_it_was(
-    recording: Recording, decisions: Sequence[Decision]
-) -> tuple[Admission[Call], Patience]:
-    """Return an admission, and its patience, that know what the server knew at the beginning."""
+def _as_it_was(recording: Recording, decisions: Sequence[Decision]) -> Admission[Call]:
+    """Return an admission that knows what the server knew at the beginning."""
     server, patience = recording.server, Patience()
     admission: Admission[Call] = Admission(
         server.slots,
@@ -240,7 +242,7 @@ def _as_it_was(
             callers.add(decision.caller)
             for _ in range(_TAUGHT):
                 patience.note_left(decision.caller, decision.due_at - decision.arrived_at, 0.0)
-    return admission, patience
+    return admission
 
 
 def _is_over(decision: Decision) -> bool:

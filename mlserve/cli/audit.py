@@ -17,6 +17,7 @@ from mlserve.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
+    from mlserve.admission.verdicts import Refusal
     from mlserve.audit.regret import Audit, Work
 
 _PATIENCE = 30.0
@@ -120,20 +121,27 @@ def _print(found: Audit) -> None:
             begin = f"  {what:<22}  {count:>7}  {share:>6}  "
             print_wrapped(more, " " * len(begin), first=begin)
     say()
+    print_wrapped(_beside_the_clairvoyant(found), "")
     print_wrapped(
-        f"A scheduler that knows everything would have answered {found.clairvoyant}: "
-        f"{found.missed} of those that were not answered, and not {found.given_up} of those that "
-        f"were. The regret is {found.regret:.1%}.",
-        "",
-    )
-    print_wrapped(
-        f"The same admission answers {found.replayed} of them in the replay; the closer that is to "
+        f"In the replay, the same admission answers {found.replayed}: the closer that is to "
         f"{found.answered.calls}, the more the regret says.",
         "",
     )
 
 
-def _reasons(counts: Mapping[str, int]) -> str:
+def _beside_the_clairvoyant(found: Audit) -> str:
+    best = f"A scheduler that knows everything beforehand would have answered {found.clairvoyant}"
+    if not found.regretted:
+        return f"{best}, and so no more. The regret is 0."
+    unserved = sum(found.refused.values()) + sum(found.taken_out.values()) + found.in_vain.calls
+    return (
+        f"{best}, {found.regretted} more. That is {found.regretted / max(unserved, 1):.1%} of the "
+        f"{unserved} that got no answer in time, and the regret is {found.regret:.1%} of what "
+        "could be had."
+    )
+
+
+def _reasons(counts: Mapping[Refusal, int]) -> str:
     return ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in counts.items())
 
 
