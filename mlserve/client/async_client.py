@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -55,6 +56,7 @@ from mlserve.errors import (
 )
 
 if TYPE_CHECKING:
+    from mlserve.admission.recording import Recording
     from mlserve.client.inference import Inference
     from mlserve.client.outputs import Outputs
 
@@ -285,6 +287,30 @@ class AsyncClient:
                 return read_load(protocol, await self._connections.send(load_call(protocol), state))
             except (NotSpoken, UsageError, InferenceFailed):
                 return None
+
+    async def decisions(
+        self,
+        request_id: str = "",
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> Recording:
+        """Return what the server decided on calls with that id, or on all that it remembers.
+
+        Raises UsageError for a server that does not tell, and otherwise as `predict` does.
+        """
+        from mlserve.client.decisions import decisions_call, keeps_none, read_decisions
+
+        protocol = self.endpoint.protocol
+        session = Session(self._connections)
+        read = partial(read_decisions, protocol)
+        async with self._call(timeout, self._connection.retries) as state:
+            try:
+                call = decisions_call(protocol, request_id)
+                return await session.ask_with_retries(call, read, state)
+            except NotSpoken as error:
+                raise keeps_none(self.endpoint) from error.refusal
+            except NotFound as error:
+                raise keeps_none(self.endpoint) from error
 
     async def capacity(self, timeout: float | Deadline) -> int:  # noqa: ASYNC109
         """Return how many calls to make at once, as `predict_many` does without `parallel`."""
