@@ -469,7 +469,9 @@ class Engine:
         self, verdict: Verdict, deadline: Deadline, priority: Priority = Priority.DEFAULT
     ) -> MlserveError:
         error = error_of(verdict, deadline, self.running, self.waiting)
-        if isinstance(error, Overloaded):
+        # A short queue may be full and the server idle the next moment: that has no price.
+        is_for_time = verdict.why not in (Refusal.QUEUE_FULL, Refusal.MEMORY)
+        if isinstance(error, Overloaded) and is_for_time:
             error.price = self._admission.price(time.monotonic(), priority)
         return error
 
