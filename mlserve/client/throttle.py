@@ -2,20 +2,22 @@
 
 The rule is that of adaptive throttling ("Handling Overload", chapter 21 of Google's book on site
 reliability): send at most twice as many calls as the server accepts. The book counts both over the
-last minutes, and then goes on refusing for minutes after the load has gone. Here the same bound is
-an account, the budget, which follows at once:
+last minutes, and goes on refusing for minutes after the load has gone. Here the same bound is an
+account, the budget, which follows at once:
 
 - it is full until the server refuses a call; as long as more than half of it is left, each call is
   sent: no burst is held back that the server has not begun to refuse;
 - a refused call takes one out, an accepted one puts one in;
 - below half, each call takes one out when it is sent, and an accepted one puts two in; a call that
-  finds none is not sent. An accepted call so allows two more: once the server has room again, the
-  calls double with each answer;
+  finds none is not sent. So an accepted call makes room for two: once the server has time again,
+  the calls double with each answer;
 - two a second are put in by time, so that a server which accepts nothing is asked all the same;
 - ten seconds without a refusal, and the budget is full.
 
 A refusal may tell the price, the share of such calls that the server refuses now. From half on, the
-budget is cut to what that leaves: the first refusal then says what would take many to find out.
+budget is cut to what that leaves: one refusal then says what would take many to find out. A server
+that tells it keeps a queue as long as its callers wait, which a tenth more calls than it accepts
+fill as well as twice as many: there, while some are refused, an accepted call makes room for 1.1.
 
 A budget is that of one kind of call: to one endpoint, about one model, with one token, priority and
 order of magnitude of the timeout. A server that refuses what is due in 0.1 s may have much time for
@@ -31,7 +33,7 @@ from typing import NamedTuple, TypeVar
 
 from mlserve.client.budgets import Budget, Budgets, key_of, shared_path
 from mlserve.client.endpoint import Connection, Endpoint
-from mlserve.client.retries import CallState
+from mlserve.client.retries import CallState, NotSent
 from mlserve.deadline import in_words
 from mlserve.errors import InferenceFailed, Overloaded, UsageError
 
@@ -41,6 +43,10 @@ _ALL_ARE_SENT = FULL / 2
 """What must be left of a budget for calls to be sent whatever becomes of those under way."""
 _RATIO = 2.0
 """Calls that may be sent for each that is accepted: the book's K."""
+_RATIO_WITH_PRICE = 1.1
+"""The same while a server refuses that tells its price."""
+_CALM = 0.25
+"""Seconds without a refusal, after which there may be more room."""
 _PER_SECOND = 2.0
 """Calls that may be sent in a second, even if none is accepted."""
 _SHORTEST_PAUSE = 0.05
@@ -107,7 +113,7 @@ class Throttle:
         """Take note that the server did what it was asked to, or said what is wrong with it."""
         budget = self._read(sent.key, now)
         if budget is not None and budget.left < FULL:
-            left = min(FULL, budget.left + (_RATIO if sent.is_paid else _RATIO - 1))
+            left = min(FULL, budget.left + _earned(sent, budget, now))
             self._budgets.write(sent.key, budget._replace(left=left), now)
 
     def refused(self, sent: Sent, error: Overloaded, now: float) -> None:
@@ -139,20 +145,26 @@ class Throttle:
         return budget._replace(left=left, counted_at=counted_at)
 
 
+def _earned(sent: Sent, budget: Budget, now: float) -> float:
+    """Return what an accepted call puts in."""
+    if not sent.is_paid:
+        return _RATIO - 1
+    tells_price = budget.price >= 0
+    return _RATIO_WITH_PRICE if tells_price and now - budget.refused_at < _CALM else _RATIO
+
+
 def throttle_for(connection: Connection, model: str) -> Throttle | None:
     """Return what spares the server; None if the client is told to send all calls."""
     return Throttle(connection, model, Budgets(shared_path())) if connection.throttle else None
 
 
-def _not_sent(endpoint: Endpoint, budget: Budget, now: float) -> Overloaded:
+def _not_sent(endpoint: Endpoint, budget: Budget, now: float) -> NotSent:
     pause = max(_SHORTEST_PAUSE, budget.come_back_at - now)
     share = "most calls" if budget.price < 0 else f"{budget.price:.0%} of the calls"
-    error = Overloaded(
+    return NotSent(
         f"the call was not sent: the server at {endpoint} refuses {share} of its kind now, the "
-        f"last one {in_words(now - budget.refused_at)} ago",
+        f"last one {in_words(max(0.0, now - budget.refused_at))} ago",
         hint=f"try again in {in_words(pause)}, or with fewer requests at once; to send every call: "
         "{no_throttle}",
         retry_after=pause,
     )
-    error.details["throttled"] = True
-    return error
