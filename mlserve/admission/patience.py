@@ -11,6 +11,7 @@ Nothing here reads a clock: the caller passes the time, in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nlargest
 from typing import NamedTuple
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller
@@ -19,6 +20,7 @@ from mlserve.admission.survival import Survival, bin_of
 PRIOR = 2.0
 """Seconds that callers are believed to wait before anything is known of them."""
 _MOST_KINDS = 500
+_MOST_SHOWN = 8
 
 
 class Wait(NamedTuple):
@@ -35,8 +37,8 @@ class Wait(NamedTuple):
 class SeenKind(NamedTuple):
     """A kind of caller that has been seen, how long it waits, and from how many that is known.
 
-    An empty field of `caller` stands for any. `left` and `stayed` count all since this kind was
-    first seen, however long ago.
+    An empty field of `caller` stands for any. `left` and `stayed` count all that were seen, however
+    long ago.
     """
 
     caller: Caller
@@ -79,11 +81,17 @@ class Patience:
         return Wait(max(stood, PRIOR, least), is_known=False)
 
     def seen(self, now: float) -> list[SeenKind]:
-        """Return the kinds that have been seen, all callers first."""
+        """Return the kinds seen lately, coarse ones before their finer ones, and at most eight.
+
+        None of them has an address or the name of a token: this is shown to other callers.
+        """
+        shown = [kind for kind in self._kinds if not kind.address and not kind.token]
+        most = nlargest(_MOST_SHOWN, shown, key=lambda kind: self._kinds[kind].count)
+        curves = [(kind, self._kinds[kind]) for kind in sorted(most)]
         return [
-            SeenKind(caller, self.of(caller, now), survival.left, survival.stayed)
-            for caller, survival in list(self._kinds.items())
-            if survival.read(0, now) is not None
+            SeenKind(kind, self.of(kind, now), survival.left, survival.stayed)
+            for kind, survival in curves
+            if (reading := survival.read(0, now)) is not None and reading.stood
         ]
 
     def _note(self, caller: Caller, note: int, now: float) -> None:

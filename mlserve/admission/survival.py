@@ -115,6 +115,11 @@ class Survival:
         self._aged_at = 0.0
         self._readings: dict[int, Reading] = {}
 
+    @property
+    def count(self) -> int:
+        """How many were ever seen."""
+        return self.left + self.stayed + len(self._notes)
+
     def note(self, note: int, now: float) -> None:
         """Take note of a wait: its bin if the caller stayed, `~bin` if it left."""
         notes = self._notes

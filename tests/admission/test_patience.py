@@ -280,19 +280,34 @@ def test_callers_that_keep_changing_their_names_take_bounded_memory() -> None:
     assert world.run(1.0, fixed(1.0), between(0.0, 4.0)).is_known
 
 
-def test_what_is_shown_of_it() -> None:
+def test_what_is_shown_of_it_names_no_address_and_no_token() -> None:
     world = World()
     for _ in range(20):
         world.call(1.0, 9.0)
+        world.call(1.0, 9.0, Caller("rest", "team's/1.0", token="team-b"))
         world.call(PATIENT, 0.1, Caller("grpc"))
     world.now += 1.0
-    shown = {kind.caller: kind for kind in world.patience.seen(world.now)}
+    shown = world.patience.seen(world.now)
 
     alike = REQUESTS._replace(address="")
-    assert set(shown) == {REQUESTS, alike, Caller("rest"), Caller("grpc"), UNKNOWN_CALLER}
-    assert shown[REQUESTS].wait.is_known
-    assert (shown[REQUESTS].left, shown[REQUESTS].stayed) == (20, 0)
-    assert (shown[UNKNOWN_CALLER].left, shown[UNKNOWN_CALLER].stayed) == (20, 20)
+    kinds = [UNKNOWN_CALLER, Caller("grpc"), Caller("rest"), alike]
+    assert [kind.caller for kind in shown] == kinds
+    assert all(kind.wait.is_known for kind in shown)  # over gRPC by what is known of all
+    assert [kind.left for kind in shown] == [40, 0, 40, 20]
+    assert [kind.stayed for kind in shown] == [20, 20, 0, 0]
+
+
+def test_the_kinds_that_most_callers_are_of_are_shown() -> None:
+    world = World()
+    for number in range(1, 30):
+        for _ in range(4 * number):
+            world.call(PATIENT, 0.3, Caller("rest", f"agent/{number}", "10.0.0.7"))
+    world.now += 1.0
+    agents = {kind.caller.agent for kind in world.patience.seen(world.now)}
+
+    assert agents == {"", *(f"agent/{number}" for number in range(24, 30))}
+    world.now += 3600
+    assert world.patience.seen(world.now) == []
 
 
 waits = st.one_of(st.floats(0.0, 200.0), st.sampled_from([0.0, 0.001, 0.5, 1.0, 30.0]))

@@ -28,7 +28,7 @@ from mlserve.admission.admission import Admission
 from mlserve.admission.callers import Priority
 from mlserve.admission.decisions import Copy, Decisions
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.patience import Patience
+from mlserve.admission.patience import Patience, SeenKind
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict, error_of
@@ -109,6 +109,12 @@ class Engine:
     def patience(self) -> Patience:
         """How long callers wait that set no deadline."""
         return self._admission.patience
+
+    @property
+    def seen_callers(self) -> list[SeenKind]:
+        """The kinds of caller seen lately, and how long they wait."""
+        with self._lock:
+            return self.patience.seen(time.monotonic())
 
     @property
     def unfinished(self) -> int:
