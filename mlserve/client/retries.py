@@ -28,7 +28,7 @@ class NotSent(Overloaded):
     In JSON it is `overloaded`, with `throttled`.
     """
 
-    def __init__(self, message: str, *, hint: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint, retry_after=retry_after)
         self.details["throttled"] = True
 
