@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller
 from mlserve.admission.survival import Survival, bin_of
 
-PRIOR = 2.0
+PRIOR = 0.5
 """Seconds that callers are believed to wait before anything is known of them."""
 _MOST_KINDS = 500
 _MOST_SHOWN = 8
@@ -27,11 +27,15 @@ class Wait(NamedTuple):
     """How long callers of one kind wait, as seen.
 
     Nearly all of them wait `seconds`. `is_known` says that some have left after that: otherwise
-    they are known to wait at least so long, and perhaps much longer.
+    they are known to wait at least so long, and perhaps much longer. Of those who do not leave
+    then, some leave after each of the `later` seconds; and `is_last` says that nearly nobody waits
+    longer than the last of them.
     """
 
     seconds: float
     is_known: bool
+    later: tuple[float, ...] = ()
+    is_last: bool = True
 
 
 class SeenKind(NamedTuple):
@@ -75,8 +79,9 @@ class Patience:
             if reading is None:
                 continue
             # A coarser kind has no say where this caller's own has been seen to wait longer.
-            if reading.cliff is not None and reading.cliff >= stood:
-                return Wait(max(reading.cliff, least), is_known=True)
+            if reading.cliffs and reading.cliffs[0] >= stood:
+                cliff, *later = reading.cliffs
+                return Wait(max(cliff, least), True, tuple(later), reading.is_last)
             stood = max(stood, reading.stood)
         return Wait(max(stood, PRIOR, least), is_known=False)
 

@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 STANDING = 0.8
 """The share of callers that are to stand a wait."""
+_NEARLY_NONE = 0.1
+"""The share of callers that may wait longer than all are said to."""
 _PER_DOUBLING = 7
 _BINS = 117
 _BIN_OF_A_SECOND = 70.4
@@ -51,6 +53,8 @@ _LONG_DELAY = 1.0
 """... as few as these after so many."""
 _MOST_NOTES = 64
 _OLDEST_NOTE = 5.0
+PAST = 1.12
+"""Who has waited so many times longer than a cliff has not left there: it is a bin and a bit."""
 _STEP = 5.0
 """Seconds between two steps of the decay."""
 
@@ -63,11 +67,13 @@ def bin_of(seconds: float) -> int:
 class Reading(NamedTuple):
     """What a curve says of callers that wait at least some time.
 
-    At least `STANDING` of them wait `cliff` seconds, and not much longer; None if that has not been
-    seen. Several were seen to wait `stood` seconds.
+    They leave at the `cliffs`, in seconds, where there are any to be seen: at least `STANDING` of
+    those who are left stand the time up to each, and not much longer. `is_last` says that nearly
+    nobody waits longer than the last. Several were seen to wait `stood` seconds.
     """
 
-    cliff: float | None
+    cliffs: tuple[float, ...]
+    is_last: bool
     stood: float
 
 
@@ -152,8 +158,10 @@ class Survival:
         return count >= _AT_ONCE or now - self._begun >= (_DELAY if count > _FEW else _LONG_DELAY)
 
     def _measure(self, first: int) -> Reading:
-        """Follow the curve from that bin on, to where it falls below `STANDING`."""
-        survival, gone = 1.0, 0.0
+        """Follow the curve from that bin on, and note where it falls."""
+        cliffs: list[float] = []
+        total = survival = 1.0  # of all, and of those who were left behind the last cliff
+        gone = 0.0
         for i in sorted(self._leaves):
             if i < first:
                 continue
@@ -161,13 +169,20 @@ class Survival:
                 break
             leaves, reached = self._leaves[i].count, self._reached[i]
             before, gone = survival, gone + leaves
-            survival *= max(1 - leaves / reached, 0.0)
+            stay = max(1 - leaves / reached, 0.0)
+            total, survival = total * stay, survival * stay
+            if cliffs and _EDGES[i] <= cliffs[-1] * PAST:
+                survival, gone = 1.0, 0.0  # the same cliff, on both sides of an edge
+                continue
             # As if of `reached / before` callers so many were still there (Peto, 1977): far out,
             # where few have come, one that leaves is no evidence of a cliff.
             deviation = sqrt(STANDING * (1 - STANDING) * before / reached)
             if gone >= _SEVERAL and STANDING - survival > _SIGMAS * deviation:
-                return Reading(_EDGES[i], _EDGES[i])
-        return Reading(None, _EDGES[self._top] if self._top >= first else 0.0)
+                cliffs.append(_EDGES[i])
+                survival, gone = 1.0, 0.0
+        if cliffs:
+            return Reading(tuple(cliffs), total < _NEARLY_NONE, cliffs[-1])
+        return Reading((), False, _EDGES[self._top] if self._top >= first else 0.0)
 
     def _draw(self, at: float) -> None:
         """Put the notes into the curve."""
