@@ -28,8 +28,8 @@ class Wait(NamedTuple):
     """How long callers of one kind wait, as seen.
 
     Nearly all of them wait `seconds`. `is_known` says that some have left after that: otherwise
-    they are known to wait at least so long, and perhaps much longer. Hardly any wait longer than
-    `longest` seconds: much longer than the others where callers differ, and infinite if not known.
+    they are known to wait at least so long, and perhaps much longer. `longest` is the same of the
+    most patient: hardly any wait much longer. It is infinite if that is not known.
     """
 
     seconds: float

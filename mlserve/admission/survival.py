@@ -51,14 +51,14 @@ _MEMORY = 90.0
 """Seconds after which the leaves of a bin are forgotten, if nobody has left in it since."""
 _MISSED = 8.0
 """Leaves that were to be expected, without one that came, after which they are forgotten."""
-_AT_ONCE = 32
+_AT_ONCE = 64
 """Notes that are put into the curve at once, when it is asked for; fewer, after ..."""
 _DELAY = 0.1
 """... these seconds, and ..."""
 _FEW = 3
 _LONG_DELAY = 1.0
 """... as few as these after so many."""
-_MOST_NOTES = 64
+_MOST_NOTES = 128
 _OLDEST_NOTE = 5.0
 _STEP = 5.0
 """Seconds between two steps of the decay."""
@@ -73,8 +73,8 @@ class Reading(NamedTuple):
     """What a curve says of callers that wait at least some time.
 
     At least `STANDING` of them wait `cliff` seconds, and not much longer; None if that has not been
-    seen. Several were seen to wait `stood` seconds. Hardly any wait longer than `longest`, which is
-    infinite if that has not been seen.
+    seen. Several were seen to wait `stood` seconds. Hardly any wait much longer than `longest`,
+    which is infinite if that has not been seen.
     """
 
     cliff: float | None
