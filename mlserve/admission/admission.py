@@ -36,15 +36,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Generic
 
-from mlserve.admission.callers import Priority
+from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey, Estimates
 from mlserve.admission.forecast import LAST_MARGIN, WAY_BACK, Forecast, Overrun
-from mlserve.admission.patience import Patience, Wait
+from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.admission.shares import Shares
-from mlserve.admission.survival import PAST
 from mlserve.admission.tickets import Queued, Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict
 
@@ -226,11 +225,12 @@ class Admission(Generic[Queued]):
         limit = wait.seconds
         late = self._overrun(now, ticket)
         if late and ticket.is_guessed:
-            for limit in wait.later:
+            for limit in self._later(now, ticket.caller, wait):
                 ticket.due_at = min(ticket.expires_at, ticket.arrived_at + limit)
                 if not (late := self._overrun(now, ticket)):
                     break
-            if late and not (wait.is_last and self._is_busy_for(now, limit)):
+            is_sure = wait.longest <= PAST * limit and self._is_busy_for(now, limit)
+            if late and not is_sure:
                 ticket.due_at = ticket.expires_at
                 late = self._overrun(now, ticket)
         if late and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
@@ -252,6 +252,16 @@ class Admission(Generic[Queued]):
         if wait.is_known:
             ticket.due_at = min(ticket.expires_at, ticket.arrived_at + wait.seconds)
         return wait
+
+    def _later(self, now: float, caller: Caller, wait: Wait) -> Iterator[float]:
+        """Yield how long those wait who do not leave as soon as most of their kind, ascending."""
+        last = wait.seconds
+        while PAST * last < wait.longest:
+            following = self.patience.of(caller, now, PAST * last)
+            if not following.is_known or following.seconds <= last:
+                break
+            last = following.seconds
+            yield last
 
     def _may_leave(self, now: float, ticket: Ticket) -> float | None:
         """Return when it shows whether the caller hangs up, if that is before the call would end.

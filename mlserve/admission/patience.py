@@ -12,11 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import nlargest
+from math import inf
 from typing import NamedTuple
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller
-from mlserve.admission.survival import Survival, bin_of
+from mlserve.admission.survival import Survival, place_of
 
+PAST = 1.12
+"""Who has waited so many times longer than a guess does not leave then: waits are told apart by a
+tenth."""
 PRIOR = 0.5
 """Seconds that callers are believed to wait before anything is known of them."""
 _MOST_KINDS = 500
@@ -27,15 +31,13 @@ class Wait(NamedTuple):
     """How long callers of one kind wait, as seen.
 
     Nearly all of them wait `seconds`. `is_known` says that some have left after that: otherwise
-    they are known to wait at least so long, and perhaps much longer. Of those who do not leave
-    then, some leave after each of the `later` seconds; and `is_last` says that nearly nobody waits
-    longer than the last of them.
+    they are known to wait at least so long, and perhaps much longer. `longest` is the same of the
+    most patient: hardly any wait much longer. It is infinite if that is not known.
     """
 
     seconds: float
     is_known: bool
-    later: tuple[float, ...] = ()
-    is_last: bool = True
+    longest: float = inf
 
 
 class SeenKind(NamedTuple):
@@ -61,11 +63,11 @@ class Patience:
 
     def note_left(self, caller: Caller, waited: float, now: float) -> None:
         """Take note that such a caller left after that many seconds, without its answer."""
-        self._note(caller, ~bin_of(waited), now)
+        self._note(caller, ~place_of(waited), now)
 
     def note_stayed(self, caller: Caller, waited: float, now: float) -> None:
         """Take note that such a caller took its answer after that many seconds."""
-        self._note(caller, bin_of(waited), now)
+        self._note(caller, place_of(waited), now)
 
     def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
         """Return how long such callers wait, of those that wait at least `least` seconds.
@@ -73,15 +75,15 @@ class Patience:
         `least` is what the answer takes on an idle server: callers that leave sooner can never be
         answered, and say nothing of the others.
         """
-        first, stood = bin_of(least), 0.0
+        place, stood = place_of(least), 0.0
         for survival in self._lines.get(caller) or self._line(caller):
-            reading = survival.read(first, now)
+            reading = survival.read(place, now)
             if reading is None:
                 continue
             # A coarser kind has no say where this caller's own has been seen to wait longer.
-            if reading.cliffs and reading.cliffs[0] >= stood:
-                cliff, *later = reading.cliffs
-                return Wait(max(cliff, least), True, tuple(later), reading.is_last)
+            if reading.cliff is not None and reading.cliff >= stood:
+                longest = max(reading.longest, least)
+                return Wait(max(reading.cliff, least), is_known=True, longest=longest)
             stood = max(stood, reading.stood)
         return Wait(max(stood, PRIOR, least), is_known=False)
 

@@ -23,7 +23,7 @@ class Seen(Patience):
     """What has been seen of the callers' patience, fixed."""
 
     def __init__(self, seconds: float, *, is_known: bool) -> None:
-        self.wait = Wait(seconds, is_known)
+        self.wait = Wait(seconds, is_known, seconds)
 
     def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
         return self.wait
@@ -137,12 +137,11 @@ def test_one_that_has_stayed_beyond_that_is_due_with_the_more_patient() -> None:
     assert (old.due_at, old.shows_at) == (5.1, pytest.approx(0.1 + 1.12))
 
 
-class Levels(Seen):
+class Levels(Patience):
     """Callers of which some leave after 1 s, and all others after 4 s."""
 
-    def __init__(self) -> None:
-        super().__init__(1.0, is_known=True)
-        self.wait = Wait(1.0, True, (4.0,))
+    def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
+        return Wait(1.0 if least <= 1.0 else max(4.0, least), is_known=True, longest=4.0)
 
 
 def test_it_is_due_at_the_first_moment_that_can_be_met_and_refused_if_none_can() -> None:
