@@ -17,8 +17,9 @@ from mlserve.server.listen.http import check_method, json_response
 from mlserve.server.listen.routes import Operation
 from mlserve.server.message import Request, Response
 from mlserve.server.request import Purpose
+from mlserve.wire import paths
 from mlserve.wire.proto.mlserve_pb2 import DecisionsRequest, DecisionsResponse
-from mlserve.wire.services import DECISIONS_PATH, SERVER
+from mlserve.wire.services import SERVER
 
 
 class DecisionsPage:
@@ -28,7 +29,7 @@ class DecisionsPage:
         self._engine = engine
 
     def match(self, path: str) -> Operation | None:
-        if path != DECISIONS_PATH:
+        if path != paths.DECISIONS:
             return None
         return Operation("", Purpose.METADATA, self._respond)
 
