@@ -26,10 +26,10 @@ class Decision:
     `caller.address` is a number, the same for calls from one address.
 
     `mean` and `spread` are what was known of its demand, in seconds of the whole server; None if
-    nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). Of a
-    call that was refused on arrival, `ahead` of the `waiting` ones were due before it, and
-    `running` slots were taken. It is due at `due_at`: when it expires, or sooner if such callers
-    hang up before. `held` is its size in bytes.
+    nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). It is
+    due at `due_at`: when it expires, or sooner if such callers hang up before. `held` is its size
+    in bytes. When it arrived, `running` slots were taken, and `ahead` of the `waiting` calls were
+    due before it; None in a recording of all calls, in which that can be counted.
 
     `why` is why it was refused, or taken out of the queue at `out_at`. A call that was started ran
     `together` with others in one slot, from `started_at` to `ended_at`, and took `demand` seconds
@@ -59,7 +59,7 @@ class Decision:
     out_at: float | None
     left_at: float | None
     held: int
-    ahead: int
+    ahead: int | None
     waiting: int
     running: int
     together: int
@@ -186,7 +186,7 @@ def _decision(row: list[Any], kinds: list[CostKey], callers: list[Caller]) -> De
         out_at=_maybe(at["out_at"]),
         left_at=_maybe(at["left_at"]),
         held=_count(at["held"]),
-        ahead=_count(at["ahead"]),
+        ahead=None if at["ahead"] is None else _count(at["ahead"]),
         waiting=_count(at["waiting"]),
         running=_count(at["running"]),
         together=_count(at["together"]),
