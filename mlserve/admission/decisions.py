@@ -62,7 +62,8 @@ class _Arrival(NamedTuple):
 
 
 _REFUSALS, _OUTCOMES = tuple(Refusal), tuple(Outcome)
-_NUMBERS = {word: n for words in (_REFUSALS, _OUTCOMES) for n, word in enumerate(words, 1)}
+_REASON_NUMBERS = {why: number for number, why in enumerate(_REFUSALS, 1)}
+_OUTCOME_NUMBERS = {outcome: number for number, outcome in enumerate(_OUTCOMES, 1)}
 _NO_KIND = CostKey("", 0, "", 0)
 _LET_IN, _DUE_AT = _Arrival._fields.index("why"), _Arrival._fields.index("due_at")
 """The length of the tuple of a call that was let in, and where its `due_at` is."""
@@ -122,7 +123,12 @@ class Decisions:
             ticket.is_asked,
         )
         if verdict is not None:
-            reason = _NUMBERS[verdict.why], verdict.seconds, verdict.limit, verdict.for_another
+            reason = (
+                _REASON_NUMBERS[verdict.why],
+                verdict.seconds,
+                verdict.limit,
+                verdict.for_another,
+            )
             arrival = (*arrival, *reason)
         self._arrivals[place] = arrival
         self._later[place * _WIDTH : (place + 1) * _WIDTH] = _NOTHING
@@ -144,7 +150,7 @@ class Decisions:
 
     def settled(self, ticket: Ticket, outcome: Outcome) -> None:
         """Keep what became of a call that was started."""
-        self._set(ticket, _OUTCOME, _NUMBERS[outcome])
+        self._set(ticket, _OUTCOME, _OUTCOME_NUMBERS[outcome])
 
     def left(self, now: float, ticket: Ticket) -> None:
         """Keep that the caller has gone while its call ran."""
@@ -153,7 +159,7 @@ class Decisions:
     def taken_out(self, now: float, ticket: Ticket, why: Refusal) -> None:
         """Keep that a call that waited was taken out of the queue."""
         self._set(ticket, _OUT, now)
-        self._set(ticket, _WHY, _NUMBERS[why])
+        self._set(ticket, _WHY, _REASON_NUMBERS[why])
 
     def _set(self, ticket: Ticket, column: int, value: float) -> None:
         """Fill in a column of the call's row, unless another call has it by now."""
