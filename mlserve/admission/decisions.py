@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from mlserve.admission.admission import Admission
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.recording import Decision, Recording, ServerFacts
+from mlserve.admission.recording import Decision, Recording, ServerFacts, pieces_of
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Outcome, Refusal, Verdict
 
@@ -223,20 +223,25 @@ class Copy:
 
         Only for those with one id it is looked up how many calls were `ahead`.
         """
+        return replace(self._about(), decisions=tuple(self._decisions(request_id)))
+
+    def pieces(self, request_id: str = "") -> Iterator[str]:
+        """Yield the JSON of that recording in pieces, each of which takes a few milliseconds."""
+        return pieces_of(self._about(), self._decisions(request_id))
+
+    def _about(self) -> Recording:
+        kept = min(self.count, len(self.arrivals))
+        return Recording(self.wall, self.server, kept, self.count - kept, ())
+
+    def _decisions(self, request_id: str) -> Iterator[Decision]:
         size = len(self.arrivals)
-        forgotten = max(0, self.count - size)
-        places = [number % size for number in range(forgotten, self.count)]
-        if request_id:
-            wanted = [place for place in places if self.arrivals[place][0] == request_id]
-        else:
-            wanted = places
+        places = [number % size for number in range(max(0, self.count - size), self.count)]
         hosts: dict[str, str] = {"": ""}
-        decisions = tuple(
-            self._decision(place, hosts, self._ahead(place, places) if request_id else None)
-            for place in wanted
-        )
-        kept = self.count - forgotten
-        return Recording(self.wall, self.server, kept, forgotten, decisions)
+        for place in places:
+            if not request_id:
+                yield self._decision(place, hosts, None)
+            elif self.arrivals[place][0] == request_id:
+                yield self._decision(place, hosts, self._ahead(place, places))
 
     def _decision(self, place: int, hosts: dict[str, str], ahead: int | None) -> Decision:
         """Return the decision in that place. Addresses are numbered: they are nobody's business.
