@@ -73,6 +73,9 @@ class AsgiRequest(Request):
             gone.cancel()
             answer.cancel()
 
+    def answer_at_once(self, response: Response) -> bool:
+        return False  # ASGI's `send` has to be waited for
+
     async def respond(self, response: Response, *, lingers: bool) -> None:
         if not self.http_version.startswith("1"):  # HTTP/2 forbids it (RFC 9113, section 8.2.2)
             response.headers.pop("connection", None)
