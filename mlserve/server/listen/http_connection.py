@@ -31,6 +31,7 @@ import httptools
 
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable, outgoing_bytes
+from mlserve.server.listen.hangups import Hangups
 from mlserve.server.listen.http_framing import (
     MOST_HEAD_BYTES,
     Fault,
@@ -84,6 +85,7 @@ class HttpConnections:
         self.open: set[HttpConnection] = set()
         self.waiting: dict[HttpConnection, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.hangups = Hangups()
         self.lingering = 0
         self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
@@ -108,6 +110,7 @@ class HttpConnections:
             for task in late:
                 task.cancel()
         await asyncio.sleep(0)  # lets transports that were closed end
+        self.hangups.close()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -134,6 +137,8 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_reading = True
+        self._watched = -1
+        """The descriptor under which its hanging up was watched for, once its reading paused."""
         self._drained: asyncio.Future[None] | None = None
         self._unsent = math.inf
         """The bytes that the client had still to take when `_on_idle` looked last."""
@@ -212,18 +217,23 @@ class HttpConnection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
+    def eof_received(self) -> None:
+        """Take the end of what the client sends for its leaving, and close the connection.
+
+        It might only have closed its own direction, and still read. But a proxy that passes on
+        bytes makes the same of a client that has hung up, and of the two this is the usual one.
+        """
+        self._lose_all()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._port.hangups.forget(self._watched)
         self._stop_waiting()
         self._port.open.discard(self)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self._is_refused:
             self._port.lingering -= 1
-        self._queue.clear()
-        self._next = None
-        for request in (self._served, self._last):
-            if request is not None and not request.is_answered:
-                request.lose()
+        self._lose_all()
         self.resume_writing()
         # They refer to this connection: the cycles would last until the next collection.
         self._served = self._last = None
@@ -314,6 +324,7 @@ class HttpConnection(asyncio.Protocol):
         """Take more of what the client sends."""
         if not self._is_reading and not self._transport.is_closing():
             self._is_reading = True
+            self._port.hangups.forget(self._watched)
             self._transport.resume_reading()
 
     def on_answered(self, request: HttpRequest) -> None:
@@ -449,6 +460,21 @@ class HttpConnection(asyncio.Protocol):
         if self._is_reading and not self._transport.is_closing():
             self._is_reading = False
             self._transport.pause_reading()
+            self._watched = self._descriptor()
+            self._port.hangups.watch(self._watched, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """Take note that the client has hung up, behind data that is still to be read."""
+        self._lose_all()
+        self._transport.close()
+
+    def _lose_all(self) -> None:
+        """End the requests that are not answered yet, as no answer can reach the client."""
+        self._queue.clear()
+        self._next = None
+        for request in (self._served, self._last):
+            if request is not None and not request.is_answered:
+                request.lose()
 
     def _wait_for_head(self) -> None:
         """Time what has begun or goes on; between two requests, the connection is just idle."""

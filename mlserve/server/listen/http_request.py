@@ -181,6 +181,8 @@ class HttpRequest(Request):
 
     def lose(self) -> None:
         """Note that the client has left."""
+        if self.is_gone:
+            return
         self.is_gone = True
         self._body.clear()
         self._wake()
