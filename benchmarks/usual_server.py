@@ -1,6 +1,6 @@
 """The usual server of an ONNX image classifier: FastAPI, a sync endpoint, one session, Pillow.
 
-`overload.py` runs it beside mlserve's. MODEL_FILE is the ONNX file.
+`overload/usual.py` runs it beside mlserve's. MODEL_FILE is the ONNX file.
 
     MODEL_FILE=model.onnx uvicorn usual_server:app [--limit-concurrency N]
 """

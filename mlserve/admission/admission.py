@@ -144,6 +144,7 @@ class Admission(Generic[Queued]):
 
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
+        ticket.demand = self.estimates.guess_in_batch(ticket.kind, 1).mean
         self.waiting.enter(ticket)
 
     def leave(self, ticket: Queued) -> bool:

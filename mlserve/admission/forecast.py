@@ -112,25 +112,21 @@ class Forecast(Generic[Queued]):
         A call of a kind not measured yet only has to start in time.
         """
         place = queue.place_of(ticket)
-        mean = self.estimates.guess(ticket.kind).mean
         is_known = self.estimates.of(ticket.kind, now) is not None
-        spared = 0.0 if is_known else self.slots * mean + WAY_BACK
+        spared = 0.0 if is_known else self.slots * self._mean_of(ticket) + WAY_BACK
         extra = self.slots * self.climb(now, ticket) - spared
-        line = queue.line
-        is_even = len(line) >= _MANY and self.max_batch == 1 and not queue.widths
-        ends = self._even_ends if is_even else self._ends
+        if len(queue.line) >= _MANY and self.max_batch == 1 and not queue.widths:
+            return self._overrun_of_many(now, queue, ticket, place, extra)
         worst = 0.0
-        for index, end in ends(now, queue, ticket, place):
+        for index, end in self._ends(now, queue, ticket, place):
             if index == place:
                 own = now + end + extra - ticket.due_at
                 if own > 0:
                     return Overrun(own)
                 continue
-            over = now + end - line[index - 1].due_at
-            if 0 < over <= mean:  # on time without this one
+            over = now + end - queue.line[index - 1].due_at
+            if 0 < over <= self._mean_of(ticket):  # on time without this one
                 worst = max(worst, over)
-                if is_even:
-                    break
         return Overrun(worst, is_others=True) if worst else None
 
     def climb(self, now: float, ticket: Ticket) -> float:
@@ -210,31 +206,50 @@ class Forecast(Generic[Queued]):
             for index in range(max(first, place), first + len(together)):
                 yield index, end
 
-    def _even_ends(
-        self, now: float, queue: Queue[Queued], ticket: Ticket, place: int
-    ) -> Iterator[tuple[int, float]]:
-        """Yield the same for a long queue, as if the slots were evenly loaded."""
-        behind = queue.line[place:]
-        kinds = {ticket.kind: self.estimates.guess_in_batch(ticket.kind, 1)}
+    def _overrun_of_many(
+        self, now: float, queue: Queue[Queued], ticket: Ticket, place: int, extra: float
+    ) -> Overrun | None:
+        """Return the same for a long queue, as if the slots were evenly loaded.
+
+        Of the calls behind, few are looked at: the line is in the order of the deadlines, so all
+        that end by the deadline of one are in time as well.
+        """
+        line, demands = queue.line, queue.demands
+        guesses = {kind: self.estimates.guess_in_batch(kind, 1) for kind in queue.kinds}
+        own = self.estimates.guess_in_batch(ticket.kind, 1)
+        widest = max(own.mean, *(guess.mean for guess in guesses.values()))
+        spread = max(own.spread, *(guess.spread for guess in guesses.values()))
         left, variance = self._slots(now)
-        demand = sum(left)
-        for kind, count in queue.kinds.items():
-            guess = kinds[kind] = self.estimates.guess_in_batch(kind, 1)
-            demand += count * guess.mean
-            variance += count * guess.spread * guess.spread
-        apart: list[Ticket] = [*behind, *queue.overdue]
-        for other in apart:
-            guess = kinds[other.kind]
-            demand -= guess.mean
-            variance -= guess.spread * guess.spread
-        order: list[Ticket] = [ticket, *behind]
-        for index, each in enumerate(order, place):
-            guess = kinds[each.kind]
-            end = demand / self.slots + guess.mean
-            margin = _margin(self.slots, end, max(0.0, variance), guess.spread)
-            yield index, self.slots * end + margin
-            demand += guess.mean
-            variance += guess.spread * guess.spread
+        # What calls take may have changed since they entered.
+        expected = sum(count * guesses[kind].mean for kind, count in queue.kinds.items())
+        scale = expected / queue.demand if queue.demand > 0 else 1.0
+        ahead = queue.demand - sum(demands[place:]) - sum(call.demand for call in queue.overdue)
+        demand = sum(left) + max(0.0, ahead) * scale
+        variance += place * spread * spread
+        end = self._even_end(demand, own.mean, variance, own.spread)
+        if now + end + extra > ticket.due_at:
+            return Overrun(now + end + extra - ticket.due_at)
+        demand, variance = demand + own.mean, variance + own.spread * own.spread
+        step = widest * (1 + _DRIFT) + _MARGIN * spread
+        index = place
+        while index < len(line):
+            end = self._even_end(demand, demands[index] * scale, variance, spread)
+            over = now + end - line[index].due_at
+            if 0 < over <= own.mean:  # on time without this one
+                return Overrun(over, is_others=True)
+            following = index + max(1, int(-over / step) if step else len(line))
+            demand += sum(demands[index:following]) * scale
+            variance += (following - index) * spread * spread
+            index = following
+        return None
+
+    def _even_end(self, demand: float, own: float, variance: float, spread: float) -> float:
+        """Return when a call ends behind that demand, in seconds, with a margin."""
+        share = demand / self.slots + own
+        return self.slots * share + _margin(self.slots, share, variance, spread)
+
+    def _mean_of(self, ticket: Ticket) -> float:
+        return self.estimates.guess(ticket.kind).mean
 
     def _slots(self, now: float) -> tuple[list[float], float]:
         """Return the remaining demand of each slot, ascending, and the variance of their sum."""

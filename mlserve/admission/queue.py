@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterator
 from typing import Generic, TypeVar
@@ -25,12 +25,16 @@ class Queue(Generic[Queued]):
 
     def __init__(self) -> None:
         self.line: list[Queued] = []
+        self.demands: list[float] = []
+        """What each call in the line was expected to take as it entered."""
         self.overdue: list[Queued] = []
         self.kinds: Counter[CostKey] = Counter()
         """How many calls of each kind wait."""
         self.tokens: Counter[tuple[str, CostKey]] = Counter()
         """The same by the name of their token."""
         self.priorities: Counter[Priority] = Counter()
+        self.demand = 0.0
+        """The sum of what they were expected to take as they entered, in seconds."""
         self.held = 0
         """The bytes that they hold."""
         self.widths = 0
@@ -45,7 +49,9 @@ class Queue(Generic[Queued]):
 
     def enter(self, ticket: Queued) -> None:
         """Put a call in its place."""
-        insort(self.line, ticket, key=due_at)
+        place = self.place_of(ticket)
+        self.line.insert(place, ticket)
+        self.demands.insert(place, ticket.demand)
         self._count(ticket, 1)
         ticket.is_waiting = True
 
@@ -54,7 +60,7 @@ class Queue(Generic[Queued]):
         place = bisect_left(self.line, ticket.due_at, key=due_at)
         while place < len(self.line) and self.line[place].due_at == ticket.due_at:
             if self.line[place] is ticket:
-                del self.line[place]
+                del self.line[place], self.demands[place]
                 break
             place += 1
         else:
@@ -88,6 +94,7 @@ class Queue(Generic[Queued]):
         self.widths += step * (ticket.width is not None)
         self.priorities[ticket.priority] += step
         _count(self.kinds, ticket.kind, step)
+        self.demand = self.demand + step * ticket.demand if self.kinds else 0.0
         _count(self.tokens, (ticket.caller.token, ticket.kind), step)
 
 

@@ -72,7 +72,7 @@ class Shares(Generic[Queued]):
             return []
         found = [
             other
-            for other in self.queue
+            for other in reversed([*self.queue])
             if other.priority < ticket.priority
             or (other.priority == ticket.priority and other.kind.model in greedy)
         ]

@@ -34,8 +34,12 @@ class Ticket:
     held: int = 0
     due_at: float = field(init=False)
     """When it should end: `expires_at`, or sooner if such callers hang up before."""
+    demand: float = 0.0
+    """What it was expected to take when it entered the queue, in seconds of the whole server."""
     is_waiting: bool = False
     """Whether it is in the queue, which is not searched for it."""
+    decision: int = -1
+    """Its number in the ring of decisions; negative without one."""
 
     def __post_init__(self) -> None:
         self.due_at = self.expires_at

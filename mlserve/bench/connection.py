@@ -29,25 +29,45 @@ class Request:
     """A request in the bytes that are sent: over HTTP/1.1 the head and the body as they are.
 
     Over gRPC, `head` is a header block (HPACK without any state), and `body` the message with its
-    prefix. `timeout` is what the request tells the server, in seconds.
+    prefix. `timeout` is how long the caller waits, in seconds; `is_told` says that the request
+    tells the server so. Otherwise the caller just hangs up. `label` names a part of the load.
     """
 
     head: bytes
     body: bytes
     timeout: float
+    is_told: bool = True
+    label: str = ""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request that is to be sent at the moment `planned`, by the event loop's clock in seconds.
+
+    `due` is until when the generator waits for its answer. `first` is when the call was planned of
+    which this is an attempt, and `retries` how many may follow.
+    """
+
+    request: Request
+    planned: float
+    due: float
+    first: float
+    retries: int = 0
 
 
 class LoadConnection(asyncio.Protocol, ABC):
     """One connection to a server, with one request at a time on it.
 
     `ended(connection, kind, server_timing)` is called once for each request, unless it was given
-    up. Times are of the event loop's clock, in seconds: when the request was `planned`, when it is
-    `due`, and since when the connection was free before it. `is_stale`: that was long ago, so the
-    server may have closed it meanwhile. `is_used`: there was a request before this one.
+    up. `attempt` is what was sent last, and `free_since` since when the connection was free before
+    it, by the event loop's clock. `is_stale`: that was long ago, so the server may have closed it
+    meanwhile. `is_used`: there was a request before this one.
     """
 
+    attempt: Attempt
+
     def __init__(self, ended: Callable[[LoadConnection, str, bytes], None]) -> None:
-        self.planned = self.due = self.free_since = 0.0
+        self.free_since = 0.0
         self.is_stale = self.is_used = False
         self.is_open = False
         self.is_busy = False

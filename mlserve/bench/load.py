@@ -19,9 +19,9 @@ from itertools import cycle, islice
 
 from mlserve.bench.alarm import Alarm
 from mlserve.bench.arrivals import Arrivals
-from mlserve.bench.connection import LOST, NOT_CONNECTED, UNSEEN, LoadConnection
+from mlserve.bench.connection import LOST, NOT_CONNECTED, UNSEEN, Attempt, LoadConnection
 from mlserve.bench.server_process import ServerProcesses
-from mlserve.bench.tally import ANSWERED, EXPIRED, LATE, Tally
+from mlserve.bench.tally import ANSWERED, EXPIRED, LATE, LEFT, End, Tally
 from mlserve.bench.target import Target
 
 MOST_CONNECTIONS = 1024
@@ -52,10 +52,15 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """Requests at planned moments, `rate` a second, whatever becomes of those before."""
+    """Requests at planned moments, `rate` a second, whatever becomes of those before.
+
+    A client without an answer asks again at once, up to `retries` times, and counts once: by how
+    its last attempt ended.
+    """
 
     rate: float
     arrivals: Arrivals = field(default_factory=Arrivals)
+    retries: int = 0
 
     def __str__(self) -> str:
         return f"{self.rate:.5g}/s"
@@ -68,14 +73,15 @@ Load = ClosedLoop | OpenLoop
 class Window:
     """How long a load runs: `warm_up` seconds that are not counted, then `seconds`.
 
-    Each request has its own timeout, from its planned moment. `timeout` is the longest of them, and
-    that of a request which finds no connection.
+    Each request has its own timeout, from its planned moment; `timeout` is the longest of them.
+    `keeps_ends` has the tally keep how each request ended.
     """
 
     seconds: float
     warm_up: float
     timeout: float
     seed: int = 0
+    keeps_ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,8 @@ class _Run(ABC):
         self._idle: list[LoadConnection] = []
         self._busy: set[LoadConnection] = set()
         self._opening: set[asyncio.Future[LoadConnection]] = set()
-        self._waiting: deque[float] = deque()
+        self._waiting: deque[Attempt] = deque()
+        self._retries = load.retries if isinstance(load, OpenLoop) else 0
         self._most_connections = MOST_CONNECTIONS
         self._server = ServerProcesses(target.pids if share.index == 0 else ())
         self.tally = Tally()
@@ -190,28 +197,30 @@ class _Run(ABC):
         """Do what follows the end of a request."""
 
     def _ask(self, planned: float) -> None:
-        """Send a request, or have it wait for a connection."""
+        """Send the next request, or have it wait for a connection."""
+        request = next(self._requests)
+        due = planned + request.timeout + min(_NOTICE, request.timeout * _PART_TO_NOTICE)
+        self._try(Attempt(request, planned, due, planned, self._retries))
+
+    def _try(self, attempt: Attempt) -> None:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
                 connection.is_stale = self._loop.time() - connection.free_since > _STALE
-                self._send(connection, planned)
+                self._send(connection, attempt)
                 return
-        self._waiting.append(planned)
+        self._waiting.append(attempt)
         count = len(self._busy) + len(self._opening)
         if len(self._opening) < len(self._waiting) and count < self._most_connections:
             self._connect()
 
-    def _send(self, connection: LoadConnection, planned: float) -> None:
-        request = next(self._requests)
-        connection.planned = planned
-        timeout = request.timeout
-        connection.due = planned + timeout + min(_NOTICE, timeout * _PART_TO_NOTICE)
+    def _send(self, connection: LoadConnection, attempt: Attempt) -> None:
+        connection.attempt = attempt
         self._busy.add(connection)
         now = self._loop.time()
-        if self._is_counted(planned, now):
-            self.tally.lag.add(now - planned)
-        connection.send(request)
+        if self._is_counted(attempt.first, now):
+            self.tally.lag.add(now - attempt.planned)
+        connection.send(attempt.request)
 
     def _connect(self) -> None:
         opening = self._open(self._ended)
@@ -231,9 +240,9 @@ class _Run(ABC):
         elif self._waiting and not self._is_over:
             self._miss(self._waiting.popleft())
 
-    def _miss(self, planned: float) -> None:
+    def _miss(self, attempt: Attempt) -> None:
         """Count a request for which no connection could be made."""
-        self._count(planned, NOT_CONNECTED)
+        self._count(attempt, NOT_CONNECTED)
 
     def _reuse(self, connection: LoadConnection) -> None:
         if not connection.is_open:
@@ -252,17 +261,17 @@ class _Run(ABC):
             return
         if kind in (LOST, UNSEEN):
             if self._is_to_resend(connection, kind):
-                self._resend(connection.planned)
+                self._resend(connection.attempt)
                 return
             kind = LOST
         connection.is_used = True
         if kind == ANSWERED and timing and self._is_counting:
             self._sample(timing)
-        planned = connection.planned
-        if kind == ANSWERED and self._loop.time() > connection.due:
-            kind = LATE
+        attempt = connection.attempt
+        if kind == ANSWERED and self._loop.time() > attempt.due:
+            kind = LATE if attempt.request.is_told else LEFT
         self._reuse(connection)
-        self._count(planned, kind)
+        self._count(attempt, kind)
 
     def _is_to_resend(self, connection: LoadConnection, kind: str) -> bool:
         """Return whether a request met a connection that the server was closing for another reason.
@@ -273,16 +282,25 @@ class _Run(ABC):
             return connection.is_used
         return connection.is_stale and not connection.has_begun
 
-    def _resend(self, planned: float) -> None:
-        if self._is_counted(planned, self._loop.time()):
+    def _resend(self, attempt: Attempt) -> None:
+        if self._is_counted(attempt.first, self._loop.time()):
             self.tally.resent += 1
-        self._waiting.appendleft(planned)
+        self._waiting.appendleft(attempt)
         self._connect()
 
-    def _count(self, planned: float, kind: str) -> None:
-        now = self._loop.time()
-        if self._is_counted(planned, now):
-            self.tally.latencies[kind].add(now - planned)
+    def _count(self, attempt: Attempt, kind: str) -> None:
+        now, first = self._loop.time(), attempt.first
+        is_counted = self._is_counted(first, now)
+        if attempt.retries and kind not in (ANSWERED, LATE):
+            self.tally.retried += is_counted
+            due = now + attempt.due - attempt.planned
+            self._try(Attempt(attempt.request, now, due, first, attempt.retries - 1))
+            return
+        if is_counted:
+            self.tally.latencies[kind].add(now - first)
+        if self._window.keeps_ends:
+            label = attempt.request.label
+            self.tally.ends.append(End(first - self._begin, now - self._begin, kind, label))
         self._after()
 
     def _sample(self, timing: bytes) -> None:
@@ -298,14 +316,16 @@ class _Run(ABC):
     def _sweep(self) -> None:
         """Give up the requests whose time is over."""
         now = self._loop.time()
-        for connection in [each for each in self._busy if each.due < now]:
-            planned = connection.planned
+        for connection in [each for each in self._busy if each.attempt.due < now]:
+            attempt = connection.attempt
             self._busy.discard(connection)
             connection.give_up()
             self._reuse(connection)
-            self._count(planned, EXPIRED)
-        while self._waiting and self._waiting[0] + self._window.timeout < now:
-            self._count(self._waiting.popleft(), EXPIRED)
+            self._count(attempt, EXPIRED if attempt.request.is_told else LEFT)
+        if overdue := [each for each in self._waiting if each.due < now]:
+            self._waiting = deque(each for each in self._waiting if each.due >= now)
+            for attempt in overdue:
+                self._count(attempt, EXPIRED if attempt.request.is_told else LEFT)
         if not self._is_over:
             self._loop.call_later(_SWEEP, self._sweep)
 
@@ -357,9 +377,9 @@ class _Closed(_Run):
             self._ask(self._loop.time())
         await asyncio.sleep(max(0.0, self._end - self._loop.time()))
 
-    def _miss(self, planned: float) -> None:
+    def _miss(self, attempt: Attempt) -> None:
         """Let the client wait: it would ask without end."""
-        self._loop.call_later(_PAUSE, super()._miss, planned)
+        self._loop.call_later(_PAUSE, super()._miss, attempt)
 
     def _is_counted(self, planned: float, now: float) -> bool:
         return self._begin <= now < self._end

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlserve.bench.histogram import Histogram
 from mlserve.bench.load import ClosedLoop, Load, Window
-from mlserve.bench.tally import EXPIRED, LATE, REFUSALS, Tally
+from mlserve.bench.tally import EXPIRED, LATE, LEFT, REFUSALS, Tally
 from mlserve.bench.target import Target
 from mlserve.percentiles import OF_LOADS
 from mlserve.wire.headers import STAGES
@@ -105,6 +105,7 @@ class Measurement:
             "in_time": tally.in_time,
             "late": tally.count(LATE),
             "expired": tally.count(EXPIRED),
+            "left": tally.count(LEFT),
             "refused": tally.refused,
             "failed": tally.failed,
             "resent": tally.resent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -106,17 +107,20 @@ async def target_for(
     question: LoadQuestion,
     timeout: float,  # noqa: ASYNC109  it is sent with each request
     deadline: Deadline,
+    *,
+    is_told: bool = True,
 ) -> Target:
     """Return the target, once the server has answered the question.
 
-    Each request of the load has `timeout` seconds; `deadline` is that of the first answers. Raises
-    the errors of `mlserve predict`, and UsageError for a server of TorchServe's own API.
+    Each request of the load has `timeout` seconds, which the server `is_told` or not; `deadline` is
+    that of the first answers. Raises the errors of `mlserve predict`, and UsageError for a server
+    of TorchServe's own API.
     """
     options = {name: getattr(connection, name) for name in _OPTIONS}
     async with AsyncClient(_address(connection), **options) as client:
         sent = await question.encoded(client, deadline)
-        calls: list[Call] = [each.call(timeout) for each in sent]
-        target = Target.of_calls(name, connection, calls, timeout)
+        calls: list[Call] = [each.call(timeout if is_told else math.inf) for each in sent]
+        target = Target.of_calls(name, connection, calls, timeout, is_told=is_told)
         pids = listeners(connection.endpoint)
         return replace(target, pids=pids, model=client.model, api=client.api)
 

@@ -96,7 +96,7 @@ def _about(result: BenchResult) -> str:
     window = result.window
     return (
         f"Each load ran {result.repeat} x {window.seconds:g} s after {window.warm_up:g} s of "
-        f"warm-up, the targets in turn; timeout {window.timeout:g} s. Latencies of an open loop "
+        f"warm-up, the targets in turn; {result.waits}. Latencies of an open loop "
         "count from the planned moment. Cores and MB are the server's, where it is on the machine "
         "of the load."
     )

@@ -28,6 +28,8 @@ class BenchResult:
     measurements: list[Measurement] = field(default_factory=list)
     found: list[FoundRate] = field(default_factory=list)
     slo: Slo | None = None
+    leave_after: Sequence[float] = ()
+    """Seconds after which callers leave that tell no deadline, in turn; none: all tell it."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -39,6 +41,14 @@ class BenchResult:
     def all_measurements(self) -> list[Measurement]:
         """The measurements, and those of the searches for a rate."""
         return [*self.measurements, *(probe for each in self.found for probe in each.in_order)]
+
+    @property
+    def waits(self) -> str:
+        """How long the callers wait, in words."""
+        if not self.leave_after:
+            return f"timeout {self.window.timeout:g} s"
+        seconds = ", ".join(f"{each:g}" for each in self.leave_after)
+        return f"callers tell no deadline, and leave after {seconds} s"
 
     @property
     def holds_slo(self) -> bool:
@@ -59,6 +69,7 @@ class BenchResult:
             "seconds": self.window.seconds,
             "warm_up": self.window.warm_up,
             "timeout": self.window.timeout,
+            "leave_after": list(self.leave_after),
             "repeat": self.repeat,
             "seed": self.window.seed,
             "targets": [target_json(target) for target in self.targets],

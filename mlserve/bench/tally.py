@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 from mlserve.bench.histogram import Histogram
 from mlserve.wire.headers import STAGES, read_server_timing
@@ -15,12 +15,26 @@ ANSWERED = ""
 LATE = "late"
 """The kind of an answer that came after the timeout."""
 EXPIRED = "deadline_exceeded"
+LEFT = "left"
+"""The kind of a request whose caller hung up before its answer, and had told no deadline."""
 REFUSALS = ("overloaded", "unavailable")
 """Kinds by which a server says that it does not take the request now."""
 
 
 def _histograms() -> defaultdict[str, Histogram]:
     return defaultdict(Histogram)
+
+
+class End(NamedTuple):
+    """How one request ended: its label and kind, and when it was planned and ended.
+
+    Both in seconds from the beginning of the measured time; they may be before or after it.
+    """
+
+    planned: float
+    ended: float
+    kind: str
+    label: str
 
 
 @dataclass(slots=True)
@@ -31,6 +45,8 @@ class Tally:
     planned requests were sent. `generator_cpu` and `server_cpu` are seconds of CPU time in
     that time, of all processes; None if it is not known. `stages` are the server's, of a sample.
     `resent` requests met a connection that the server was closing, and were sent once more.
+    `retried` is how often a client asked again because it had no answer. `ends` are all requests,
+    where the load was to keep them.
     """
 
     seconds: float = 0.0
@@ -38,6 +54,8 @@ class Tally:
     stages: defaultdict[str, Histogram] = field(default_factory=_histograms)
     lag: Histogram = field(default_factory=Histogram)
     resent: int = 0
+    retried: int = 0
+    ends: list[End] = field(default_factory=list)
     generator_cpu: float = 0.0
     busiest_generator: float = 0.0
     server_cpu: float | None = None
@@ -75,7 +93,7 @@ class Tally:
     @property
     def failed(self) -> dict[str, int]:
         """How many failed in another way than by refusal or for lack of time, by kind."""
-        known = (ANSWERED, LATE, EXPIRED, *REFUSALS)
+        known = (ANSWERED, LATE, EXPIRED, LEFT, *REFUSALS)
         return {kind: len(h) for kind, h in self.latencies.items() if kind not in known and len(h)}
 
     def take_stages(self, header: str) -> None:
@@ -96,6 +114,8 @@ class Tally:
             self.stages[stage].merge(histogram)
         self.lag.merge(other.lag)
         self.resent += other.resent
+        self.retried += other.retried
+        self.ends += other.ends
         self.generator_cpu += other.generator_cpu
         self.busiest_generator = max(self.busiest_generator, other.busiest_generator)
         if other.server_cpu is not None:

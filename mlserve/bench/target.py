@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -55,16 +55,23 @@ class Target:
         endpoint = Endpoint.parse(f"{parts.scheme}://{parts.netloc}", "rest")
         path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         call = Call(path, body, dict(headers or {}))
-        request = _http_request(endpoint, call, timeout, {})
-        return cls(name, endpoint, (request,), pids=pids)
+        head, sent = _http_request(endpoint, call, timeout, {})
+        return cls(name, endpoint, (Request(head, sent, timeout),), pids=pids)
 
     @classmethod
     def of_calls(
-        cls, name: str, connection: Connection, calls: Sequence[Call], timeout: float
+        cls,
+        name: str,
+        connection: Connection,
+        calls: Sequence[Call],
+        timeout: float,
+        *,
+        is_told: bool = True,
     ) -> Target:
         """Return the target for calls that the client's adapters have encoded.
 
-        Raises UsageError for a server behind a proxy, which would be measured in its place.
+        `timeout` is how long the caller waits, which the server is told or not. Raises
+        UsageError for a server behind a proxy, which would be measured in its place.
         """
         endpoint = connection.endpoint
         if proxy := proxy_to(endpoint):
@@ -74,8 +81,23 @@ class Target:
             )
         write = _grpc_request if endpoint.protocol == "grpc" else _http_request
         headers = connection.access_headers()
-        requests = tuple(write(endpoint, call, timeout, headers) for call in calls)
+        told = timeout if is_told else None
+        written = (write(endpoint, call, told, headers) for call in calls)
+        requests = tuple(Request(head, body, timeout, is_told) for head, body in written)
         return cls(name, endpoint, requests, connection.tls)
+
+    def left_after(self, waits: Sequence[float]) -> Target:
+        """Return the target with callers that leave after so many seconds, in turn.
+
+        Each request is sent once for each of them, in such an order that all come up evenly.
+        """
+        count = len(self.requests)
+        turns = range(count * len(waits)) if waits else ()
+        requests = tuple(
+            replace(self.requests[turn // len(waits) % count], timeout=waits[turn % len(waits)])
+            for turn in turns
+        )
+        return replace(self, requests=requests or self.requests)
 
     def opener(self) -> Callable[[Ended], asyncio.Future[LoadConnection]]:
         """Return what opens a connection; its future raises OSError if that is not possible."""
@@ -115,28 +137,34 @@ async def _open(is_grpc: bool, options: Mapping[str, object], ended: Ended) -> L
 
 
 def _http_request(
-    endpoint: Endpoint, call: Call, timeout: float, access: Mapping[str, str]
-) -> Request:
+    endpoint: Endpoint, call: Call, timeout: float | None, access: Mapping[str, str]
+) -> tuple[bytes, bytes]:
+    """Return the head and the body; `timeout` None is not told."""
     body = call.body or b""
+    told = {} if timeout is None else {REQUEST_TIMEOUT_MS: str(max(1, int(timeout * 1000)))}
     headers = {
         "host": endpoint.authority,
         "accept-encoding": "identity",
         "content-type": "application/json",
-        REQUEST_TIMEOUT_MS: str(max(1, int(timeout * 1000))),
+        **told,
         **call.headers,
         **access,
         "content-length": str(len(body)),
     }
     lines = [f"POST {endpoint.path}{call.path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return Request("\r\n".join([*lines, "", ""]).encode(), body, timeout)
+    return "\r\n".join([*lines, "", ""]).encode(), body
 
 
 def _grpc_request(
-    endpoint: Endpoint, call: Call, timeout: float, access: Mapping[str, str]
-) -> Request:
+    endpoint: Endpoint, call: Call, timeout: float | None, access: Mapping[str, str]
+) -> tuple[bytes, bytes]:
+    """Return the header block and the message; `timeout` None is not told."""
     from mlserve.bench.http2 import header_block, message
 
+    told = {}
+    if timeout is not None:
+        told["grpc-timeout"] = f"{max(1, min(int(timeout * 1000), 99_999_999))}m"
     fields = {
         ":method": "POST",
         ":scheme": "https" if endpoint.is_secure else "http",
@@ -144,8 +172,8 @@ def _grpc_request(
         ":authority": endpoint.authority,
         "te": "trailers",
         "content-type": "application/grpc",
-        "grpc-timeout": f"{max(1, min(int(timeout * 1000), 99_999_999))}m",
+        **told,
         **call.headers,
         **access,
     }
-    return Request(header_block(fields.items()), message(call.body or b""), timeout)
+    return header_block(fields.items()), message(call.body or b"")

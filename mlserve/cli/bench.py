@@ -37,6 +37,7 @@ _ASKING = 30.0
 _LOAD, _SEARCH = "Load", "Search"
 _CONCURRENCY = "1,4,16"
 _ARRIVALS = "poisson"
+_TIMEOUT = 5.0
 _SWEEP = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """The rates of --sweep, as parts of what a closed loop reaches."""
 
@@ -112,7 +113,17 @@ def bench(
             rich_help_panel=_LOAD,
             help="The time allowed for each request. Only an answer within it counts as goodput.",
         ),
-    ] = 5.0,
+    ] = _TIMEOUT,
+    leave_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS,...",
+            rich_help_panel=_LOAD,
+            help="Instead of --timeout: callers tell the server no deadline, and hang up after so "
+            "many seconds, as curl --max-time and browsers do. With several values, in turn.",
+            show_default=False,
+        ),
+    ] = None,
     duration: Annotated[
         float,
         typer.Option(
@@ -205,7 +216,13 @@ def bench(
             hint="add --rate, --sweep or --find-rate, or leave it out",
         )
     level = None if slo is None else Slo.parse(slo)
-    window = _window(Window(duration, warm_up, timeout, seed))
+    waits = _numbers("--leave-after", leave_after, "seconds, such as 1 or 0.5,1,5")
+    if waits and timeout != _TIMEOUT:
+        raise UsageError(
+            "--timeout is told to the server, and callers that --leave-after tell it nothing",
+            hint="give one of them",
+        )
+    window = _window(Window(duration, warm_up, max(waits, default=timeout), seed))
     if find_rate and level is None:
         raise UsageError(
             "--find-rate needs the service level that the rate has to hold",
@@ -214,8 +231,8 @@ def bench(
     if report is not None:
         require_writable(report)
     question = _question(files or [], inputs or [], signature, names_in(outputs), batch)
-    targets = _targets(choices, question, timeout)
-    result = BenchResult(targets, window, repeat, slo=level)
+    targets = _targets(choices, question, window.timeout, waits)
+    result = BenchResult(targets, window, repeat, slo=level, leave_after=waits)
     progress = _Progress()
     try:
         _run(result, loads, arrivals, processes, progress, sweep=sweep, find_rate=find_rate)
@@ -413,7 +430,10 @@ def _tables(
 
 
 def _targets(
-    choices: Sequence[ServerChoice], question: LoadQuestion, timeout: float
+    choices: Sequence[ServerChoice],
+    question: LoadQuestion,
+    timeout: float,
+    leave_after: Sequence[float],
 ) -> list[Target]:
     """Return the servers, each once it has answered the question."""
     from mlserve.bench.questions import target_for
@@ -428,7 +448,8 @@ def _targets(
         name = choice.backend or choice.server or str(connection.endpoint)
         names = [target.name for target in targets]
         name = f"{name} ({names.count(name) + 1})" if name in names else name
-        targets.append(asyncio.run(target_for(name, connection, question, timeout, deadline)))
+        asked = target_for(name, connection, question, timeout, deadline, is_told=not leave_after)
+        targets.append(asyncio.run(asked).left_after(leave_after))
     return targets
 
 

@@ -74,6 +74,7 @@ def _outcomes(measured: Measurement) -> str:
     counts = {
         "late": tally.count("late"),
         "without an answer in time": tally.count("deadline_exceeded"),
+        "given up by their callers": tally.count("left"),
         **{f"refused ({kind})": count for kind, count in tally.refused.items()},
         **{f"failed ({kind})": count for kind, count in tally.failed.items()},
         "sent once more": tally.resent,
@@ -156,7 +157,7 @@ def _about(result: BenchResult) -> str:
     window = result.window
     return (
         f"each load: {result.repeat} x {window.seconds:g} s after {window.warm_up:g} s of warm-up, "
-        f"timeout {window.timeout:g} s; in time/s is the median of the repeats, with their spread; "
+        f"{result.waits}; in time/s is the median of the repeats, with their spread; "
         "cores and MB are the server's, where it is on this machine"
     )
 

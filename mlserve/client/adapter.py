@@ -147,7 +147,7 @@ class SentRequest:
     request: InferRequest
 
     def call(self, seconds: float) -> Call:
-        """Return the call with that time limit."""
+        """Return the call with that time limit; infinity tells the server none."""
         return self.adapter.infer_call(self.model, self.request, seconds)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mlserve.client.adapter import Call, InferRequest, ModelRef, Reply, ServerAbout, number_of
 from mlserve.client.answers import Answer, ModelMetadata
 from mlserve.client.codecs import MOST_VALUES, checked
@@ -36,7 +38,8 @@ class OipGrpc:
             message.inputs.add(name=name, datatype=datatype_of(tensor), shape=tensor.shape)
         for name in request.outputs:
             message.outputs.add(name=name)
-        message.parameters["timeout"].int64_param = microseconds(seconds)
+        if seconds < math.inf:
+            message.parameters["timeout"].int64_param = microseconds(seconds)
         if request.signature:
             message.parameters["signature"].string_param = request.signature
         if request.classes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -163,10 +164,9 @@ def _in_json(name: str, tensor: Tensor, request: InferRequest) -> dict[str, Any]
 
 
 def _body(request: InferRequest, seconds: float, tensors: list[dict[str, Any]]) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
-        "timeout": microseconds(seconds),
-        "binary_data_output": request.wants_binary,
-    }
+    parameters: dict[str, Any] = {"binary_data_output": request.wants_binary}
+    if seconds < math.inf:
+        parameters["timeout"] = microseconds(seconds)
     if request.signature:
         parameters["signature"] = request.signature
     body: dict[str, Any] = {"parameters": parameters, "inputs": tensors}

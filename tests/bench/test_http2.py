@@ -10,8 +10,8 @@ import pytest
 from mlserve.bench.http2 import header_block, read_block
 from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
 from mlserve.bench.questions import InputsQuestion, target_for
-from mlserve.bench.tally import EXPIRED
-from mlserve.client.endpoint import Connection
+from mlserve.bench.tally import EXPIRED, LEFT
+from mlserve.client.endpoint import Api, Connection
 from mlserve.deadline import Deadline
 from tests.harness.server import EchoServer
 
@@ -50,6 +50,19 @@ def test_messages_larger_than_the_windows_arrive(echo: EchoServer) -> None:
     assert len(target.requests[0].body) > 300_000
     tally = run_load(target, ClosedLoop(2), Window(1.0, 0.0, 20.0))
     assert tally.in_time == tally.requests > 2
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("api", ["tfs", "oip"])
+def test_callers_that_leave_cancel_their_calls(echo: EchoServer, api: Api) -> None:
+    question = InputsQuestion(lambda _: {"seconds": [0.6]}, "slow")
+    connection = Connection.to(echo.endpoint("grpc"), api=api)
+    asked = target_for("t", connection, question, 0.3, Deadline.after(20), is_told=False)
+    target = asyncio.run(asked).left_after((0.3,))
+    assert b"timeout" not in target.requests[0].head + target.requests[0].body
+    tally = run_load(target, OpenLoop(5.0), Window(1.0, 0.0, 0.3, seed=3))
+    assert tally.requests == tally.count(LEFT) + sum(tally.refused.values()) > 0
+    assert not tally.failed
 
 
 @pytest.mark.server

@@ -18,8 +18,10 @@ from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
 from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
 from mlserve.bench.measure import measure
 from mlserve.bench.processes import LoadProcesses, processes_for
-from mlserve.bench.tally import EXPIRED, Tally
+from mlserve.bench.tally import ANSWERED, EXPIRED, LEFT, Tally
 from mlserve.bench.target import Target
+from mlserve.client.adapter import Call
+from mlserve.client.endpoint import Connection
 from mlserve.testing.processes import wait_until
 from tests.bench.conftest import OK, ServeHttp
 from tests.harness.ports import free_ports
@@ -107,6 +109,55 @@ def test_no_answer_in_time_is_given_up(serve_http: ServeHttp) -> None:
     tally = run_load(_target(url, 0.1), OpenLoop(50.0, EVEN), _window(timeout=0.1))
     assert tally.count(EXPIRED) == tally.requests == 14
     assert tally.latencies[EXPIRED].quantile(0.5) >= 0.1  # type: ignore[operator]
+
+
+def test_callers_that_leave_tell_no_deadline_and_hang_up(serve_http: ServeHttp) -> None:
+    """Every second one waits long enough for an answer, which takes 0.3 s."""
+
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(0.3)
+        return OK
+
+    connection = Connection.to(serve_http(answer), "rest")
+    target = Target.of_calls("t", connection, [Call("/", b"x")], 9.0, is_told=False)
+    assert b"timeout" not in target.requests[0].head
+    leaving = target.left_after((0.1, 0.9))
+    assert [request.timeout for request in leaving.requests] == [0.1, 0.9]
+    tally = run_load(leaving, OpenLoop(40.0, EVEN), _window(0.5, 0.9))
+    assert (tally.requests, tally.in_time, tally.count(LEFT)) == (19, 9, 10)
+    assert tally.latencies[LEFT].largest < 0.3
+    assert not tally.failed
+
+
+def test_each_of_several_requests_is_sent_with_each_wait() -> None:
+    calls = [Call("/", body) for body in (b"1", b"2", b"3")]
+    connection = Connection.to("127.0.0.1:1", "rest")
+    target = Target.of_calls("t", connection, calls, 9.0, is_told=False)
+    pairs = [(request.body, request.timeout) for request in target.left_after((1.0, 2.0)).requests]
+    assert sorted(pairs) == [(call.body, wait) for call in calls for wait in (1.0, 2.0)]
+    assert target.left_after(()) == target
+
+
+def test_a_client_without_an_answer_asks_again_at_once_and_counts_once(
+    serve_http: ServeHttp,
+) -> None:
+    """Of three calls one is answered at once, one at the second attempt, and one not at all."""
+    said = (b"HTTP/1.1 429 no\r\nContent-Length: 0\r\n\r\n",) * 6
+    answers = iter((OK, said[0], OK, *said[1:]))
+
+    async def answer(number: int) -> bytes:
+        return next(answers)
+
+    load = OpenLoop(10.0, EVEN, retries=2)
+    window = Window(0.4, 0.0, 5.0, keeps_ends=True)
+    tally = run_load(_target(serve_http(answer)), load, window)
+    assert (tally.requests, tally.in_time, tally.retried) == (3, 2, 3)
+    assert [(end.kind, round(end.planned, 1)) for end in tally.ends] == [
+        (ANSWERED, 0.1),
+        (ANSWERED, 0.2),
+        ("overloaded", 0.3),
+    ]
+    assert all(end.ended >= end.planned for end in tally.ends)
 
 
 def test_a_port_without_a_server_is_told() -> None:

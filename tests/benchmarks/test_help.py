@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PEERS = FOLDER / "peers"
+PEERS, OVERLOAD = FOLDER / "peers", FOLDER / "overload"
 SCRIPTS = [
     path
-    for folder in (FOLDER, PEERS)
+    for folder in (FOLDER, PEERS, OVERLOAD)
     for path in sorted(folder.glob("*.py"))
     if "ArgumentParser" in path.read_text()
 ]
@@ -36,7 +36,7 @@ def test_help(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ASK_ALL, *map(str, SCRIPTS)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{FOLDER}{os.pathsep}{PEERS}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (FOLDER, PEERS, OVERLOAD)))},
         capture_output=True,
         text=True,
         check=False,

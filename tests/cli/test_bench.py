@@ -49,6 +49,20 @@ def test_two_targets_are_measured_in_turn(
 
 
 @pytest.mark.server
+def test_callers_that_leave_are_counted_apart(cli: Command, echo: EchoServer) -> None:
+    slow = ("--input", "seconds=0.3", "--signature", "slow", "--endpoint", echo.endpoint("rest"))
+    load = ("--rate", "10", "--leave-after", "0.1,5", "--duration", "1", "--repeat", "1")
+    found: Any = cli.json("bench", *slow, *load)
+    (measured,) = found["measurements"]
+    assert found["leave_after"] == [0.1, 5.0]
+    assert measured["left"] > 0
+    assert measured["left"] + measured["in_time"] == measured["requests"]
+    outcome = cli("bench", *slow, *load)
+    assert "given up by their callers" in outcome.stdout
+    assert "tell no deadline" in " ".join(outcome.stdout.split())
+
+
+@pytest.mark.server
 def test_text_says_what_was_missed_and_the_exit_code_that_a_level_is_not_held(
     cli: Command, echo: EchoServer
 ) -> None:
@@ -108,6 +122,8 @@ def _requests(server: EchoServer) -> int:
         (("--input", "x=1", "--batch", "4"), "--batch 4 is for the rows of a table"),
         (("x.jpg", "--duration", "0"), "--duration 0"),
         (("x.jpg", "--timeout", "nan"), "--timeout nan"),
+        (("x.jpg", "--leave-after", "soon"), "--leave-after 'soon'"),
+        (("x.jpg", "--timeout", "1", "--leave-after", "1"), "--timeout is told to the server"),
         (("x.jpg", "--slo", "fast"), "--slo 'fast'"),
         (("x.jpg", "--find-rate"), "--find-rate needs"),
         (("x.jpg", "--report", "no/such/folder.html"), "cannot be written"),

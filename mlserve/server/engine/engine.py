@@ -25,14 +25,16 @@ from threading import RLock
 from typing import Any
 
 from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Priority
+from mlserve.admission.decisions import Copy, Decisions
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.patience import Patience
+from mlserve.admission.patience import Patience, SeenKind
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict, error_of
 from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
@@ -62,6 +64,7 @@ class Engine:
             settings.queue_bytes,
             token_shares=settings.shares,
         )
+        self._decisions = Decisions()
         self._lock = RLock()
         """Held by whoever uses admission; never while waiting for anything."""
         self._threads = WorkerThreads(threads)
@@ -108,6 +111,12 @@ class Engine:
         return self._admission.patience
 
     @property
+    def seen_callers(self) -> list[SeenKind]:
+        """The kinds of caller seen lately, and how long they wait."""
+        with self._lock:
+            return self.patience.seen(time.monotonic())
+
+    @property
     def unfinished(self) -> int:
         """The number of calls that run or wait, or whose callers have still to be told."""
         with self._lock:
@@ -128,6 +137,7 @@ class Engine:
         # Draining is checked here only. A port calls this at the moment when it counts the request
         # as in flight, and a request in flight is served to its end.
         if self._is_draining:
+            self._turn_away(Verdict(Refusal.DRAINING, 0.0), deadline)
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
         self._require_time(deadline)
@@ -137,6 +147,7 @@ class Engine:
             now = time.monotonic()
             verdict = admission.check_head(now, ticket) if ticket else admission.check_room(now)
         if verdict is not None:
+            self._turn_away(verdict, deadline, ticket)
             raise self._refusal(verdict, deadline)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
@@ -184,6 +195,11 @@ class Engine:
         self._drop(job, Refusal.EXPIRED)
         job.settle(job.deadline.exceeded(job.work.doing))
 
+    def decisions(self) -> Copy:
+        """Return a copy of the last decisions."""
+        with self._lock:
+            return self._decisions.copy(time.monotonic(), time.time(), self._admission)
+
     def refuse_new(self) -> None:
         """Refuse new calls from now on; batches stop waiting for more."""
         self._is_draining = True
@@ -224,14 +240,19 @@ class Engine:
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
         admission = self._admission
         with self._lock:
-            verdict = admission.check(time.monotonic(), job)
+            now = time.monotonic()
+            verdict = admission.check(now, job)
+            self._decisions.arrived(now, record.request_id, job, admission, verdict)
             if verdict is None:
                 admission.widen(self._batching(job).most)
                 admission.enter(job)
             shed, admission.shed = admission.shed, []
+            for other in shed:
+                self._decisions.taken_out(now, other, Refusal.SHED)
         for other in shed:
             self._end_unstarted(other, Refusal.SHED)
-            other.settle(self._error_of(Verdict(Refusal.SHED, UNKNOWN), other.deadline))
+            shed_by = Verdict(Refusal.SHED, UNKNOWN)
+            other.settle(self._error_of(shed_by, other.deadline, other.priority))
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
@@ -324,6 +345,7 @@ class Engine:
     def _task(self, now: float, jobs: Sequence[Job[Any]]) -> Task:
         """Move the jobs into a slot; return what is to be done there."""
         slot = self._admission.start(now, jobs)
+        self._decisions.started(now, slot)
         for job in jobs:
             job.work.threads = slot.threads
             job.work.only_rung = None if job.may_climb else 0
@@ -348,6 +370,7 @@ class Engine:
     def _end(self, now: float, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
         """Free the slot, and learn from its calls."""
         demand = self._admission.end(now, slot)
+        self._decisions.ended(now, slot, demand)
         self._unsettled += len(slot.tickets)
         if isinstance(ended, BaseException):
             for job in slot.tickets:
@@ -372,7 +395,9 @@ class Engine:
             signature = job.work.signature
             job.record.signature = "" if signature is None else signature.name
             job.record.rungs = job.work.rungs
-            self._telemetry.metrics.work(job.record, job.outcome())
+            outcome = job.outcome()
+            self._decisions.settled(job, outcome)
+            self._telemetry.metrics.work(job.record, outcome)
             request.begin(job.record)  # errors logged from here belong to this request
             job.settle(job.work.error)
         self._dispatch()
@@ -406,6 +431,7 @@ class Engine:
 
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
+            self._turn_away(Verdict(Refusal.EXPIRED, 0.0), deadline)
             self._note_refused(Refusal.EXPIRED, request.current())
             raise deadline.exceeded("the request was still arriving")
 
@@ -427,12 +453,33 @@ class Engine:
             held=head.body,
         )
 
-    def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        self._note_refused(verdict.why, request.current())
-        return self._error_of(verdict, deadline)
+    def _turn_away(
+        self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None = None
+    ) -> None:
+        """Keep the refusal of a call of which only the head has been read, if even that."""
+        record = request.current()
+        if ticket is None:
+            ticket = Ticket(CostKey("", 0, "", -1), deadline.expires_at, caller=record.caller)
+            ticket.priority, ticket.is_asked = record.priority, deadline.is_asked
+            ticket.arrived_at = record.began
+        now, decided = time.monotonic(), self._decisions
+        with self._lock:
+            decided.arrived(now, record.request_id, ticket, self._admission, verdict)
 
-    def _error_of(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        return error_of(verdict, deadline, self.running, self.waiting)
+    def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
+        record = request.current()
+        self._note_refused(verdict.why, record)
+        return self._error_of(verdict, deadline, record.priority)
+
+    def _error_of(
+        self, verdict: Verdict, deadline: Deadline, priority: Priority = Priority.DEFAULT
+    ) -> MlserveError:
+        error = error_of(verdict, deadline, self.running, self.waiting)
+        # A short queue may be full and the server idle the next moment: that has no price.
+        is_for_time = verdict.why not in (Refusal.QUEUE_FULL, Refusal.MEMORY)
+        if isinstance(error, Overloaded) and is_for_time:
+            error.price = self._admission.price(time.monotonic(), priority)
+        return error
 
     def _note_refused(self, why: Refusal, record: RequestRecord) -> None:
         record.refused = why.value
@@ -449,7 +496,10 @@ class Engine:
     def _take_out(self, job: Job[Any], why: Refusal) -> bool:
         with self._lock:
             if not self._admission.leave(job):
+                if job.answer.cancelled():
+                    self._decisions.left(time.monotonic(), job)
                 return False
+            self._decisions.taken_out(time.monotonic(), job, why)
         self._end_unstarted(job, why)
         return True
 

@@ -36,7 +36,8 @@ def limits_of(settings: ServerSettings, *, has_ports: bool = True) -> dict[str, 
         if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)
         and (has_ports or item.name not in CONNECTION_LIMITS)
     ]
-    return {name: getattr(settings, name) for name in shown}
+    values = {name: getattr(settings, name) for name in shown}
+    return values | {"max_queue_bytes": settings.queue_bytes}
 
 
 def log_limits(settings: ServerSettings, limits: Mapping[str, Any], host: str) -> None:

@@ -97,7 +97,7 @@ class RestApp:
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
             if operation.needs_token:
-                self._gate.check(request)
+                record.named(self._gate.check(request))
             answering = operation.respond(request)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             refusal = _failed(record, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import (
@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mlserve import __version__
+from mlserve.admission.patience import SeenKind
 from mlserve.admission.verdicts import Outcome, Refusal
 from mlserve.errors import NotFound
 from mlserve.ladder.climb import has_refused
@@ -195,6 +196,10 @@ class Load(Protocol):
     def is_draining(self) -> bool:
         """Whether new calls are refused because the server stops."""
 
+    @property
+    def seen_callers(self) -> Sequence[SeenKind]:
+        """The kinds of caller seen lately, and how long they wait."""
+
 
 class Gauges(Collector):
     """The gauges of one server, and the counter of log lines that it lost."""
@@ -226,6 +231,7 @@ class Gauges(Collector):
             ("body_bytes_limit", "Limit on mlserve_body_bytes.", self._memory.most),
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
+        yield self._patience()
         yield self._versions()
         yield from self._certificates()
         yield from self._processes()
@@ -240,6 +246,19 @@ class Gauges(Collector):
         yield CounterMetricFamily(
             "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
+
+    def _patience(self) -> GaugeMetricFamily:
+        """Return how long callers without a deadline wait, by transport, where it is known."""
+        family = GaugeMetricFamily(
+            "mlserve_patience_seconds",
+            "How long callers that set no deadline wait, once enough have been seen to hang up.",
+            labels=("transport",),
+        )
+        for kind in self._engine.seen_callers:
+            transport, agent, *_ = kind.caller
+            if transport and not agent and kind.wait.is_known:
+                family.add_metric((transport,), kind.wait.seconds)
+        return family
 
     def _certificates(self) -> Iterator[Metric]:
         """Yield what runs each version, and how its golden inputs are answered here."""
