@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.errors import InvalidInput, MlserveError, either, shortened
@@ -261,6 +262,7 @@ def _priority(text: str) -> Priority:
     return priority
 
 
+@cache
 def _code_of(error: type[MlserveError]) -> str:
     """Return the kind of the nearest error in `mlserve.errors`, so that codes stay few."""
     public = next(k for k in error.__mro__ if k.__module__ == MlserveError.__module__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from mlserve import errors
 from mlserve.wire.headers import PRICE, RETRY_AFTER, RETRY_AFTER_MS, over_http, write_price
@@ -93,12 +94,12 @@ GRPC_CODES_OF_HTTP = {
 
 def grpc_status(error: errors.MlserveError) -> str:
     """Return the name of the gRPC status code for the error."""
-    return _row(error)[1]
+    return _row(type(error))[1]
 
 
 def http_status(error: errors.MlserveError) -> int:
     """Return the HTTP status code for the error."""
-    return _row(error)[2]
+    return _row(type(error))[2]
 
 
 def retry_headers(error: errors.MlserveError) -> dict[str, str]:
@@ -127,5 +128,6 @@ def error_from_http(status: int) -> type[errors.MlserveError]:
     return _FROM_HTTP.get(status, errors.InferenceFailed)
 
 
-def _row(error: errors.MlserveError) -> tuple[type[errors.MlserveError], str, int]:
-    return next(row for row in _TABLE if isinstance(error, row[0]))
+@cache
+def _row(error: type[errors.MlserveError]) -> tuple[type[errors.MlserveError], str, int]:
+    return next(row for row in _TABLE if issubclass(error, row[0]))
