@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 from mlserve import errors
 from mlserve.wire.headers import PRICE, RETRY_AFTER, RETRY_AFTER_MS, over_http, write_price
@@ -25,6 +24,9 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.InferenceFailed, "INTERNAL", 500),
     (errors.MlserveError, "INTERNAL", 500),
 )
+
+_ROWS: dict[type[errors.MlserveError], tuple[type[errors.MlserveError], str, int]] = {}
+"""The row of each class that has been asked for."""
 
 _FROM_GRPC: dict[str, type[errors.MlserveError]] = {
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
@@ -128,6 +130,8 @@ def error_from_http(status: int) -> type[errors.MlserveError]:
     return _FROM_HTTP.get(status, errors.InferenceFailed)
 
 
-@cache
 def _row(error: type[errors.MlserveError]) -> tuple[type[errors.MlserveError], str, int]:
-    return next(row for row in _TABLE if issubclass(error, row[0]))
+    row = _ROWS.get(error)
+    if row is None:
+        row = _ROWS[error] = next(row for row in _TABLE if issubclass(error, row[0]))
+    return row
