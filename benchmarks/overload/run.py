@@ -25,6 +25,7 @@ from served import Installation, Server, serving
 from subject import Subject
 from usual import serving_usual
 
+QUICK = ("leave-1s", "told-1s", "told-1s-grpc", "told-1s-10x", "usual")
 _WIDTHS = "{:<22}{:>5}{:>9}{:>7}{:>8}{:>8}{:>6}{:>9}{:>7}{:>7}{:>8}{:>9}{:>9}  {}"
 _HEAD = (
     "case",
@@ -52,7 +53,7 @@ def main() -> None:
         home = options.home or Path(folder)
         installation = Installation(options.python, home, sleeps=options.sleeping)
         print(_WIDTHS.format(*_HEAD))
-        for name in options.case or CASES:
+        for name in options.case or (QUICK if options.quick else CASES):
             for figures in _measured(installation, CASES[name], options):
                 print(_line(figures), flush=True)
                 found.append({"processes": options.processes, **figures.to_json()})
@@ -71,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--case", action="append", choices=CASES, metavar="NAME", help="repeat it; see --list"
     )
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument("--repeat", type=int, default=1, help="how often each case is run")
