@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mlserve.errors import UsageError
+from mlserve.hints import did_you_mean
 from mlserve.options import flag_of
 from mlserve.settings import ServerSettings
 from mlserve.signing import require_key
+from mlserve.tokens import Token, tokens_in
 
-_TOKEN = re.compile(rb"[!-~]{1,4096}")
 _READERS = {0o004: "every user of this machine", 0o040: "every user in its group"}
 TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
 """The variable that clients read their token from; servers never receive it."""
 
 
 def read_token(path: Path) -> bytes:
-    """Read the token, without surrounding white space. Raises UsageError."""
-    token = read_file("token_file", path).strip()
-    if not token:
-        raise UsageError(f"{path} ({flag_of('token_file')}) is empty", hint=_MAKE_TOKEN)
-    if not _TOKEN.fullmatch(token):
-        raise UsageError(
-            f"{path} ({flag_of('token_file')}) must hold one token of visible ASCII characters "
-            "without spaces, at most 4096",
-            hint=_MAKE_TOKEN,
-        )
-    return token
+    """Read the token that a client sends: the first one of the file. Raises UsageError."""
+    return _read_tokens(path)[0].secret
+
+
+def tokens_of(settings: ServerSettings) -> tuple[Token, ...]:
+    """Return the tokens that the server takes; none where it requires none.
+
+    Raises UsageError for a bad file, and for a share of a token that is not in it.
+    """
+    path = settings.token_file
+    if path is None:
+        return ()
+    tokens = _read_tokens(path)
+    _require_named(settings, path, sorted({token.name for token in tokens} - {""}))
+    return tokens
+
+
+def _read_tokens(path: Path) -> tuple[Token, ...]:
+    return tokens_in(read_file("token_file", path), f"{path} ({flag_of('token_file')})")
+
+
+def _require_named(settings: ServerSettings, path: Path, names: list[str]) -> None:
+    """Raise UsageError unless each share is that of a token in the file."""
+    for name in settings.shares:
+        if name not in names:
+            listed = f"its tokens are {', '.join(names)}" if names else "name it: NAME = TOKEN"
+            raise UsageError(
+                f"{flag_of('max_share')} has a share for {name}, and {path} "
+                f"({flag_of('token_file')}) has no token of that name",
+                hint=did_you_mean(name, names) + listed,
+            )
 
 
 def other_readers(path: Path) -> str | None:
@@ -50,16 +70,12 @@ def read_file(name: str, path: Path) -> bytes:
         ) from error
 
 
-_MAKE_TOKEN = "make one: openssl rand -hex 32 > FILE && chmod 600 FILE"  # noqa: S105 - no token
-
-
 def check_files(settings: ServerSettings) -> None:
     """Raise UsageError unless every file that the settings name is usable.
 
     `mlserve up` calls this before it starts a server, so that the error reaches the terminal.
     """
-    if settings.token_file is not None:
-        read_token(settings.token_file)
+    tokens_of(settings)
     if settings.speaks_tls:
         tls_context(settings)
     if settings.require_signature is not None:

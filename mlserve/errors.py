@@ -343,6 +343,8 @@ class Overloaded(Transient):
     """
 
     exit_code = ExitCode.OVERLOADED
+    price: float | None = None
+    """The share of such calls that the server refuses now, 0 to 1; None if it does not say."""
 
 
 class DeadlineExceeded(MlserveError):

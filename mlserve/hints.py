@@ -12,6 +12,7 @@ _PYTHON = {
     "tls_pair": "tls=Tls(cert=..., key=...)",
     "token_file": "token=...",
     "max_attempts": "retries=Retries({})",
+    "no_throttle": "throttle=False",
 }
 """The settings whose Python argument has another name."""
 _FLAGS = {"tls_pair": "--tls-cert FILE and --tls-key FILE"}

@@ -18,6 +18,7 @@ from mlserve.errors import UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 from mlserve.options import HelpPanel, Options, flag_of, option
 from mlserve.paths import expanded
+from mlserve.tokens import shares_in
 
 
 class LogFormat(StrEnum):
@@ -73,7 +74,7 @@ class ServerSettings(Options):
             "The most requests that may wait.",
             unit="requests",
             least=0,
-            chosen="no limit of their number: time and --max-queue-bytes bound the queue",
+            chosen="no limit: time and --max-queue-bytes bound the queue",
         ),
     )
     max_queue_bytes: int | None = field(
@@ -221,7 +222,20 @@ class ServerSettings(Options):
     )
     token_file: Path | None = field(
         default=None,
-        metadata=option(HelpPanel.ACCESS, "File with the token that every request must send."),
+        metadata=option(
+            HelpPanel.ACCESS,
+            "File with the token that every request must send. Several stand one a line.",
+        ),
+    )
+    max_share: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "The most of the server's time that the tokens of these names may use while others "
+            "wait: batch=0.3,web=0.5.",
+            unit="shares",
+            chosen="all of it, for every token",
+        ),
     )
     tls_cert: Path | None = field(
         default=None,
@@ -283,6 +297,8 @@ class ServerSettings(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
+        if self.max_share is not None:
+            shares_in(self.max_share)
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
@@ -329,6 +345,20 @@ class ServerSettings(Options):
         return max(self.max_body_memory, self.max_request_bytes + _CALL_BYTES)
 
     @property
+    def queue_bytes(self) -> int:
+        """Return the byte limit for the requests that wait: by default an eighth of the memory."""
+        if self.max_queue_bytes is not None:
+            return self.max_queue_bytes
+        from mlserve.system import usable_memory  # not needed by `predict`, which imports this
+
+        return max(1, usable_memory() // _QUEUES_IN_MEMORY)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the most that tokens may use of the server's time, above 0 to 1, by their name."""
+        return {} if self.max_share is None else shares_in(self.max_share)
+
+    @property
     def image_limits(self) -> ImageLimits:
         """Return the limits on one image."""
         return ImageLimits(self.max_pixels, self.max_side, self.max_scans, self.max_decode_bytes)
@@ -371,8 +401,12 @@ GRPC_PORT = 8500
 REST_PORT = 8501
 """The default ports of a server, and its ports inside every container."""
 _LARGEST_BODIES = 8
+_QUEUES_IN_MEMORY = 8
 _CALL_BYTES = 64 * 2**10
 """An upper bound of what the server counts for a call besides its message."""
-_NEEDS = (("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert"))
+_NEEDS = (
+    *(("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert")),
+    ("max_share", "token_file"),
+)
 """Settings that require another one."""
 DEFAULT_SETTINGS = ServerSettings()

@@ -7,9 +7,11 @@ import math
 import os
 import platform
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -48,7 +50,8 @@ def _read(path: Path) -> str:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-_MEMORY_FILES = ("memory.max", "memory/memory.limit_in_bytes")
+_MEMORY_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}
+"""The file of the limit by the name of its controller, which cgroups v2 leave out."""
 _UNLIMITED = 2**60
 """Limits from here on mean unlimited: cgroups v1 writes a huge number for that."""
 _MAPPED = 2 * 2**20
@@ -72,21 +75,33 @@ def give_back_large_blocks() -> None:
 
 def usable_memory() -> int:
     """Return the bytes this process may use: the machine's, or the cgroup's if that is less."""
-    import psutil  # clients only ask for CPUs
-
-    total, limit = psutil.virtual_memory().total, memory_limit()
-    return int(total if limit is None else min(total, limit))
+    total, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), memory_limit()
+    return total if limit is None else min(total, limit)
 
 
-def memory_limit(cgroup: Path = _CGROUP) -> int | None:
-    """Return the bytes that the cgroup allows; None if it sets no limit."""
-    for name in _MEMORY_FILES:
-        try:
-            text = (cgroup / name).read_text().strip()
-        except OSError:
-            continue  # the other cgroup version
-        return int(text) if text.isdigit() and int(text) < _UNLIMITED else None
-    return None
+def memory_limit(cgroup: Path = _CGROUP, own: Path = _OWN_CGROUP) -> int | None:
+    """Return the bytes that the process's cgroup and those above it allow; None for no limit.
+
+    In a container the process's own cgroup is the uppermost that it sees. Under systemd it is that
+    of the service, with the limit of `MemoryMax=`. `own` is the file that names it.
+    """
+    texts = (_read(folder / name) for folder, name in _memory_files(cgroup, own))
+    limits = [int(text) for text in texts if text.isdigit() and int(text) < _UNLIMITED]
+    return min(limits, default=None)
+
+
+def _memory_files(cgroup: Path, own: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folder of each cgroup that the process is in, and the name of its limit's file."""
+    paths = {"": "/", "memory": "/"}  # of cgroups v2, and of the memory in v1
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys({*controllers.split(",")} & paths.keys(), path))
+    for controller, name in _MEMORY_FILES.items():
+        place = PurePosixPath(paths[controller])
+        if ".." in place.parts:  # outside of what this process sees
+            place = PurePosixPath("/")
+        for level in (place, *place.parents):
+            yield cgroup / controller / level.relative_to("/"), name
 
 
 def resident_bytes(pid: int) -> int:

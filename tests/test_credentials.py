@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import trustme
 
-from mlserve.credentials import check_files, names_in_certificate, other_readers, read_token
+from mlserve.credentials import (
+    check_files,
+    names_in_certificate,
+    other_readers,
+    read_token,
+    tokens_of,
+)
 from mlserve.errors import UsageError
 from mlserve.launch.access import name_to_expect
 from mlserve.settings import ServerSettings
@@ -63,6 +69,40 @@ def test_no_token(tmp_path: Path, content: bytes, why: str) -> None:
     assert f"{path} (--token-file)" in refused.value.message
     assert why in refused.value.message
     assert "openssl rand" in str(refused.value.hint)
+
+
+def test_a_client_sends_the_first_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("# mine first\nops = c0ffee\nbatch = 5f0c2a\n")
+    assert read_token(path) == b"c0ffee"
+
+
+def test_a_server_takes_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("ops = c0ffee\nbatch = 5f0c2a\n")
+    settings = ServerSettings(token_file=path, max_share="batch=0.3")
+    check_files(settings)
+    assert [token.name for token in tokens_of(settings)] == ["ops", "batch"]
+    assert tokens_of(ServerSettings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("batch = c0ffee\nweb = 5f0c2a", "did you mean batch? its tokens are batch, web"),
+        ("c0ffee", "name it: NAME = TOKEN"),
+        ("batsh=c0ffee", "name it: NAME = TOKEN"),  # one word is one token
+    ],
+)
+def test_a_share_of_a_token_that_is_not_there(tmp_path: Path, content: str, hint: str) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(content)
+    with pytest.raises(UsageError) as refused:
+        check_files(ServerSettings(token_file=path, max_share="batsh=0.3"))
+    assert refused.value.message == (
+        f"--max-share has a share for batsh, and {path} (--token-file) has no token of that name"
+    )
+    assert refused.value.hint == hint
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

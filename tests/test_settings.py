@@ -13,6 +13,7 @@ import pytest
 from mlserve.errors import UsageError
 from mlserve.options import described, flag_of
 from mlserve.settings import ServerSettings
+from mlserve.system import usable_memory
 
 WRONG = (
     ("max_batch_size", 0, "--max-batch-size must be at least 1, not 0"),
@@ -21,8 +22,12 @@ WRONG = (
     ("default_timeout", float("nan"), "'nan' is not a valid value of --default-timeout"),
     ("drain_timeout", float("inf"), "'inf' is not a valid value of --drain-timeout"),
     ("log_format", "yaml", "'yaml' is not a valid value of --log-format"),
+    ("max_share", "0.3", "'0.3' is not a valid value of --max-share"),
+    ("max_share", "batch=0.3", "--max-share needs --token-file"),
 )
-EACH = pytest.mark.parametrize(("name", "value", "said"), WRONG, ids=[row[0] for row in WRONG])
+EACH = pytest.mark.parametrize(
+    ("name", "value", "said"), WRONG, ids=[f"{row[0]}={row[1]}" for row in WRONG]
+)
 
 
 @pytest.mark.server
@@ -71,6 +76,20 @@ def test_a_record(name: str, value: Any, said: str) -> None:
 def test_python_gets_no_further_with_another_type(value: Any) -> None:
     with pytest.raises(UsageError, match="is not a valid value of --max-batch-size"):
         ServerSettings(max_batch_size=value)
+
+
+def test_an_eighth_of_the_memory_may_wait() -> None:
+    assert ServerSettings().queue_bytes == usable_memory() // 8
+    assert ServerSettings(max_queue_bytes=5000).queue_bytes == 5000
+
+
+def test_shares_are_read_from_the_setting() -> None:
+    settings = ServerSettings(token_file=Path("tokens"), max_share="batch=0.3,web=0.5")
+
+    assert settings.shares == {"batch": 0.3, "web": 0.5}
+    assert ServerSettings.from_json(settings.to_json()) == settings
+    assert "--max-share=batch=0.3,web=0.5" in settings.argv()
+    assert ServerSettings().shares == {}
 
 
 def test_every_default_is_a_value_that_is_taken() -> None:

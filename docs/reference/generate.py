@@ -42,7 +42,7 @@ _COMMAND_GROUPS = {
         *("models", "models list", "models show", "models verify", "models sign"),
         *("models use", "models rm", "models copy", "models prune"),
     ),
-    "Check": ("compare", "certify", "bench", "tune", "doctor", "plugins"),
+    "Check": ("compare", "certify", "bench", "tune", "why", "audit", "doctor", "plugins"),
     "Configure": ("config", "config show", "config check", "config init"),
     "Extend": ("plugins new",),
 }
@@ -64,6 +64,8 @@ _VARIABLES = {
 
 DETAILS = {
     "max_queue": "With 0, a request that cannot start at once is refused.",
+    "max_queue_bytes": "The memory is the machine's, or what the cgroups of the server allow where "
+    "that is less.",
     "max_batch_size": "How many batches run at once stays as the runtime says, where it does.",
     "max_batch_delay": "A batch never waits past the earliest deadline in it.",
     "max_request_bytes": "A request compressed with gzip or deflate must also fit once it is "
@@ -78,7 +80,10 @@ DETAILS = {
     "max_connections": "Where the limit on open files allows fewer, the server takes fewer and "
     "says so in its log.",
     "token_file": "Health checks need no token. How to make one: "
-    "[deploy.md](../deploy.md#tokens-and-tls).",
+    "[deploy.md](../deploy.md#tokens-and-tls). With several, each has a name: "
+    "[serve.md](../serve.md#several-tokens).",
+    "max_share": "Needs `--token-file`, which has the names: "
+    "[serve.md](../serve.md#several-tokens).",
     "tls_cert": "Needs `--tls-key`.",
     "tls_key": "Needs `--tls-cert`.",
     "tls_client_ca": "Needs `--tls-cert`.",

@@ -1,14 +1,22 @@
-"""Admission control and scheduling, by deadlines and estimates.
+"""Admission control and scheduling, by deadlines, estimates and patience.
 
-The queue is ordered by deadline. A call is admitted if, by the estimates, it ends in time behind
+    check_head -> check -> enter -> next -> judge -> start -> end      leave: a client that has gone
+
+The queue is ordered by deadline. A call is admitted if, by the forecast, it ends in time behind
 everything that runs or is due before it, and makes no call late that is due after it. So short
-deadlines overtake long ones as far as those can spare the time.
+deadlines overtake long ones as far as those can spare the time. The number of calls that wait is
+not limited, unless that is asked for: time bounds the queue, and memory does.
 
-All models share the slots and the queue. A model may have a `width`, the most calls of it that run
-at once, so that the others have the remaining slots. Half of the queue's places are divided among
-the models, and each keeps its own, however many calls of the others wait.
+A caller that sets no deadline gets one all the same, once callers like it have been seen to hang
+up (`patience`). It orders the queue. It refuses a call only if no slot has been free for as long as
+such callers wait; and when it passes in the queue, the call goes behind the others, as its caller
+may be one of the patient. Where nothing is known, those are served first come, first served, while
+that keeps them no longer than such callers are known to wait; then the newest first.
 
-    check -> enter -> judge -> start -> end          leave: a client that has gone
+Under overload the less important call is refused, or gives way if it waits. All models share the
+slots. What a model may queue is bounded by its share of the server's time, which is all that the
+others leave; and a model that has had less than that displaces calls of one that has had more. A
+model may have a `width`, the most calls of it that run at once.
 
 Overloaded means that a later try may succeed. Where none can, because the model needs longer than
 the client waits or the time is up, the error is DeadlineExceeded, which clients do not retry.
@@ -20,161 +28,111 @@ Nothing here reads a clock or uses asyncio: the caller passes the time, in secon
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapreplace
-from itertools import chain
-from typing import Generic, TypeVar
+from itertools import accumulate
+from typing import Generic
 
-from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
-from mlserve.admission.estimates import CostKey, Estimate, Estimates, Meter
+from mlserve.admission.callers import Priority
+from mlserve.admission.estimates import CostKey, Estimates
+from mlserve.admission.forecast import LAST_MARGIN, WAY_BACK, Forecast, Overrun
+from mlserve.admission.patience import Patience
+from mlserve.admission.queue import CALL_BYTES, Queue
+from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
-from mlserve.admission.verdicts import Refusal
-from mlserve.deadline import Deadline, in_words
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
+from mlserve.admission.shares import Shares
+from mlserve.admission.tickets import Queued, Slot, Ticket
+from mlserve.admission.verdicts import Refusal, Verdict
 
-_MARGIN = 3.0
-"""Mean deviations that a call must have to spare to be admitted: about 99 of 100 end in time."""
-_LAST_MARGIN = 2.0
-"""The same for a call about to start, which has less ahead of it that can go wrong."""
-_DRIFT = 0.08
-"""The fraction by which all calls together may exceed their estimates as a machine gets busier."""
-_WAY_BACK = 0.005
-"""Seconds for the answer to travel back to the client."""
-_MOST_WAITING = 1000
-"""Calls that may wait, however fast they are, where their number is not set."""
-IN_QUEUE = "waiting in the server's queue"
-_MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
-_OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another server"
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A call as admission sees it: its kind, when its answer is due, and its model's width.
-
-    `width` None is all slots. `caller` and `priority` are the request's. `is_asked` says that the
-    caller set the deadline; otherwise `expires_at` is the server's default. `held` is how many
-    bytes the call holds while it waits. A call `on_ladder` may need more than one run. To others it
-    is the load of such calls on average; but there must be time for it to climb. If there is not,
-    one that `may_stay` is admitted for the first rung only.
-    """
-
-    kind: CostKey
-    expires_at: float
-    width: int | None = None
-    on_ladder: bool = False
-    may_stay: bool = False
-    may_climb: bool = True
-    caller: Caller = UNKNOWN_CALLER
-    priority: Priority = Priority.DEFAULT
-    is_asked: bool = True
-    arrived_at: float = 0.0
-    held: int = 0
-    is_waiting: bool = False
-    """Whether it is in the queue, which is not searched for it."""
-
-    def stay(self) -> None:
-        """Leave the call on the first rung of its ladder."""
-        self.kind, self.may_climb = self.least_kind, False
-
-    @property
-    def least_kind(self) -> CostKey:
-        """The kind of the calls that take no longer than this one will at least."""
-        return self.kind.climbing(False) if self.on_ladder else self.kind
-
-
-Queued = TypeVar("Queued", bound=Ticket)
-
-
-@dataclass(eq=False, slots=True)
-class Slot(Generic[Queued]):
-    """Calls that were started together, and what the meter showed then.
-
-    `threads` is how many of the server's threads their run may use; `was_alone`, whether nothing
-    else has run so far.
-    """
-
-    tickets: Sequence[Queued]
-    shown: float
-    threads: int
-    was_alone: bool
-    has_ended: bool = False
-
-    @property
-    def model(self) -> str:
-        """The model of the calls: calls of one model run together."""
-        return self.tickets[0].kind.model
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a call is not admitted or not started.
-
-    `seconds` is when to retry for QUEUE_FULL and DEADLINE, and how long such a call takes for
-    TOO_SLOW and DISPLACED.
-    """
-
-    why: Refusal
-    seconds: float
+_OLDEST_OF = 4
+"""Of so many undated calls that start while the newest go first, one is the oldest."""
+_OVERDUE_OF = 8
+"""Of so many calls that start, one is overdue, if any is."""
+_PRICE_MEMORY = 2.0
+"""Seconds over which the part of the calls that is refused is measured."""
 
 
 @dataclass(slots=True)
 class Admission(Generic[Queued]):
-    """The queue and slots of a server: at most `slots` run at once and `max_waiting` wait.
+    """The queue and slots of a server, of which at most `slots` are in use at once.
 
-    More may wait if calls are so fast that `patience` seconds are enough for them. Up to
-    `max_batch` waiting calls may run as one, in one slot. `models` is how many are served.
+    At most `max_waiting` calls wait, and they hold at most `max_held` bytes. Up to `max_batch`
+    waiting calls may run as one, in one slot. `token_shares` is the most of the server's time that
+    each of these tokens may use while others need it.
     """
 
     slots: int
-    max_waiting: int
-    patience: float = 0.0
+    max_waiting: float = math.inf
+    max_held: float = math.inf
     max_batch: int = 1
-    models: int = 1
+    token_shares: Mapping[str, float] = field(default_factory=dict)
     estimates: Estimates = field(default_factory=Estimates)
-    waiting: list[Queued] = field(default_factory=list)
-    running: list[Slot[Queued]] = field(default_factory=list)
-    _meter: Meter = field(default_factory=Meter)
-    _kinds: Counter[CostKey] = field(default_factory=Counter)
-    """How many calls of each kind wait."""
+    patience: Patience = field(default_factory=Patience)
+    waiting: Queue[Queued] = field(default_factory=Queue)
+    shed: list[Queued] = field(default_factory=list)
+    """Calls that have given way to others: taken out of the queue, and still to be told."""
+    forecast: Forecast[Queued] = field(init=False)
+    _shares: Shares[Queued] = field(init=False)
+    _arrived: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
+    _refused: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
+    _busy_since: float | None = None
+    """Since when no slot has been free; None while one is."""
+    _turn: int = 0
+
+    def __post_init__(self) -> None:
+        self.forecast = Forecast(self.slots, self.max_batch, self.estimates)
+        self._shares = Shares(self.forecast, self.waiting, self.token_shares)
+
+    def widen(self, most: int) -> None:
+        """Let up to that many calls run as one from now on, or as many as already may."""
+        self.max_batch = self.forecast.max_batch = max(self.max_batch, most)
+
+    @property
+    def running(self) -> Sequence[Slot[Queued]]:
+        """The slots in use."""
+        return self.forecast.running
 
     @property
     def started(self) -> int:
         """The number of calls that hold a slot."""
         return sum(len(slot.tickets) for slot in self.running)
 
-    @property
-    def places(self) -> int:
-        """How many calls may wait now."""
-        mean = self.estimates.usual_demand
-        if not self.patience or not mean:
-            return self.max_waiting
-        return max(self.max_waiting, min(_MOST_WAITING, int(self.patience / mean)))
+    def price(self, now: float, priority: Priority) -> float:
+        """Return the part of the calls of that priority that has been refused lately, 0 to 1."""
+        arrived = self._arrived.of(priority, now)
+        return min(1.0, self._refused.of(priority, now) / arrived) if arrived else 0.0
 
-    def check(self, now: float, ticket: Queued) -> Verdict | None:
-        """Return why the call cannot be admitted; None if it can."""
-        kind = ticket.kind
-        verdict = self.check_room(now, kind.model) or self.check_kind(
-            now, ticket.least_kind, ticket.expires_at
-        )
-        if verdict is not None or not (self.running or self.waiting):
-            return verdict
-        if self._is_roomy(now, ticket):
-            return None
-        over = self._overrun(now, ticket)
-        if over > 0 and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
-            ticket.stay()
-            over = self._overrun(now, ticket)
-        return None if over <= 0 else Verdict(Refusal.DEADLINE, until_in_time(over))
+    def check(self, now: float, ticket: Ticket) -> Verdict | None:
+        """Return why the call cannot be admitted; None if it can.
 
-    def check_room(self, now: float, model: str | None = None) -> Verdict | None:
-        """Return why no call of that model can be admitted, or none at all; None if one can."""
-        if len(self.running) < self.slots or len(self.waiting) < self._places(model):
+        Calls that have to give way to it are then in `shed`.
+        """
+        verdict = self._verdict(now, ticket, may_shed=True)
+        self._note(now, ticket, verdict)
+        return verdict
+
+    def check_head(self, now: float, ticket: Ticket) -> Verdict | None:
+        """Return why a call would surely not be admitted of which only the head is known.
+
+        Its kind is the shortest that it may turn out to be. None if it may be admitted.
+        """
+        verdict = self._verdict(now, ticket, may_shed=False)
+        if verdict is not None:
+            self._note(now, ticket, verdict)
+        return verdict
+
+    def check_room(self, now: float, held: int = 0) -> Verdict | None:
+        """Return why no call can be admitted, of so many bytes; None if one can."""
+        if self.has_slot():
             return None
-        demand = self._slots(now)[0][0] if self._is_measured() else None
-        return Verdict(Refusal.QUEUE_FULL, until_a_slot_is_free(demand, len(self.running)))
+        if len(self.waiting) >= self.max_waiting:
+            why, limit = Refusal.QUEUE_FULL, self.max_waiting
+        elif len(self.waiting) and self.waiting.held + held + CALL_BYTES > self.max_held:
+            why, limit = Refusal.MEMORY, self.max_held
+        else:
+            return None
+        seconds = until_a_slot_is_free(self.forecast.until_free(now), len(self.running))
+        return Verdict(why, seconds, limit)
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Return why a call of that kind would be late even if it ran alone; None if in time."""
@@ -184,266 +142,181 @@ class Admission(Generic[Queued]):
         # An unread request may turn out to be fast, however slow others of its length were.
         return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
 
-    def _places(self, model: str | None) -> int:
-        """Return how many calls may wait before the next one of that model."""
-        places = self.places
-        own = places // (2 * self.models) if self.models > 1 and model else 0
-        if not own:
-            return places
-        waiting: Counter[str] = Counter()
-        for kind, count in self._kinds.items():
-            waiting[kind.model] += count
-        if waiting[model or ""] < own:
-            return places
-        taken = sum(min(own, count) for name, count in waiting.items() if name != model)
-        return places - max(0, (self.models - 1) * own - taken)
-
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
-        insort(self.waiting, ticket, key=_due)
-        self._kinds[ticket.kind] += 1
-        ticket.is_waiting = True
+        ticket.demand = self.estimates.guess_in_batch(ticket.kind, 1).mean
+        self.waiting.enter(ticket)
 
     def leave(self, ticket: Queued) -> bool:
         """Remove the call from the queue; return False if it was not there."""
         if not ticket.is_waiting:
             return False
-        self._remove(ticket)
-        return True
-
-    def _remove(self, ticket: Queued) -> None:
-        ticket.is_waiting = False
         self.waiting.remove(ticket)
-        self._kinds[ticket.kind] -= 1
-        if not self._kinds[ticket.kind]:
-            del self._kinds[ticket.kind]
+        return True
 
     def has_slot(self) -> bool:
         """Return whether a slot is free."""
         return len(self.running) < self.slots
 
-    def is_full(self, ticket: Queued) -> bool:
+    def is_full(self, ticket: Ticket) -> bool:
         """Return whether as many calls of its model run as its width allows."""
-        running = sum(slot.model == ticket.kind.model for slot in self.running)
-        return ticket.width is not None and running >= ticket.width
+        if ticket.width is None:
+            return False
+        return sum(slot.model == ticket.kind.model for slot in self.running) >= ticket.width
 
-    def judge(self, now: float, ticket: Queued) -> Verdict | None:
-        """Return why the call at the head of the queue must not start; None if it may."""
+    def next(self, now: float, held: Container[Queued] = ()) -> Queued | None:
+        """Return the call to start next, of those that neither `held` nor a width holds back."""
+        overdue = self.waiting.overdue
+        if overdue and self._turn % _OVERDUE_OF == 0:
+            return self._first(overdue, held) or self._first(self.waiting.line, held)
+        while (head := self._first(self.waiting.line, held)) is not None:
+            if head.is_guessed and now + self._needed(now, head) > head.due_at:
+                self.waiting.note_overdue(head)
+                continue
+            return self._undated(now, head, held) if head.is_undated else head
+        return self._first(list(reversed(overdue)), held)
+
+    def judge(self, now: float, ticket: Ticket) -> Verdict | None:
+        """Return why the call that is next must not start; None if it may."""
         left = ticket.expires_at - now
         if left <= 0:
             return Verdict(Refusal.EXPIRED, 0.0)
-        others = len(self.running) + len(self.waiting) - 1
-        estimate = self.estimates.of(ticket.least_kind, now, alone=not others)
-        if estimate is None or not estimate.is_sure:
+        needed = self._needed(now, ticket)
+        if needed <= left:
             return None
-        at_once = min(self.slots, self._most_at_once(self.waiting))
-        needed = estimate.least
-        if others:
-            needed = at_once * (estimate.mean + _LAST_MARGIN * estimate.spread) + _WAY_BACK
-        return None if needed <= left else Verdict(Refusal.DISPLACED, at_once * estimate.mean)
+        mean = self.estimates.guess(ticket.least_kind).mean
+        return Verdict(Refusal.DISPLACED, self._at_once() * mean)
 
     def latest_start(self, now: float, tickets: Sequence[Queued]) -> float:
         """Return when these calls, run as one, must start to end in time; now if unknown."""
-        if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
-            return now
-        guesses = self._guesses(tickets)
-        need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
-        return min(ticket.expires_at for ticket in tickets) - self.slots * need - _WAY_BACK
+        return self.forecast.latest_start(now, tickets)
 
     def start(self, now: float, tickets: Sequence[Queued]) -> Slot[Queued]:
-        """Move these calls from the queue into one slot.
-
-        They may use their share of the threads, which is all where nothing else runs or waits. What
-        runs already keeps what it has, until it ends.
-        """
+        """Move these calls from the queue into one slot."""
         for ticket in tickets:
-            self._remove(ticket)
-        shown = self._meter.change(now, len(self.running) + 1)
-        for other in self.running:
-            other.was_alone = False
-        slot = Slot(tickets, shown, self.slots, was_alone=not self.running)
-        self.running.append(slot)
-        slot.threads = self.slots // self._at_once(self.waiting)
+            self.waiting.remove(ticket)
+        self._turn += 1
+        slot = self.forecast.start(now, tickets, self.waiting.line)
+        if not self.has_slot() and self._busy_since is None:
+            self._busy_since = now
         return slot
 
     def end(self, now: float, slot: Slot[Queued]) -> float:
         """Free the slot; return the demand of each of its calls, in seconds."""
-        self.running.remove(slot)
-        slot.has_ended = True
-        return (self._meter.change(now, len(self.running)) - slot.shown) / len(slot.tickets)
+        demand = self.forecast.end(now, slot)
+        if not len(self.waiting):
+            self._busy_since = None
+        return demand
 
-    def error(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        """Return the error for that verdict, with what runs and waits now."""
-        seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
-        busy = f"{self.started} requests are running and {len(self.waiting)} waiting"
-        match verdict.why:
-            case Refusal.QUEUE_FULL:
-                return Overloaded(
-                    f"{busy}: the queue is full",
-                    hint="send fewer requests at once, or start another server",
-                    retry_after=verdict.seconds,
-                )
-            case Refusal.DEADLINE:
-                return Overloaded(
-                    f"{busy}: the answer would come about {seconds} after the deadline of "
-                    f"{timeout}, or make another one late",
-                    hint=_OR_ANOTHER_SERVER,
-                    retry_after=verdict.seconds,
-                )
-            case Refusal.TOO_SLOW:
-                return DeadlineExceeded(
-                    f"no answer within {timeout}: the model needs about {seconds}, even when "
-                    "nothing else runs",
-                    hint=_MORE_TIME,
-                )
-            case Refusal.DISPLACED:
-                return DeadlineExceeded(
-                    f"no answer within {timeout}: it was {IN_QUEUE} until too little time was "
-                    f"left for the model, which now needs about {seconds}",
-                    hint=_OR_ANOTHER_SERVER,
-                )
-        return deadline.exceeded(IN_QUEUE)
+    def _verdict(self, now: float, ticket: Ticket, *, may_shed: bool) -> Verdict | None:
+        verdict = self.check_room(now, ticket.held)
+        if verdict is None:
+            verdict = self.check_kind(now, ticket.least_kind, ticket.expires_at)
+            if verdict is not None or not (self.running or len(self.waiting)):
+                return verdict
+            verdict = self._check_time(now, ticket)
+        if verdict is None or self._may_displace(now, ticket, verdict, may_shed=may_shed):
+            return None
+        return verdict
 
-    def _is_roomy(self, now: float, ticket: Queued) -> bool:
-        """Return whether all calls, with this one, surely end in time, by a rough upper bound.
+    def _check_time(self, now: float, ticket: Ticket) -> Verdict | None:
+        """Return why the call would be late, or make another one late; None if neither."""
+        limit = self._guess(now, ticket)
+        late = self._overrun(now, ticket)
+        if late and ticket.is_guessed and not self._is_busy_for(now, limit):
+            ticket.due_at = ticket.expires_at
+            late = self._overrun(now, ticket)
+        if late and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
+            ticket.stay()
+            late = self._overrun(now, ticket)
+        if late:
+            why = Refusal.PATIENCE if ticket.is_guessed else Refusal.DEADLINE
+            return Verdict(why, until_in_time(late.seconds), limit, for_another=late.is_others)
+        over, share = (0.0, 1.0) if self.has_slot() else self._shares.overrun(now, ticket)
+        return Verdict(Refusal.SHARE, until_in_time(over), share) if over > 0 else None
 
-        It is as if each had to wait for all others, and the deadline of all were the earliest. Of
-        a queue of short calls that is true far more often than not, and costs a tenth of the exact
-        answer (`_overrun`).
+    def _guess(self, now: float, ticket: Ticket) -> float:
+        """Have the call due when such callers hang up, if that is known; return those seconds."""
+        if ticket.is_asked:
+            return 0.0
+        alone = self.estimates.of(ticket.least_kind, now, alone=True)
+        wait = self.patience.of(ticket.caller, now, 0.0 if alone is None else alone.mean)
+        ticket.due_at = ticket.expires_at
+        if wait.is_known:
+            ticket.due_at = min(ticket.expires_at, ticket.arrived_at + wait.seconds)
+        return wait.seconds
+
+    def _is_busy_for(self, now: float, seconds: float) -> bool:
+        """Return whether no slot has been free for so long."""
+        return self._busy_since is not None and now - self._busy_since >= seconds
+
+    def _overrun(self, now: float, ticket: Ticket) -> Overrun | None:
+        if self.forecast.is_roomy(now, self.waiting, ticket):
+            return None
+        return self.forecast.overrun(now, self.waiting, ticket)
+
+    def _may_displace(
+        self, now: float, ticket: Ticket, verdict: Verdict, *, may_shed: bool
+    ) -> bool:
+        """Return whether calls that wait give way to this one, so that it can be admitted.
+
+        Unless `may_shed`, they stay, and the answer is whether there are any.
         """
-        if self.max_batch > 1:
+        if verdict.why is Refusal.SHARE or verdict.why is Refusal.TOO_SLOW:
             return False
-        running = [t.kind for slot in self.running for t in slot.tickets]
-        demand = variance = widest = 0.0
-        for kind, count in (*self._kinds.items(), *((kind, 1) for kind in (*running, ticket.kind))):
-            guess = self.estimates.guess_in_batch(kind, 1)
-            demand += count * guess.mean
-            variance += count * guess.spread * guess.spread
-            widest = max(widest, guess.spread)
-        margin = math.hypot(_MARGIN * math.sqrt(variance), _LAST_MARGIN * self.slots * widest)
-        earliest = min(ticket.expires_at, self.waiting[0].expires_at if self.waiting else math.inf)
-        demand += self._climb(now, ticket)
-        needed = self.slots * demand * (1 + _DRIFT) + margin + _WAY_BACK
-        return now + needed <= earliest
+        victims = self._shares.victims(now, ticket)
+        if not victims or not may_shed:
+            return bool(victims)
+        for count in self._counts(victims, verdict):
+            taken = victims[:count]
+            for victim in taken:
+                self.waiting.remove(victim)
+            if self.check_room(now, ticket.held) is None and self._check_time(now, ticket) is None:
+                self.shed += taken
+                return True
+            for victim in taken:
+                self.waiting.enter(victim)
+        return False
 
-    def _overrun(self, now: float, ticket: Queued) -> float:
-        """Return by how many seconds the call, or one it delays, would miss its deadline.
+    def _counts(self, victims: Sequence[Queued], verdict: Verdict) -> Iterator[int]:
+        """Yield how many of them to try without: as many as fill the missing time, then more."""
+        missing = verdict.seconds if verdict.why is not Refusal.MEMORY else 0.0
+        demands = accumulate(self.estimates.guess(victim.kind).mean for victim in victims)
+        count = 1 + next((n for n, demand in enumerate(demands) if demand >= missing), 0)
+        while count < len(victims):
+            yield count
+            count *= 2
+        yield len(victims)
 
-        A call of a kind not measured yet only has to start in time.
-        """
-        place = bisect_right(self.waiting, _due(ticket), key=_due)
-        order = [*self.waiting[:place], ticket, *self.waiting[place:]]
-        mean = self.estimates.guess(ticket.kind).mean
-        is_known = self.estimates.of(ticket.kind, now) is not None
-        spared = 0.0 if is_known else self.slots * mean + _WAY_BACK
-        worst = -math.inf
-        for index, end in enumerate(self._ends(now, order)):
-            over = now + end - order[index].expires_at
-            if index == place:
-                worst = over - spared + self.slots * self._climb(now, ticket)
-            elif index > place and 0 < over <= mean:  # on time without this one
-                worst = max(worst, over)
-        return worst
+    def _note(self, now: float, ticket: Ticket, verdict: Verdict | None) -> None:
+        self._arrived.add(ticket.priority, 1.0, now)
+        if verdict is not None:
+            self._refused.add(ticket.priority, 1.0, now)
+        self._shares.note(now, ticket, is_admitted=verdict is None)
 
-    def _climb(self, now: float, ticket: Queued) -> float:
-        """Return the seconds of a climb that the call must have beyond those of the usual one.
+    def _first(self, line: Sequence[Queued], held: Container[Queued]) -> Queued | None:
+        ready = (ticket for ticket in line if ticket not in held)
+        return next((ticket for ticket in ready if not self.is_full(ticket)), None)
 
-        0 for a call whose deadline is too short for a climb even on an idle server.
-        """
-        kind = ticket.kind.climbing(True)
-        climbed = self.estimates.of(kind, now) if ticket.on_ladder and ticket.may_climb else None
-        if climbed is None:
+    def _undated(self, now: float, oldest: Queued, held: Container[Queued]) -> Queued:
+        """Return the undated call to start, of which this one is the oldest that may."""
+        stands = self.patience.of(oldest.caller, now).seconds
+        if now - oldest.arrived_at <= stands or self._turn % _OLDEST_OF == 0:
+            return oldest
+        newest = self.waiting.newest_undated(held)
+        if newest is None or self.is_full(newest):
+            return oldest
+        return newest if self.forecast.can_pass(now, self.waiting, oldest) else oldest
+
+    def _needed(self, now: float, ticket: Ticket) -> float:
+        """Return the seconds that the call needs if it starts now; 0 if that is not known."""
+        others = len(self.running) + len(self.waiting) - 1
+        estimate = self.estimates.of(ticket.least_kind, now, alone=not others)
+        if estimate is None or not estimate.is_sure:
             return 0.0
-        alone = self.estimates.of(kind, now, alone=True) or climbed
-        if now + alone.mean + alone.spread + _WAY_BACK > ticket.expires_at:
-            return 0.0
-        return max(0.0, climbed.mean - self.estimates.guess(ticket.kind).mean)
+        if not others:
+            return estimate.least
+        return self._at_once() * (estimate.mean + LAST_MARGIN * estimate.spread) + WAY_BACK
 
-    def _ends(self, now: float, order: Sequence[Queued]) -> Iterator[float]:
-        """Yield when each of them ends, in seconds from now, with a margin.
-
-        Each takes the first slot that becomes free; all occupied slots share the time.
-        """
-        free, variance = self._slots(now)
-        lanes = self._lanes(now, order)
-        at_once = self._at_once(order)
-        for first in range(0, len(order), self.max_batch):
-            together = order[first : first + self.max_batch]
-            estimates = self._guesses(together)
-            lane = lanes.get(together[0].kind.model)
-            start = free[0] if lane is None else max(free[0], lane[0])
-            demand = start + sum(estimate.mean for estimate in estimates)
-            # Of the slots that are free by then, the last one to be: other models have the rest.
-            free.pop(bisect_right(free, start) - 1)
-            insort(free, demand)
-            if lane is not None:
-                heapreplace(lane, demand)
-            own = sum(estimate.spread for estimate in estimates)
-            behind, alone = _MARGIN * math.sqrt(variance), _LAST_MARGIN * at_once * own
-            margin = math.hypot(behind, alone) + _DRIFT * at_once * demand + _WAY_BACK
-            variance += own * own
-            for _ in together:
-                yield at_once * demand + margin
-
-    def _slots(self, now: float) -> tuple[list[float], float]:
-        """Return the remaining demand of each slot, ascending, and the variance of their sum."""
-        shown = self._meter.show(now)
-        left, variance = [0.0] * (self.slots - len(self.running)), 0.0
-        for slot in self.running:
-            estimates = self._guesses(slot.tickets)
-            left.append(_left(shown - slot.shown, estimates))
-            variance += sum(estimate.spread**2 for estimate in estimates)
-        return sorted(left), variance
-
-    def _lanes(self, now: float, order: Sequence[Queued]) -> dict[str, list[float]]:
-        """Return, of each model with a width, when its next calls can start, as a heap."""
-        lanes: dict[str, list[float]] = {}
-        for ticket in order:
-            model, width = ticket.kind.model, ticket.width
-            if width is not None and model not in lanes:
-                shown = self._meter.show(now)
-                own = [slot for slot in self.running if slot.model == model]
-                left = [_left(shown - s.shown, self._guesses(s.tickets)) for s in own]
-                lanes[model] = sorted([*left, *[0.0] * (width - len(own))])
-        return lanes
-
-    def _at_once(self, waiting: Sequence[Queued]) -> int:
-        """Return how many slots what runs and these calls will use at once, in full batches."""
-        return min(self.slots, self._most_at_once(waiting[:: self.max_batch]))
-
-    def _most_at_once(self, starts: Sequence[Queued]) -> int:
-        """Return how many of what runs and of these could run at once, at most all slots."""
-        counts: Counter[str] = Counter()
-        most = 0
-        for ticket in chain((slot.tickets[0] for slot in self.running), starts):
-            model = ticket.kind.model
-            if ticket.width is None or counts[model] < ticket.width:
-                most += 1
-                if most >= self.slots:  # a long queue need not be walked to its end
-                    break
-            counts[model] += 1
-        return most
-
-    def _guesses(self, tickets: Sequence[Queued]) -> list[Estimate]:
-        """Return the estimates of calls that run as one."""
-        if len(tickets) == 1:
-            return [self.estimates.guess_in_batch(tickets[0].kind, 1)]
-        count, kinds = len(tickets), {ticket.kind for ticket in tickets}
-        found = {kind: self.estimates.guess_in_batch(kind, count) for kind in kinds}
-        return [found[ticket.kind] for ticket in tickets]
-
-    def _is_measured(self) -> bool:
-        """Return whether there is an estimate for any of the running calls."""
-        started = (ticket for slot in self.running for ticket in slot.tickets)
-        return any(self.estimates.guess(ticket.kind).samples for ticket in started)
-
-
-def _left(done: float, estimates: Sequence[Estimate]) -> float:
-    """Return the remaining demand of calls that run as one, with so much done."""
-    mean = sum(estimate.mean for estimate in estimates)
-    # Calls that have taken longer than the mean are expected to need as long again.
-    return mean - done if done < mean else min(done - mean, mean)
-
-
-def _due(ticket: Ticket) -> float:
-    return ticket.expires_at
+    def _at_once(self) -> int:
+        return min(self.slots, self.forecast.most_at_once(self.waiting))

@@ -33,6 +33,7 @@ _MEMORY_IN_RUNS = 20
 _EXACT_ROWS = 16
 _USUAL_WORK = 2**24
 """Bytes of decoding that make no difference: an image of 5 megapixels."""
+_GLANCE = 0.1
 _MOST_KINDS = 1000
 _MOST_DOUBLINGS = 17
 """A batch is of 2**16 calls at most."""
@@ -127,6 +128,7 @@ class Estimates:
         self._batches: dict[tuple[CostKey, int], Estimate] = {}
         """The demand of each call of a batch, by the batch's calls in powers of two."""
         self._any: Estimate | None = None
+        self._least: dict[str, tuple[float, CostKey | None]] = {}
 
     def of(self, kind: CostKey, now: float, *, alone: bool = False) -> Estimate | None:
         """Return the estimate of that kind; None without one, or when it no longer holds.
@@ -141,6 +143,18 @@ class Estimates:
     def usual_demand(self) -> float:
         """The demand of calls of all kinds, in seconds; 0 before the first."""
         return 0.0 if self._any is None else self._any.mean
+
+    def least_of(self, model: str, now: float) -> CostKey | None:
+        """Return the kind of call of that model that takes least; None if none is measured.
+
+        It may be that of `_GLANCE` seconds ago.
+        """
+        at, least = self._least.get(model, (-_GLANCE, None))
+        if now - at >= _GLANCE:
+            means = {k: e.mean for k, e in self._kinds.items() if k.model == model and e.holds(now)}
+            least = min(means, key=means.__getitem__, default=None)
+            self._least[model] = now, least
+        return least
 
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""

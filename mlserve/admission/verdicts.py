@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+
+from mlserve.deadline import Deadline, in_words
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded
+
+IN_QUEUE = "waiting in the server's queue"
+_MORE_TIME = "give the call more time with --timeout, or serve the model on a faster machine"
+_OR_ANOTHER_SERVER = "give the call more time with --timeout, or start another server"
+_FEWER = "send fewer requests at once, or start another server"
 
 
 class Refusal(StrEnum):
     """Why the engine did not start a call."""
 
     QUEUE_FULL = "queue_full"
-    """The queue was full."""
+    """As many calls waited as may."""
+    MEMORY = "memory"
+    """The calls that waited held as many bytes as they may."""
     DEADLINE = "deadline"
     """By the estimates it could not end in time; decided on arrival."""
+    PATIENCE = "patience"
+    """It sets no deadline, and by then callers like this one have hung up; decided on arrival."""
+    SHARE = "share"
+    """Its model or its token had its share of the server's time, and others needed theirs."""
+    SHED = "shed"
+    """It waited, and gave way to a more important call, or to a model that had less than its share.
+    """
     TOO_SLOW = "too_slow"
     """By the estimates even an idle server could not end it in time; decided on arrival."""
     DISPLACED = "displaced"
@@ -33,3 +51,72 @@ class Outcome(StrEnum):
     """Its deadline passed while it ran."""
     GONE = "gone"
     """Its client left while it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a call is not admitted or not started.
+
+    `seconds` is how long such a call takes for TOO_SLOW and DISPLACED, and else when to retry. For
+    PATIENCE, `limit` is how long callers like this one wait, in seconds; for MEMORY, how many bytes
+    may be held; for SHARE, the share. A call is refused `for_another` if only one that is due after
+    it would be late.
+    """
+
+    why: Refusal
+    seconds: float
+    limit: float = 0.0
+    for_another: bool = False
+
+
+def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -> MlserveError:
+    """Return the error for that verdict, with how many calls run and wait."""
+    busy = f"{running} requests are running and {waiting} waiting"
+    match verdict.why:
+        case Refusal.TOO_SLOW | Refusal.DISPLACED:
+            return _without_time(verdict, deadline)
+        case Refusal.QUEUE_FULL:
+            said, hint = f"{busy}: the queue is full", _FEWER
+        case Refusal.MEMORY:
+            most = f"{verdict.limit:.0f} bytes (--max-queue-bytes)"
+            said, hint = f"{busy}: they may hold {most} together", _FEWER
+        case Refusal.DEADLINE:
+            late = in_words(verdict.seconds)
+            said = (
+                f"{busy}: the answer would come about {late} after the deadline of "
+                f"{in_words(deadline.timeout)}, or make another one late"
+            )
+            hint = _OR_ANOTHER_SERVER
+        case Refusal.PATIENCE:
+            said = (
+                f"{busy}: the answer would come too late for callers like this one, who set no "
+                f"deadline and hang up after about {in_words(verdict.limit)}"
+            )
+            hint = "if you wait longer, say so: give the call a deadline"
+        case Refusal.SHARE:
+            said = (
+                f"{busy}: its model or token has used its share of the server, "
+                f"{verdict.limit:.0%}, and others need theirs"
+            )
+            hint = _FEWER
+        case Refusal.SHED:
+            said = f"{busy}: it gave way to a call that goes before it"
+            hint = "try again later, or send it with a higher priority"
+        case _:
+            return deadline.exceeded(IN_QUEUE)
+    return Overloaded(said, hint=hint, retry_after=verdict.seconds)
+
+
+def _without_time(verdict: Verdict, deadline: Deadline) -> DeadlineExceeded:
+    seconds, timeout = in_words(verdict.seconds), in_words(deadline.timeout)
+    if verdict.why is Refusal.TOO_SLOW:
+        return DeadlineExceeded(
+            f"no answer within {timeout}: the model needs about {seconds}, even when nothing else "
+            "runs",
+            hint=_MORE_TIME,
+        )
+    return DeadlineExceeded(
+        f"no answer within {timeout}: it was {IN_QUEUE} until too little time was left for the "
+        f"model, which now needs about {seconds}",
+        hint=_OR_ANOTHER_SERVER,
+    )

@@ -191,5 +191,7 @@ def _answering(subject: Subject, interrupts: Interrupts, progress: Progress) -> 
 
     with served([target], requests_for([target]), interrupts, tell) as [found]:
         model, version = target.model, target.version
-        with Client(found.endpoint, model=model, version=version, retries=ONCE) as client:
+        with Client(
+            found.endpoint, model=model, version=version, retries=ONCE, throttle=False
+        ) as client:
             yield Answering(found, client)

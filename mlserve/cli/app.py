@@ -23,7 +23,8 @@ from mlserve.hints import speak_flags
 
 _COMMANDS = (
     *("export", "build", "up", "down", "ps", "logs", "predict", "compare", "certify"),
-    *("bench", "tune", "metadata", "status", "doctor", "models", "plugins", "config"),
+    *("bench", "tune", "metadata", "status", "why", "audit"),
+    *("doctor", "models", "plugins", "config"),
 )
 """In the order of the help. `mlserve/cli/<command>.py` holds a function or a Typer of that name."""
 

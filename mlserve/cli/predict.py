@@ -21,7 +21,7 @@ from mlserve.cli.server_choice import ServerChoice, with_server_choice
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.client import DEFAULT_TIMEOUT
-from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
+from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES, PriorityName
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
@@ -113,6 +113,22 @@ def predict(
             "all within the timeout. 1 asks once.",
         ),
     ] = DEFAULT_RETRIES.max_attempts,
+    priority: Annotated[
+        PriorityName | None,
+        typer.Option(
+            help="How important it is: under overload, an mlserve server refuses sheddable calls "
+            "first, and critical ones last. Default: default.",
+            show_default=False,
+        ),
+    ] = None,
+    throttle: Annotated[
+        bool,
+        typer.Option(
+            "--throttle/--no-throttle",
+            help="Spare a server that refuses calls: of those that it would most likely refuse "
+            "too, most are not sent.",
+        ),
+    ] = True,
     max_answer_bytes: Annotated[
         int,
         typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
@@ -218,8 +234,12 @@ def predict(
     )
     call = _call_of(files or [], inputs or [], json_file, format_, options, deadline)
     server = choice.find(deadline)
-    retries = Retries(max_attempts)
-    with server.connect(retries=retries, max_answer_bytes=max_answer_bytes) as client:
+    with server.connect(
+        retries=Retries(max_attempts),
+        max_answer_bytes=max_answer_bytes,
+        priority=priority,
+        throttle=throttle,
+    ) as client:
         if isinstance(call, _OfStdin):
             call = call.recognised(options, deadline)
         exit_code = call.ask(client, deadline, is_random=server.has_random_weights)

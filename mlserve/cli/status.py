@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlserve.cli import clock
@@ -13,7 +14,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable, readable
 
 if TYPE_CHECKING:
-    from mlserve.client.answers import VersionStatus
+    from mlserve.client.answers import CallerPatience, VersionStatus
 
     Versions = tuple[VersionStatus, ...]
 
@@ -76,8 +77,20 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> 
             say(f"processes: {processes}")
         for ladder in load.ladders:
             say(f"ladder: {ladder}")
+        for kind in _told(load.patience):
+            say(f"patience: {kind}")
     if refusal:
         say(readable(refusal))
+
+
+def _told(seen: Sequence[CallerPatience]) -> Iterator[CallerPatience]:
+    """Yield the kinds of caller that hang up, without those of which a coarser one says as much."""
+    said = set[tuple[str, float]]()
+    for kind in seen:
+        what = kind.transport, kind.seconds
+        if kind.is_known and kind.transport and what not in said:
+            said.add(what)
+            yield kind
 
 
 def _as_json(seen: dict[str, Versions], load: ServerLoad | None, refusal: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mlserve.client.tensor import Tensor
+from mlserve.deadline import in_words
 from mlserve.errors import InferenceFailed, readable
 from mlserve.tensors import Signature
 from mlserve.wire.headers import DRIFTED
@@ -231,25 +232,56 @@ class VersionServing:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerPatience:
+    """How long callers of one kind wait that set no deadline, as their server has seen.
+
+    Nearly all of them wait `seconds`. `is_known` says that enough were seen to hang up after that;
+    otherwise they may wait much longer. `left` and `stayed` count those that hung up and those that
+    took their answer. An empty `transport` or `agent` (the user agent) stands for any.
+    """
+
+    transport: str
+    agent: str
+    seconds: float
+    is_known: bool
+    left: int
+    stayed: int
+
+    def __str__(self) -> str:
+        wait = "hang up after" if self.is_known else "wait at least"
+        over = f" over {self.transport}" if self.transport else ""
+        agent = f" ({self.agent})" if self.agent else ""
+        return (
+            f"callers{over}{agent} without a deadline {wait} {in_words(self.seconds)}; seen: "
+            f"{self.left} that hung up, {self.stayed} that did not"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
-    `max_queue` is how many may wait; `default_timeout` is the deadline, in seconds, of a request
+    `slots` is how many run at once, and `max_queue` how many may wait; None if only time and memory
+    bound the queue. `default_timeout` is the deadline, in seconds, of a request
     without one. `processes` has the versions that run in processes of their own, `ladders` those
-    that are on a ladder, and `serving` says of each what runs it.
+    that are on a ladder, and `serving` says of each what runs it. `patience` says how long callers
+    wait, coarse kinds before their finer ones.
     """
 
     running: int
     waiting: int
-    max_queue: int
+    max_queue: int | None
     default_timeout: float
+    slots: int = 1
     processes: tuple[VersionProcesses, ...] = ()
     ladders: tuple[VersionLadder, ...] = ()
     serving: tuple[VersionServing, ...] = ()
+    patience: tuple[CallerPatience, ...] = ()
 
     def __str__(self) -> str:
+        most = "" if self.max_queue is None else f" (at most {self.max_queue})"
         return (
-            f"{self.running} running, {self.waiting} waiting (at most {self.max_queue}); "
+            f"{self.running} running, {self.waiting} waiting{most}; "
             f"a request without a deadline gets {self.default_timeout:g} s"
         )
 

@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -44,6 +45,7 @@ from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
+from mlserve.client.throttle import throttle_for
 from mlserve.deadline import Deadline, is_count
 from mlserve.errors import (
     InferenceFailed,
@@ -54,6 +56,7 @@ from mlserve.errors import (
 )
 
 if TYPE_CHECKING:
+    from mlserve.admission.recording import Recording
     from mlserve.client.inference import Inference
     from mlserve.client.outputs import Outputs
 
@@ -76,7 +79,10 @@ class AsyncClient:
     `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
     `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
     answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
-    TRACEPARENT, else each call begins a trace.
+    TRACEPARENT, else each call begins a trace. `priority` is sheddable, default or critical: under
+    overload, an mlserve server refuses the less important calls first. `throttle` spares a server
+    that refuses calls: of those that it would most likely refuse too, most are not sent and raise
+    Overloaded at once. All processes of a user on a host know of it together.
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
@@ -282,6 +288,30 @@ class AsyncClient:
             except (NotSpoken, UsageError, InferenceFailed):
                 return None
 
+    async def decisions(
+        self,
+        request_id: str = "",
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> Recording:
+        """Return what the server decided on calls with that id, or on all that it remembers.
+
+        Raises UsageError for a server that does not tell, and otherwise as `predict` does.
+        """
+        from mlserve.client.decisions import decisions_call, keeps_none, read_decisions
+
+        protocol = self.endpoint.protocol
+        session = Session(self._connections)
+        read = partial(read_decisions, protocol)
+        async with self._call(timeout, self._connection.retries) as state:
+            try:
+                call = decisions_call(protocol, request_id)
+                return await session.ask_with_retries(call, read, state)
+            except NotSpoken as error:
+                raise keeps_none(self.endpoint) from error.refusal
+            except NotFound as error:
+                raise keeps_none(self.endpoint) from error
+
     async def capacity(self, timeout: float | Deadline) -> int:  # noqa: ASYNC109
         """Return how many calls to make at once, as `predict_many` does without `parallel`."""
         from mlserve.client.many import capacity_of
@@ -359,6 +389,7 @@ class AsyncClient:
             reference = ModelRef(model, self._connection.version)
             session = _open_session(api, reference, self._connections)
             session.is_spoken = api == self._connection.api  # the user says so
+            session.throttle = throttle_for(self._connection, model)
             self._sessions[api] = session
         return self._sessions[api]
 

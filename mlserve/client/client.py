@@ -19,6 +19,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
 
 if TYPE_CHECKING:
+    from mlserve.admission.recording import Recording
     from mlserve.client.outputs import Outputs
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Client:
 
     `endpoint` is `host:port` (gRPC) or `http://host:port` (REST), with TLS `grpcs://` or
     `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,
-    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`.
+    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`, `priority`, `throttle`.
 
     Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded if there is no answer in
     time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for an invalid call.
@@ -200,6 +201,16 @@ class Client:
         """Return the server's load; None from a third-party server, which does not report it."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.load(timeout=deadline))
+
+    def decisions(
+        self, request_id: str = "", *, timeout: float | Deadline = DEFAULT_TIMEOUT
+    ) -> Recording:
+        """Return what the server decided on calls with that id, or on all that it remembers.
+
+        Raises UsageError for a server that does not tell.
+        """
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.decisions(request_id, timeout=deadline))
 
     def close(self) -> None:
         """Close the connections; no call can be made after that."""

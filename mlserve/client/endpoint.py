@@ -13,12 +13,16 @@ from urllib.parse import SplitResult, urlsplit
 
 from mlserve.client.call import Trace
 from mlserve.client.retries import DEFAULT_RETRIES, Retries
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, either
+from mlserve.wire.headers import REQUEST_PRIORITY
 
 ProtocolName = Literal["grpc", "rest"]
 Api = Literal["tfs", "oip", "torchserve"]
 """TensorFlow Serving's API, version 1, the Open Inference Protocol, version 2, or TorchServe's."""
 APIS: tuple[Api, ...] = get_args(Api)
+PriorityName = Literal["sheddable", "default", "critical"]
+"""How important calls are. Under overload an mlserve server refuses the less important first."""
+_PRIORITIES: tuple[PriorityName, ...] = get_args(PriorityName)
 DEFAULT_MAX_ANSWER_BYTES = 64 * 2**20
 _PROTOCOLS: dict[str, ProtocolName] = {
     "grpc": "grpc",
@@ -210,6 +214,8 @@ class ConnectionOptions(TypedDict, total=False):
     retries: Retries
     max_answer_bytes: int
     traceparent: str | None
+    priority: PriorityName | None
+    throttle: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +226,9 @@ class Connection:
     None is found by trying. `token` is sent with each request. `tls` are the TLS files, None
     without any. `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the
     size of an answer. `traceparent` is the W3C trace that the calls belong to; None takes the
-    environment's TRACEPARENT, else each call begins a trace.
+    environment's TRACEPARENT, else each call begins a trace. `priority` is how important the calls
+    are; None does not say it, which is `default`. With `throttle`, most of the
+    calls that a server would refuse are not sent (`mlserve.client.throttle`).
     """
 
     endpoint: Endpoint
@@ -232,6 +240,8 @@ class Connection:
     retries: Retries = DEFAULT_RETRIES
     max_answer_bytes: int = DEFAULT_MAX_ANSWER_BYTES
     traceparent: str | None = None
+    priority: PriorityName | None = None
+    throttle: bool = True
 
     @classmethod
     def to(
@@ -253,6 +263,10 @@ class Connection:
                 "the token is empty or has characters other than visible ASCII",
                 hint="give the token alone, without white space around it",
             )
+        if self.priority is not None and self.priority not in _PRIORITIES:
+            raise UsageError(
+                f"{self.priority!r} is not a priority", hint=f"choose {either(_PRIORITIES)}"
+            )
         Trace.following(self.traceparent)  # raises for a malformed one now, not at the first call
 
     @property
@@ -268,6 +282,12 @@ class Connection:
     def access_headers(self) -> dict[str, str]:
         """Return the headers, or gRPC metadata, that carry the token."""
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers, or gRPC metadata, of every call: the token and the priority."""
+        if self.priority is None:
+            return self.access_headers()
+        return {REQUEST_PRIORITY: self.priority, **self.access_headers()}
 
     def exposure(self) -> str | None:
         """Return the warning for a token that would cross a network unencrypted, else None."""

@@ -22,7 +22,7 @@ from mlserve.client.refusals import (
 from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, readable
-from mlserve.wire.headers import RETRY_AFTER, RETRY_PUSHBACK_MS
+from mlserve.wire.headers import PRICE, RETRY_AFTER, RETRY_PUSHBACK_MS, read_price
 from mlserve.wire.status import error_from_grpc
 
 with without_fork_support():
@@ -71,7 +71,7 @@ class GrpcTransport:
         left = state.require()
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        headers = {**call.headers, **state.ids.headers(), **self._connection.access_headers()}
+        headers = {**call.headers, **state.ids.headers(), **self._connection.headers()}
         pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending
@@ -153,7 +153,8 @@ def status_error(
     kind = error_from_grpc(code)
     headers = dict(iter(metadata))  # not its keys(): with grpcio 1.66 they are pairs
     sender, pause = str(headers.get("server", "")), _retry_after(headers)
-    refused = refusal(kind, text, endpoint, deadline, retry_after=pause, sender=sender)
+    price = read_price(str(headers.get(PRICE, "")))
+    refused = refusal(kind, text, endpoint, deadline, retry_after=pause, price=price, sender=sender)
     return NotSpoken(refused) if code == "UNIMPLEMENTED" else refused
 
 

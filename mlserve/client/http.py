@@ -30,7 +30,14 @@ from mlserve.client.refusals import (
 from mlserve.client.retries import CallState
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, readable
-from mlserve.wire.headers import REQUEST_TIMEOUT_MS, RETRY_AFTER, RETRY_AFTER_MS
+from mlserve.wire.headers import (
+    PRICE,
+    REQUEST_TIMEOUT_MS,
+    RETRY_AFTER,
+    RETRY_AFTER_MS,
+    over_http,
+    read_price,
+)
 from mlserve.wire.status import error_from_http
 
 _OK = 200
@@ -143,7 +150,7 @@ class RestTransport:
         if call.body is not None:
             headers["content-type"] = "application/json"
         headers |= call.headers
-        headers |= state.ids.headers() | self._connection.access_headers()
+        headers |= state.ids.headers() | self._connection.headers()
         extensions: dict[str, Any] = {"trace": self._trace(state), "timeout": {}}
         if name := self._connection.tls_files.server_name:
             extensions["sni_hostname"] = name
@@ -213,6 +220,7 @@ class RestTransport:
             self.endpoint,
             deadline,
             retry_after=_retry_after(answer.headers),
+            price=read_price(answer.headers.get(over_http(PRICE), "")),
             sender=answer.headers.get("Server", ""),
         )
         return NotSpoken(refused) if _is_unknown_path(answer, reason) else refused

@@ -31,8 +31,9 @@ F = TypeVar("F", bound="_Begun")
 USUAL_PARALLEL = 4
 """Calls at once to a server that does not report its capacity."""
 _MOST_PARALLEL = 64
-_SHARE = 4
-"""Others may fill the rest of a server's queue."""
+_PER_SLOT = 4
+"""Calls at once for each that the server runs at once: the slots stay busy, and others have room.
+"""
 _AHEAD = 4
 """Outcomes that wait for an earlier one, for each call at once."""
 
@@ -65,10 +66,8 @@ class Window(Generic[F]):
 
 
 def capacity_of(load: ServerLoad | None) -> int:
-    """Return how many calls to make at once: a share of the server's queue."""
-    if load is None:
-        return USUAL_PARALLEL
-    return min(max(1, load.max_queue // _SHARE), _MOST_PARALLEL)
+    """Return how many calls to make at once: so many for each that the server runs at once."""
+    return USUAL_PARALLEL if load is None else min(_PER_SLOT * load.slots, _MOST_PARALLEL)
 
 
 def check_many(name: str, items: object, parallel: int | None) -> None:

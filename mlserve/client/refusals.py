@@ -98,11 +98,13 @@ def refusal(
     deadline: Deadline,
     *,
     retry_after: float | None = None,
+    price: float | None = None,
     sender: str = "",
 ) -> errors.MlserveError:
     """Return the error of that kind for a server's answer, including the server's message.
 
-    `sender` is the program that the answer names as its sender: a proxy's own answer names it.
+    `price` is that of a refusal (`Overloaded.price`). `sender` is the program that the answer names
+    as its sender: a proxy's own answer names it.
     """
     text = readable(_JAVA_CLASS.sub("", without_traceback(text))) or "it gave no reason"
     if issubclass(kind, errors.Unavailable | errors.DeadlineExceeded):
@@ -111,7 +113,7 @@ def refusal(
             return from_proxy
     kind = _kind_by_words(text, kind)
     if issubclass(kind, errors.Overloaded):
-        return _no_room(text, endpoint, retry_after)
+        return _no_room(text, endpoint, retry_after, price)
     if issubclass(kind, errors.DeadlineExceeded):
         return _gave_up(text, endpoint, deadline)
     message, hint = _WORDS[next(known for known in _WORDS if issubclass(kind, known))]
@@ -138,7 +140,9 @@ def _kind_by_words(text: str, kind: type[errors.MlserveError]) -> type[errors.Ml
     return errors.NotFound if _NO_MODEL.search(text) else kind
 
 
-def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors.MlserveError:
+def _no_room(
+    text: str, endpoint: Endpoint, retry_after: float | None, price: float | None
+) -> errors.MlserveError:
     size = _TOO_LARGE.search(text)
     if size and size[1].lower() == "received":
         return errors.InputTooLarge(
@@ -152,11 +156,13 @@ def _no_room(text: str, endpoint: Endpoint, retry_after: float | None) -> errors
         )
     is_told = retry_after is not None and math.isfinite(retry_after)
     when = f"in {retry_after:g} s" if is_told else "later"
-    return errors.Overloaded(
+    error = errors.Overloaded(
         f"the server at {endpoint} has no room for the request: {text}",
         hint=f"try again {when}, or with fewer requests at once",
         retry_after=retry_after,
     )
+    error.price = price
+    return error
 
 
 def _gave_up(text: str, endpoint: Endpoint, deadline: Deadline) -> errors.DeadlineExceeded:

@@ -22,13 +22,29 @@ _MOST_DOUBLINGS = 64
 """More would overflow: 2.0**1024 is not a float."""
 
 
+class NotSent(Overloaded):
+    """The call was not sent, because the server would most likely refuse it (`throttle`).
+
+    In JSON it is `overloaded`, with `throttled`.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.details["throttled"] = True
+
+    @property
+    def kind(self) -> str:
+        return "overloaded"
+
+
 @dataclass(frozen=True, slots=True)
 class Retries:
     """How a call that met a `Transient` error is retried, always within its one deadline.
 
     The n-th wait is a random part of `min(cap, base * 2**n)` seconds, added to the wait that the
     server asked for, if it did. `max_attempts` 1 never retries. With `outlast_overload`, an
-    overloaded server is asked again until the deadline, however many attempts that takes. `random`
+    overloaded server is asked again until the deadline, however many attempts that takes; without
+    it, a call that is not sent to such a server ends at once, unless it was sent before. `random`
     is the source of randomness, for tests that need the same waits each time. Raises UsageError if
     no attempt is allowed, or if `base` or `cap` is not a valid number of seconds.
     """
@@ -56,7 +72,8 @@ class Retries:
     def pause(self, failed: int, error: Transient) -> float:
         """Return the seconds to wait after the `failed`-th failure; infinity: do not retry."""
         is_patient = self.outlast_overload and isinstance(error, Overloaded)
-        if failed >= self.max_attempts and not is_patient:
+        most = 1 if failed == 1 and isinstance(error, NotSent) else self.max_attempts
+        if failed >= most and not is_patient:
             return float("inf")
         longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
         return (error.retry_after or 0.0) + self._chance().uniform(0, longest)

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.client.adapter import Call, Reply
-from mlserve.client.answers import ServerLoad, VersionLadder, VersionProcesses, VersionServing
+from mlserve.client.answers import (
+    CallerPatience,
+    ServerLoad,
+    VersionLadder,
+    VersionProcesses,
+    VersionServing,
+)
 from mlserve.client.codecs import excerpt, parse_any_json, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import ConnectionLost, NotSpoken, Unreadable
@@ -145,11 +151,13 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
         return ServerLoad(
             running=int(load["running"]),
             waiting=int(load["waiting"]),
-            max_queue=int(load["max_queue"]),
+            max_queue=None if load["max_queue"] is None else int(load["max_queue"]),
             default_timeout=float(load["default_timeout"]),
+            slots=int(load.get("slots", 1)),
             processes=tuple(map(_processes, load.get("processes", ()))),
             ladders=tuple(map(_ladder, load.get("ladders", ()))),
             serving=tuple(map(_serving, load.get("serving", ()))),
+            patience=tuple(map(_patience, load.get("patience", ()))),
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return None  # a third-party server, or another version of ours
@@ -168,6 +176,17 @@ def _ladder(read: Mapping[str, Any]) -> VersionLadder:
 def _serving(read: Mapping[str, Any]) -> VersionServing:
     texts = (readable(str(read.get(key, ""))) for key in ("by", "golden", "fault"))
     return VersionServing(str(read["model"]), int(read["version"]), *texts)
+
+
+def _patience(read: Mapping[str, Any]) -> CallerPatience:
+    return CallerPatience(
+        readable(str(read["transport"])),
+        readable(str(read["agent"])),
+        float(read["seconds"]),
+        read["is_known"] is True,
+        int(read["left"]),
+        int(read["stayed"]),
+    )
 
 
 def _in_metadata(reply: Reply) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ from mlserve.client.answers import (
 )
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState, with_retries
+from mlserve.client.throttle import Throttle
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError
 from mlserve.wire.headers import (
     CONTRACT,
@@ -58,19 +59,24 @@ class Session:
         self._transport = transport
 
     async def ask_with_retries(
-        self, call: Call | Callable[[float], Call], read: Callable[[Reply], T], state: CallState
+        self,
+        call: Call | Callable[[float], Call],
+        read: Callable[[Reply], T],
+        state: CallState,
+        throttle: Throttle | None = None,
     ) -> T:
         """Send a call, retry it after transient errors, and return the reply as `read` parses it.
 
-        A call that tells the server its time limit is a function of the seconds left. Raises
-        NotSpoken for a reply that cannot be read.
+        A call that tells the server its time limit is a function of the seconds left. Where there
+        is a `throttle`, it may refuse an attempt in the server's place. Raises NotSpoken for a
+        reply that cannot be read.
         """
 
         async def attempt() -> T:
             request = call if isinstance(call, Call) else call(state.require())
             return self._read(await self._transport.send(request, state), read)
 
-        return await with_retries(attempt, state)
+        return await with_retries(throttle.around(attempt, state) if throttle else attempt, state)
 
     def _read(self, reply: Reply, read: Callable[[Reply], T]) -> T:
         try:
@@ -84,12 +90,14 @@ class Session:
 class ModelSession(Session, ABC):
     """One API spoken about one model, and what was learnt about the model.
 
-    `sent` is the last request that was answered. Each call raises `NotSpoken` if the server does
-    not speak the API, or answers with something else.
+    `sent` is the last request that was answered. `throttle` spares a server that refuses what
+    `send` sends. Each call raises `NotSpoken` if the server does not speak the API, or answers with
+    something else.
     """
 
     def __init__(self, adapter: Adapter, model: ModelRef, transport: Transport) -> None:
         super().__init__(transport)
+        self.throttle: Throttle | None = None
         self.sent: SentRequest | None = None
         self._adapter: Adapter = adapter
         self._model = model
@@ -117,7 +125,7 @@ class ModelSession(Session, ABC):
         """Return the answer of one signature."""
         sent = SentRequest(self._adapter, self._model, request)
         read = partial(self._read_answer, request, is_bounded=is_bounded)
-        answer = await self.ask_with_retries(sent.call, read, state)
+        answer = await self.ask_with_retries(sent.call, read, state, self.throttle)
         self.sent = sent
         return answer
 

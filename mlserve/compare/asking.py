@@ -124,6 +124,7 @@ def connected(served: Sequence[Served], stack: ExitStack) -> list[Client]:
                 model=each.target.model,
                 version=each.target.version,
                 retries=ONCE,
+                throttle=False,
             )
         )
         for each in served

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 Result = TypeVar("Result")
+_IPV4_IN_IPV6 = "::ffff:"
 RawHeaders = Sequence[tuple[bytes, bytes]]
 LINGER = 1.0
 """Seconds in which incoming data is read and dropped before the connection is closed.
@@ -19,6 +20,17 @@ LINGER = 1.0
 If it were closed at once, the client might see a reset in place of the response (RFC 9112, section
 9.6).
 """
+
+
+def address_of(peer: object) -> str:
+    """Return the IP address of a peer as a socket or ASGI names it; empty for any other peer.
+
+    An IPv4 address in IPv6 form is returned as IPv4, so that a caller has one address whichever
+    way the server listens.
+    """
+    if not isinstance(peer, tuple | list) or not peer or not isinstance(peer[0], str):
+        return ""
+    return peer[0].removeprefix(_IPV4_IN_IPV6)
 
 
 class ClientGone(Exception):
@@ -96,10 +108,10 @@ class Request(ABC):
     """The head of a request, and the way to its body.
 
     `path` is the path as it was sent, `below` the part of it below `root`: where an application has
-    mounted the server, decoded.
+    mounted the server, decoded. `address` is the peer's IP address, empty for a UNIX socket.
     """
 
-    __slots__ = ("below", "headers", "http_version", "method", "path", "query", "root")
+    __slots__ = ("address", "below", "headers", "http_version", "method", "path", "query", "root")
 
     def __init__(
         self,
@@ -111,6 +123,7 @@ class Request(ABC):
         *,
         root: str = "",
         below: str | None = None,
+        address: str = "",
     ) -> None:
         self.method = method
         self.path = path
@@ -119,6 +132,7 @@ class Request(ABC):
         self.http_version = http_version
         self.root = root
         self.below = path if below is None else below
+        self.address = address
 
     @property
     def shown_path(self) -> str:

@@ -11,6 +11,7 @@ from mlserve.wire.headers import (
     SERVER_TIMING,
     TRACEPARENT,
 )
+from mlserve.wire.services import DECISIONS_PATH
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 """The paths of the metrics page; the second is TensorFlow Serving's customary one."""
@@ -154,6 +155,12 @@ _SIGNATURE: Json = {
     "name": "signature",
     "in": "query",
     "description": "which signature to describe, in place of the default one",
+    "schema": {"type": "string"},
+}
+_REQUEST_ID: Json = {
+    "name": "request_id",
+    "in": "query",
+    "description": "only the calls with this id",
     "schema": {"type": "string"},
 }
 _DONE: Json = {"description": "done", "headers": _TOLD}
@@ -311,6 +318,14 @@ DOCUMENT: Json = {
                 {"application/json": {"schema": ref("ExamplesRequest")}},
                 _answer("the number of each example", ref("RegressResponse")),
             ),
+        ),
+        DECISIONS_PATH: _get(
+            "The last decisions on who was let in",
+            _answer(
+                "the decisions on the last calls, the oldest first: a row of `calls` for each",
+                ref("Decisions"),
+            ),
+            query=(_REQUEST_ID,),
         ),
         METRICS_PATHS[0]: _get(
             "The metrics of the server; the same at " + METRICS_PATHS[1],

@@ -102,6 +102,19 @@ SCHEMAS: Json = {
             }
         )
     ),
+    "Decisions": object_of(
+        {
+            "form": {"const": 1},
+            "wall": {"type": "number", "description": "when it was made, in seconds since 1970"},
+            "server": {"type": "object"},
+            "kept": {**_COUNT, "description": "calls that the server remembers"},
+            "forgotten": {**_COUNT, "description": "calls before these"},
+            "kinds": list_of({"type": "array"}),
+            "callers": list_of(list_of(TEXT)),
+            "columns": list_of(TEXT),
+            "calls": list_of({"type": "array"}),
+        }
+    ),
     "Error": object_of({"error": TEXT}),
     "InferRequest": object_of(
         {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mlserve.server.body_memory import BodyMemory
+from mlserve.server.decisions import DecisionsPage, DecisionsService
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.examiner import Examiner
 from mlserve.server.listen.access import RestGate
@@ -67,7 +68,7 @@ class ServerParts:
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
-        self.limits = limits_of(settings, self.engine.max_queue, has_ports=host is not None)
+        self.limits = limits_of(settings, has_ports=host is not None)
         self._examiner = Examiner(self.engine, self.models, on_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
         self._host = host or ""
@@ -86,7 +87,7 @@ class ServerParts:
         served = self.engine, self.models
         tfs = TfsGrpcService(*served, host=self._host, reload=reload)
         oip = OipGrpcService(*served, self._extensions, self.limits)
-        services = (*tfs.services(), *oip.services())
+        services = (*tfs.services(), *oip.services(), *DecisionsService(self.engine).services())
         return unary_methods(services, self.engine, self.telemetry, self.in_flight)
 
     def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
@@ -99,6 +100,7 @@ class ServerParts:
             TfsRestService(*served, self.memory),
             OipRestExtensions(self._extensions, self.memory),
             OipRestService(*served, self.memory, self.limits),
+            DecisionsPage(self.engine),
             OpenApiPage(),
             MetricsPage(self.metrics, metrics_path),
         )

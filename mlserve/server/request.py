@@ -17,16 +17,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
-from mlserve.errors import MlserveError
+from mlserve.errors import InvalidInput, MlserveError, either, shortened
 from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
 from mlserve.wire.headers import (
     REQUEST_ID,
+    REQUEST_PRIORITY,
     RUNG,
     SERVED_BY,
     SERVER_TIMING,
     STAGES,
     TRACEPARENT,
+    USER_AGENT,
     over_http,
     read_traceparent,
     write_server_timing,
@@ -37,6 +39,8 @@ OK = "ok"
 CANCELLED = "cancelled"
 _REFUSALS = ("overloaded", "access_denied")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
+_AGENT = re.compile(r"[!-~]{1,64}")
+_PRIORITIES = {priority.in_words: priority for priority in Priority}
 _NOT_SAMPLED = "00"
 LONGEST_PATH = 256
 
@@ -169,12 +173,29 @@ class RequestRecord:
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def arrived(cls, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
-        """Create the record of a new request; `header` returns a header by lower-case name."""
+    def arrived(
+        cls, route: Route, header: Callable[[str], str | None], address: str = ""
+    ) -> RequestRecord:
+        """Create the record of a new request; `header` returns a header by lower-case name.
+
+        `address` is the peer's IP address, empty if it has none.
+        """
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = _fresh_id(16)
-        return cls(request_id, Span.from_header(header(TRACEPARENT)), route)
+        agent = _AGENT.match(header(USER_AGENT) or "")
+        caller = Caller(route.transport, agent[0] if agent else "", address)
+        return cls(request_id, Span.from_header(header(TRACEPARENT)), route, caller=caller)
+
+    def named(self, token: str) -> None:
+        """Note that its caller has the token of that name."""
+        self.caller = self.caller._replace(token=token)
+
+    def take_priority(self, header: Callable[[str], str | None]) -> None:
+        """Note how important the caller says that its call is. Raises InvalidInput."""
+        text = header(REQUEST_PRIORITY)
+        if text is not None:
+            self.priority = _priority(text)
 
     def answered(self) -> None:
         """Record success."""
@@ -228,6 +249,16 @@ class RequestRecord:
     def _own(self, key: str) -> str:
         """Return one of mlserve's own keys as this request's transport has it."""
         return key if self.route.transport == "grpc" else over_http(key)
+
+
+def _priority(text: str) -> Priority:
+    """Return the priority of that name, in any case. Raises InvalidInput."""
+    priority = _PRIORITIES.get(text.strip().lower())
+    if priority is None:
+        raise InvalidInput(
+            f"{REQUEST_PRIORITY} must be {either(list(_PRIORITIES))}, not {shortened(text)!r}"
+        )
+    return priority
 
 
 def _code_of(error: type[MlserveError]) -> str:

@@ -31,7 +31,9 @@ def examining(model: ServedModel, timeout: float) -> Examine | None:
 
     def examine(record: ServerRecord) -> Verdict:
         endpoint, version = record.grpc_endpoint, artifact.version
-        with Client(endpoint, model=model.model, version=version, retries=ONCE) as client:
+        with Client(
+            endpoint, model=model.model, version=version, retries=ONCE, throttle=False
+        ) as client:
             return judge(artifact, ServedRunner(client, signatures, timeout), cases, certificate)
 
     return examine

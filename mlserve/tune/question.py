@@ -60,7 +60,11 @@ def asking(
 
     def target_of(record: ServerRecord) -> Target:
         connection = Connection.to(
-            record.grpc_endpoint, model=model.model, version=model.expected[0], retries=ONCE
+            record.grpc_endpoint,
+            model=model.model,
+            version=model.expected[0],
+            retries=ONCE,
+            throttle=False,
         )
         due = Deadline.after(timeout)
         return asyncio.run(target_for(record.name, connection, question, timeout, due))

@@ -20,6 +20,8 @@ REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
 """The client's timeout in milliseconds over HTTP; gRPC has `grpc-timeout`."""
 REQUEST_PRIORITY = "x-request-priority"
 """How important the call is: sheddable, default or critical; also gRPC metadata."""
+USER_AGENT = "user-agent"
+"""The client's name and version, first of all."""
 ENVOY_TIMEOUT_MS = "x-envoy-expected-rq-timeout-ms"
 """The same, as Envoy sends it to the server behind it."""
 RETRY_AFTER = "retry-after"
@@ -28,6 +30,8 @@ RETRY_AFTER_MS = "retry-after-ms"
 """The same in milliseconds; takes precedence if both are given."""
 RETRY_PUSHBACK_MS = "grpc-retry-pushback-ms"
 """When to retry, in gRPC's trailers (gRFC A6); a negative number means never."""
+PRICE = "mlserve-price"
+"""With a refusal: the share of calls like this one that the server refuses now, such as `0.83`."""
 JSON_LENGTH = "inference-header-content-length"
 """Bytes of JSON at the start of a body whose tensors follow in binary form (OIP)."""
 
@@ -75,6 +79,20 @@ def over_http(key: str) -> str:
 def own_header(headers: Mapping[str, str], key: str) -> str:
     """Return the value of one of mlserve's own keys, from either transport; empty if absent."""
     return headers.get(key) or headers.get(over_http(key)) or ""
+
+
+def read_price(text: str) -> float | None:
+    """Return a price, 0 to 1; None for anything else."""
+    try:
+        price = float(text)
+    except ValueError:
+        return None
+    return price if 0 <= price <= 1 else None
+
+
+def write_price(price: float) -> str:
+    """Return the header for a price, with two digits."""
+    return f"{price:.2f}"
 
 
 def read_traceparent(text: str) -> tuple[str, ...] | None:

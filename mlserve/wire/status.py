@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mlserve import errors
-from mlserve.wire.headers import RETRY_AFTER, RETRY_AFTER_MS
+from mlserve.wire.headers import PRICE, RETRY_AFTER, RETRY_AFTER_MS, over_http, write_price
 
 _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     # Most specific first: the first matching class is an error's row.
@@ -102,14 +102,16 @@ def http_status(error: errors.MlserveError) -> int:
 
 
 def retry_headers(error: errors.MlserveError) -> dict[str, str]:
-    """Return the HTTP headers that say when to come back; none if the error does not say it.
+    """Return the HTTP headers that say when to come back, and the price; none if unknown.
 
     `Retry-After` is in whole seconds, rounded up, and `Retry-After-Ms` in milliseconds.
     """
+    price = error.price if isinstance(error, errors.Overloaded) else None
+    headers = {} if price is None else {over_http(PRICE): write_price(price)}
     seconds = error.retry_after if isinstance(error, errors.Transient) else None
     if seconds is None or not math.isfinite(seconds):
-        return {}
-    return {
+        return headers
+    return headers | {
         RETRY_AFTER: str(math.ceil(seconds)),
         RETRY_AFTER_MS: str(math.ceil(seconds * 1000)),
     }

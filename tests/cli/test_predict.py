@@ -273,12 +273,14 @@ def test_status_lists_the_versions(cli: Any, echo: Any, protocol: str) -> None:
 
     rows = [line.split() for line in text.stdout.splitlines()]
     assert rows[:2] == [["VERSION", "STATE", "ERROR"], ["1", "AVAILABLE"]]
-    assert text.stdout.splitlines()[2].startswith("load: 0 running, 0 waiting (at most ")
+    assert text.stdout.splitlines()[2].startswith("load: 0 running, 0 waiting; a request without ")
     assert data["load"].keys() == {
         "running",
         "waiting",
         "max_queue",
+        "slots",
         "default_timeout",
+        "patience",
         "processes",
         "ladders",
         "serving",

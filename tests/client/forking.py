@@ -15,8 +15,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from mlserve import AsyncClient, Client
-from mlserve.errors import InvalidInput
+from mlserve import AsyncClient, Client, Retries
+from mlserve.errors import InvalidInput, Overloaded
 
 FINE, BAD = b"fine", b"bad"
 LARGE = b"fine" + bytes(2**20)
@@ -125,6 +125,22 @@ def before_workers(client: Client) -> None:
         print(codes(pids))
 
 
+def spared(client: Client) -> None:
+    """What a process learnt of a server that refuses all, the processes that it forks know."""
+
+    def ask() -> None:
+        for _ in range(1000):
+            try:
+                client.predict(FINE, timeout=20)
+            except Overloaded as error:
+                if "throttled" in error.details:
+                    return
+        raise AssertionError("every call was sent")
+
+    ask()
+    print(codes([forked(ask) for _ in range(3)]))
+
+
 def of_async(endpoint: str) -> None:
     """An AsyncClient, forked inside of a running loop, and then used in a second loop."""
     client = AsyncClient(endpoint)
@@ -146,6 +162,9 @@ def main() -> None:
     how, endpoint = sys.argv[1:]
     if how == "of_async":
         of_async(endpoint)
+        return
+    if how == "spared":
+        spared(Client(endpoint, model="stranger", api="tfs", retries=Retries(1)))
         return
     client = Client(endpoint)
     expect(client, FINE)

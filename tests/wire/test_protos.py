@@ -23,7 +23,7 @@ PUBLIC = (
     "model_config.proto",
     "serving.proto",
 )
-FILES = (*PUBLIC, "server_files.proto", "torchserve.proto", "unread_input.proto")
+FILES = (*PUBLIC, "mlserve.proto", "server_files.proto", "torchserve.proto", "unread_input.proto")
 OFFICIAL = (
     "tensorflow_serving.apis.prediction_service_pb2",
     "tensorflow_serving.apis.model_service_pb2",

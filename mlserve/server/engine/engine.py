@@ -19,20 +19,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from threading import RLock
 from typing import Any
 
-from mlserve.admission.admission import Admission, Slot, Verdict
+from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Priority
+from mlserve.admission.decisions import Copy, Decisions
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.verdicts import Refusal
+from mlserve.admission.patience import Patience, SeenKind
+from mlserve.admission.retry_after import UNKNOWN
+from mlserve.admission.tickets import Slot, Ticket
+from mlserve.admission.verdicts import Refusal, Verdict, error_of
 from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Unavailable
+from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
-from mlserve.server.engine.job import InferenceCall, Job
+from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
@@ -42,14 +47,9 @@ from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 
-QUEUE_PER_THREAD = 16
-"""Requests that may wait for each thread when `max_queue` is not given, and more if ..."""
-PATIENCE = 0.75
-"""... they are so fast that the last of them waits no longer than these seconds."""
-
 
 class Engine:
-    """Runs at most `threads` calls, or batches of calls, at once; `max_queue` more may wait."""
+    """Runs at most `threads` calls, or batches of calls, at once; others wait, or are refused."""
 
     def __init__(
         self, models: Models, telemetry: Telemetry, *, threads: int, settings: ServerSettings
@@ -58,11 +58,13 @@ class Engine:
         self._models = models
         self._telemetry = telemetry
         self.settings = settings
-        self._admission: Admission[Job[Any]] = (
-            Admission(threads, QUEUE_PER_THREAD * threads, PATIENCE)
-            if settings.max_queue is None
-            else Admission(threads, settings.max_queue)
+        self._admission: Admission[Job[Any]] = Admission(
+            threads,
+            math.inf if settings.max_queue is None else settings.max_queue,
+            settings.queue_bytes,
+            token_shares=settings.shares,
         )
+        self._decisions = Decisions()
         self._lock = RLock()
         """Held by whoever uses admission; never while waiting for anything."""
         self._threads = WorkerThreads(threads)
@@ -89,9 +91,30 @@ class Engine:
         return len(self._admission.waiting)
 
     @property
-    def max_queue(self) -> int:
-        """The most calls that may wait now."""
-        return self._admission.places
+    def max_queue(self) -> int | None:
+        """The most calls that may wait; None if only time and memory bound the queue."""
+        return self.settings.max_queue
+
+    @property
+    def queue_bytes(self) -> int:
+        """The bytes that the calls in the queue hold."""
+        return self._admission.waiting.held
+
+    @property
+    def slots(self) -> int:
+        """How many calls, or batches of calls, run at once."""
+        return self._admission.slots
+
+    @property
+    def patience(self) -> Patience:
+        """How long callers wait that set no deadline."""
+        return self._admission.patience
+
+    @property
+    def seen_callers(self) -> list[SeenKind]:
+        """The kinds of caller seen lately, and how long they wait."""
+        with self._lock:
+            return self.patience.seen(time.monotonic())
 
     @property
     def unfinished(self) -> int:
@@ -104,8 +127,8 @@ class Engine:
         """Whether new calls are refused because the server is about to stop."""
         return self._is_draining
 
-    def admit(self, deadline: Deadline) -> None:
-        """Raise Unavailable, DeadlineExceeded or Overloaded if any call would be refused now.
+    def admit(self, deadline: Deadline, head: Head = UNREAD) -> None:
+        """Raise Unavailable, DeadlineExceeded or Overloaded if the call would surely be refused.
 
         A port calls this once, as soon as it has the head of a request: a call that would be
         refused anyway should not take memory for its body. `serve` checks again, for the call
@@ -114,13 +137,18 @@ class Engine:
         # Draining is checked here only. A port calls this at the moment when it counts the request
         # as in flight, and a request in flight is served to its end.
         if self._is_draining:
+            self._turn_away(Verdict(Refusal.DRAINING, 0.0), deadline)
             self._note_refused(Refusal.DRAINING, request.current())
             raise Unavailable("the server is shutting down", hint="ask another server")
         self._require_time(deadline)
+        admission = self._admission
         with self._lock:
-            full = self._admission.check_room(time.monotonic())
-        if full is not None:
-            raise self._refusal(full, deadline)
+            ticket = self._ticket_of(deadline, head)
+            now = time.monotonic()
+            verdict = admission.check_head(now, ticket) if ticket else admission.check_room(now)
+        if verdict is not None:
+            self._turn_away(verdict, deadline, ticket)
+            raise self._refusal(verdict, deadline)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
         """Take the call in, and return the coroutine that gives its answer.
@@ -141,15 +169,36 @@ class Engine:
         """
         self._deadlines.watch(job)
         try:
-            return await job.answer
+            answer = await job.answer
+        except asyncio.CancelledError:
+            self._note_patience(job, has_left=True)
+            raise
+        else:
+            self._note_patience(job, has_left=False)
+            return answer
         finally:
             job.leave()
             self._deadlines.forget(job)
             self._drop(job, Refusal.GONE)
 
+    def _note_patience(self, job: Job[Any], *, has_left: bool) -> None:
+        """Learn how long a caller waits that set no deadline."""
+        if job.deadline.is_asked or self._is_draining:
+            return
+        now = time.monotonic()
+        note = self.patience.note_left if has_left else self.patience.note_stayed
+        with self._lock:
+            note(job.caller, now - job.arrived_at, now)
+
     def _expire(self, job: Job[Any]) -> None:
+        self._note_patience(job, has_left=False)
         self._drop(job, Refusal.EXPIRED)
         job.settle(job.deadline.exceeded(job.work.doing))
+
+    def decisions(self) -> Copy:
+        """Return a copy of the last decisions."""
+        with self._lock:
+            return self._decisions.copy(time.monotonic(), time.time(), self._admission)
 
     def refuse_new(self) -> None:
         """Refuse new calls from now on; batches stop waiting for more."""
@@ -191,11 +240,19 @@ class Engine:
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
         admission = self._admission
         with self._lock:
-            admission.models = len(self._models.names)
-            verdict = admission.check(time.monotonic(), job)
+            now = time.monotonic()
+            verdict = admission.check(now, job)
+            self._decisions.arrived(now, record.request_id, job, admission, verdict)
             if verdict is None:
-                admission.max_batch = max(admission.max_batch, self._batching(job).most)
+                admission.widen(self._batching(job).most)
                 admission.enter(job)
+            shed, admission.shed = admission.shed, []
+            for other in shed:
+                self._decisions.taken_out(now, other, Refusal.SHED)
+        for other in shed:
+            self._end_unstarted(other, Refusal.SHED)
+            shed_by = Verdict(Refusal.SHED, UNKNOWN)
+            other.settle(self._error_of(shed_by, other.deadline, other.priority))
         if verdict is not None:
             loaded.release()
             raise self._refusal(verdict, call.deadline)
@@ -214,12 +271,15 @@ class Engine:
         """Do what `_dispatch` says; the lock is held."""
         held: set[Job[Any]] = set()
         due_next = math.inf
-        while self._admission.has_slot() and (job := self._first_but(held)) is not None:
+        while self._admission.has_slot():
             now = time.monotonic()
+            job = self._admission.next(now, held)
+            if job is None:
+                break
             verdict = self._admission.judge(now, job)
             if verdict is not None:
                 self._take_out(job, verdict.why)
-                job.settle(self._admission.error(verdict, job.deadline))
+                job.settle(self._error_of(verdict, job.deadline))
                 continue
             alike = self._alike(job)
             jobs = alike[: self._batching(job).most]
@@ -231,11 +291,6 @@ class Engine:
                 self._start(now, jobs)
         if held:
             self._wake_at(due_next)
-
-    def _first_but(self, held: Collection[Job[Any]]) -> Job[Any] | None:
-        """Return the first job in line that neither a batch nor its model's width holds back."""
-        line = (job for job in self._admission.waiting if job not in held)
-        return next((job for job in line if not self._admission.is_full(job)), None)
 
     def _alike(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the waiting jobs that may run together with the first, and that one itself."""
@@ -290,6 +345,7 @@ class Engine:
     def _task(self, now: float, jobs: Sequence[Job[Any]]) -> Task:
         """Move the jobs into a slot; return what is to be done there."""
         slot = self._admission.start(now, jobs)
+        self._decisions.started(now, slot)
         for job in jobs:
             job.work.threads = slot.threads
             job.work.only_rung = None if job.may_climb else 0
@@ -305,7 +361,7 @@ class Engine:
         with self._lock:
             now = time.monotonic()
             self._end(now, slot, ended)
-            job = self._first_but(())
+            job = self._admission.next(now) if self._admission.has_slot() else None
             if job is None or job.loaded.processes is not None or self._batching(job).most > 1:
                 return None
             is_refused = self._admission.judge(now, job) is not None
@@ -314,6 +370,7 @@ class Engine:
     def _end(self, now: float, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
         """Free the slot, and learn from its calls."""
         demand = self._admission.end(now, slot)
+        self._decisions.ended(now, slot, demand)
         self._unsettled += len(slot.tickets)
         if isinstance(ended, BaseException):
             for job in slot.tickets:
@@ -338,7 +395,9 @@ class Engine:
             signature = job.work.signature
             job.record.signature = "" if signature is None else signature.name
             job.record.rungs = job.work.rungs
-            self._telemetry.metrics.work(job.record, job.outcome())
+            outcome = job.outcome()
+            self._decisions.settled(job, outcome)
+            self._telemetry.metrics.work(job.record, outcome)
             request.begin(job.record)  # errors logged from here belong to this request
             job.settle(job.work.error)
         self._dispatch()
@@ -368,16 +427,59 @@ class Engine:
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""
         verdict = self._admission.check_kind(time.monotonic(), kind, deadline.expires_at)
-        return None if verdict is None else self._admission.error(verdict, deadline)
+        return None if verdict is None else self._error_of(verdict, deadline)
 
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
+            self._turn_away(Verdict(Refusal.EXPIRED, 0.0), deadline)
             self._note_refused(Refusal.EXPIRED, request.current())
             raise deadline.exceeded("the request was still arriving")
 
+    def _ticket_of(self, deadline: Deadline, head: Head) -> Ticket | None:
+        """Return the call as its head shows it: the shortest that it may be. None if unknown."""
+        names = self._models.names
+        model = head.model or (names[0] if len(names) == 1 else "")
+        kind = self._admission.estimates.least_of(model, time.monotonic()) if model else None
+        if kind is None:
+            return None
+        record = request.current()
+        return Ticket(
+            kind,
+            deadline.expires_at,
+            caller=record.caller,
+            priority=record.priority,
+            is_asked=deadline.is_asked,
+            arrived_at=record.began,
+            held=head.body,
+        )
+
+    def _turn_away(
+        self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None = None
+    ) -> None:
+        """Keep the refusal of a call of which only the head has been read, if even that."""
+        record = request.current()
+        if ticket is None:
+            ticket = Ticket(CostKey("", 0, "", -1), deadline.expires_at, caller=record.caller)
+            ticket.priority, ticket.is_asked = record.priority, deadline.is_asked
+            ticket.arrived_at = record.began
+        now, decided = time.monotonic(), self._decisions
+        with self._lock:
+            decided.arrived(now, record.request_id, ticket, self._admission, verdict)
+
     def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        self._note_refused(verdict.why, request.current())
-        return self._admission.error(verdict, deadline)
+        record = request.current()
+        self._note_refused(verdict.why, record)
+        return self._error_of(verdict, deadline, record.priority)
+
+    def _error_of(
+        self, verdict: Verdict, deadline: Deadline, priority: Priority = Priority.DEFAULT
+    ) -> MlserveError:
+        error = error_of(verdict, deadline, self.running, self.waiting)
+        # A short queue may be full and the server idle the next moment: that has no price.
+        is_for_time = verdict.why not in (Refusal.QUEUE_FULL, Refusal.MEMORY)
+        if isinstance(error, Overloaded) and is_for_time:
+            error.price = self._admission.price(time.monotonic(), priority)
+        return error
 
     def _note_refused(self, why: Refusal, record: RequestRecord) -> None:
         record.refused = why.value
@@ -394,11 +496,18 @@ class Engine:
     def _take_out(self, job: Job[Any], why: Refusal) -> bool:
         with self._lock:
             if not self._admission.leave(job):
+                if job.answer.cancelled():
+                    self._decisions.left(time.monotonic(), job)
                 return False
+            self._decisions.taken_out(time.monotonic(), job, why)
+        self._end_unstarted(job, why)
+        return True
+
+    def _end_unstarted(self, job: Job[Any], why: Refusal) -> None:
+        """Count a job that has been taken out of the queue."""
         self._note_refused(why, job.record)
         job.loaded.release()
         self._note_idle()
-        return True
 
     def _note_idle(self) -> None:
         if not self.unfinished:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, cast
 
-from mlserve.admission.admission import Ticket
 from mlserve.admission.estimates import CostKey
+from mlserve.admission.tickets import Ticket
 from mlserve.admission.verdicts import Outcome
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
@@ -40,6 +40,17 @@ class InferenceCall(Generic[Answer]):
     body: int = 0
     signature: str = ""
     rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request tells of the call: its model, empty if unknown, and its bytes."""
+
+    model: str = ""
+    body: int = 0
+
+
+UNREAD = Head()
 
 
 class Job(Ticket, Generic[Answer]):

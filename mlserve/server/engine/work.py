@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mlserve.admission.admission import IN_QUEUE
 from mlserve.admission.estimates import CostKey
+from mlserve.admission.verdicts import IN_QUEUE
 from mlserve.backend import Runner, judges_shapes, limit_threads
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable

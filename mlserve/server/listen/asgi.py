@@ -8,7 +8,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+from mlserve.server.message import (
+    LINGER,
+    ClientGone,
+    Headers,
+    Request,
+    Response,
+    Result,
+    address_of,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -32,6 +40,7 @@ class AsgiRequest(Request):
             scope["http_version"],
             root=scope.get("root_path", ""),
             below=below,
+            address=address_of(scope.get("client")),
         )
         self._receive = receive
         self._send = send

@@ -29,6 +29,7 @@ from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
+from mlserve.server.request import current
 from mlserve.wire.headers import (
     CONTRACT,
     ENVOY_TIMEOUT_MS,
@@ -78,6 +79,7 @@ class RestInference:
         """
         engine = self._engine
         deadline = deadline_of(request, engine.default_timeout)
+        current().take_priority(request.headers.find)
         engine.admit(deadline)
         self._models.lease(model, version).release()
         most_bytes = engine.settings.max_request_bytes

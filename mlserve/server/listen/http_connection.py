@@ -37,7 +37,7 @@ from mlserve.server.listen.http_framing import (
     too_long,
 )
 from mlserve.server.listen.http_request import STATUS_LINES, HttpRequest
-from mlserve.server.message import LINGER, Request
+from mlserve.server.message import LINGER, Request, address_of
 from mlserve.wire.headers import RETRY_AFTER
 
 _MOST_LINGERING = 100
@@ -136,6 +136,8 @@ class HttpConnection(asyncio.Protocol):
         self.is_full = False
         """Whether the client does not read fast enough."""
         self.active_at = 0.0
+        self.address = ""
+        """The client's IP address; empty over a UNIX socket."""
         self._queue: deque[HttpRequest] = deque()
         """Requests that wait for the answer to the one before them."""
         self._served: HttpRequest | None = None
@@ -148,6 +150,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection; answer 503 if it exceeds the limit and all others are at work."""
         self._transport = cast("asyncio.Transport", transport)
+        self.address = address_of(transport.get_extra_info("peername"))
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self._port.open.add(self)
         self.active_at = self._loop.time()

@@ -25,6 +25,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Connection(Protocol):
     """What a request needs of its connection."""
 
+    address: str
+    """The client's IP address; empty over a UNIX socket."""
     is_full: bool
     """Whether the client does not read fast enough."""
 
@@ -59,7 +61,7 @@ class HttpRequest(Request):
         keeps_alive: bool,
     ) -> None:
         sent = Headers(headers)
-        super().__init__(*target, sent, version)
+        super().__init__(*target, sent, version, address=connection.address)
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0

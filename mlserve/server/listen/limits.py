@@ -25,10 +25,8 @@ Model files, pipes, the log, and connections being closed because there is no ro
 _LEAST_OTHER_FILES = 16
 
 
-def limits_of(
-    settings: ServerSettings, max_queue: int, *, has_ports: bool = True
-) -> dict[str, Any]:
-    """Return the effective load and limit settings by name; the engine chose `max_queue`.
+def limits_of(settings: ServerSettings, *, has_ports: bool = True) -> dict[str, Any]:
+    """Return the effective load and limit settings by name.
 
     A server without ports of its own does not limit connections.
     """
@@ -38,7 +36,8 @@ def limits_of(
         if item.panel in (HelpPanel.LOAD, HelpPanel.LIMITS)
         and (has_ports or item.name not in CONNECTION_LIMITS)
     ]
-    return {name: getattr(settings, name) for name in shown} | {"max_queue": max_queue}
+    values = {name: getattr(settings, name) for name in shown}
+    return values | {"max_queue_bytes": settings.queue_bytes}
 
 
 def log_limits(settings: ServerSettings, limits: Mapping[str, Any], host: str) -> None:

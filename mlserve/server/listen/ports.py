@@ -14,7 +14,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 
-from mlserve.credentials import read_token, tls_context
+from mlserve.credentials import tls_context
 from mlserve.errors import Unavailable
 from mlserve.options import flag_of
 from mlserve.server.body_memory import BodyMemory
@@ -57,9 +57,8 @@ class GrpcPort:
         settings: ServerSettings,
     ) -> None:
         self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
-        token = settings.token_file
-        check = None if token is None else GrpcGate(read_token(token), telemetry).check
-        self._server = GrpcServer(settings, memory, check)
+        gate = GrpcGate.from_settings(settings, telemetry)
+        self._server = GrpcServer(settings, memory, None if gate is None else gate.check)
         self._health = Health()
         self._settings = settings
         self._listeners = _listeners("gRPC", host, port, settings.grpc_socket)

@@ -87,7 +87,7 @@ class RestApp:
         is_usual = len(request.path) <= LONGEST_PATH
         find = self._find_known if is_usual else self._find
         operation, route = find(request.method, request.path, request.below)
-        record = self._telemetry.begin(route, request.headers.find)
+        record = self._telemetry.begin(route, request.headers.find, request.address)
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
@@ -119,7 +119,7 @@ class RestApp:
     ) -> Response:
         try:
             if operation.needs_token:
-                self._gate.check(request)
+                record.named(self._gate.check(request))
             response = await operation.respond(request)
         except ClientGone:
             return Response(status=_CLIENT_CLOSED_REQUEST)

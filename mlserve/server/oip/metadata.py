@@ -125,11 +125,12 @@ class OipModels:
         return dict(self._limits)
 
     def load(self) -> dict[str, Any]:
-        """Return how many calls run, wait and may wait, and how the versions are served."""
+        """Return how many calls run, wait and may wait, how long callers wait, and more."""
         engine = self._engine
         load: dict[str, Any] = {
             "running": engine.running,
             "waiting": engine.waiting,
+            "slots": engine.slots,
             "max_queue": engine.max_queue,
         }
         processes = [
@@ -156,6 +157,17 @@ class OipModels:
                 "fault": loaded.standing.fault,
             }
             for loaded in self._models.loaded()
+        ]
+        load["patience"] = [
+            {
+                "transport": kind.caller.transport,
+                "agent": kind.caller.agent,
+                "seconds": round(kind.wait.seconds, 3),
+                "is_known": kind.wait.is_known,
+                "left": kind.left,
+                "stayed": kind.stayed,
+            }
+            for kind in engine.seen_callers
         ]
         if processes:
             load["processes"] = processes

@@ -7,8 +7,9 @@ versions and signatures are those being served, and every other label has a few 
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import (
@@ -25,6 +26,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from mlserve import __version__
+from mlserve.admission.patience import SeenKind
 from mlserve.admission.verdicts import Outcome, Refusal
 from mlserve.errors import NotFound
 from mlserve.ladder.climb import has_refused
@@ -183,12 +185,20 @@ class Load(Protocol):
         """The number of calls in the queue."""
 
     @property
-    def max_queue(self) -> int:
-        """The limit on `waiting`."""
+    def max_queue(self) -> int | None:
+        """The limit on `waiting`; None without one."""
+
+    @property
+    def queue_bytes(self) -> int:
+        """The bytes that the calls in the queue hold."""
 
     @property
     def is_draining(self) -> bool:
         """Whether new calls are refused because the server stops."""
+
+    @property
+    def seen_callers(self) -> Sequence[SeenKind]:
+        """The kinds of caller seen lately, and how long they wait."""
 
 
 class Gauges(Collector):
@@ -207,7 +217,12 @@ class Gauges(Collector):
             ("ready", "1 if a request would be served now, else 0.", is_ready),
             ("requests_running", "Calls that are running now.", engine.running),
             ("requests_waiting", "Calls that are waiting in the queue now.", engine.waiting),
-            ("queue_limit", "Limit on the calls in the queue.", engine.max_queue),
+            (
+                "queue_limit",
+                "Limit on the calls in the queue; infinite if only time and memory bound it.",
+                math.inf if engine.max_queue is None else engine.max_queue,
+            ),
+            ("queue_bytes", "Bytes of memory held by calls in the queue.", engine.queue_bytes),
             (
                 "body_bytes",
                 "Bytes of memory held by requests that are being read.",
@@ -216,6 +231,7 @@ class Gauges(Collector):
             ("body_bytes_limit", "Limit on mlserve_body_bytes.", self._memory.most),
         ):
             yield GaugeMetricFamily(f"mlserve_{name}", text, value)
+        yield self._patience()
         yield self._versions()
         yield from self._certificates()
         yield from self._processes()
@@ -230,6 +246,19 @@ class Gauges(Collector):
         yield CounterMetricFamily(
             "mlserve_log_lines_lost", "Log lines that could not be written.", lost_lines()
         )
+
+    def _patience(self) -> GaugeMetricFamily:
+        """Return how long callers without a deadline wait, by transport, where it is known."""
+        family = GaugeMetricFamily(
+            "mlserve_patience_seconds",
+            "How long callers that set no deadline wait, once enough have been seen to hang up.",
+            labels=("transport",),
+        )
+        for kind in self._engine.seen_callers:
+            transport, agent, *_ = kind.caller
+            if transport and not agent and kind.wait.is_known:
+                family.add_metric((transport,), kind.wait.seconds)
+        return family
 
     def _certificates(self) -> Iterator[Metric]:
         """Yield what runs each version, and how its golden inputs are answered here."""

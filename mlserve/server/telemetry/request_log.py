@@ -103,6 +103,7 @@ def _fields(ended: RequestRecord, seconds: float) -> dict[str, Any]:
         "refused": ended.refused,
         "api": route.api,
         "transport": route.transport,
+        "token": ended.caller.token,
         "path": route.path,
         "model": ended.model,
         "version": ended.version,

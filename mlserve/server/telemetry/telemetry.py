@@ -24,9 +24,15 @@ class Telemetry:
         self.statistics = Statistics()
         self._log = log
 
-    def begin(self, route: Route, header: Callable[[str], str | None]) -> RequestRecord:
-        """Create the record of a request that just arrived, and make it the running task's."""
-        record = RequestRecord.arrived(route, header)
+    def begin(
+        self, route: Route, header: Callable[[str], str | None], address: str = ""
+    ) -> RequestRecord:
+        """Create the record of a request that just arrived, and make it the running task's.
+
+        `header` returns a header by lower-case name; `address` is the peer's IP address, empty if
+        it has none.
+        """
+        record = RequestRecord.arrived(route, header, address)
         request.begin(record)
         return record
 

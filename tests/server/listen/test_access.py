@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mlserve.server.listen.access import KnownTokens
 from mlserve.tensors import DType
+from mlserve.testing.processes import wait_until
+from mlserve.tokens import Token
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from tests.harness.server import serving
 
@@ -156,6 +161,80 @@ class TestGrpc:
         assert b"sorrel" in method(infer.SerializeToString(), timeout=10, metadata=metadata())
 
 
+TOKENS = {"web": "91d7e4", "batch": "5f0c2a", "batch ": "5f0c2b", "": "Zm9v=="}
+"""One of a server with several tokens, by the name of each: `batch` has an old and a new one."""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server with several tokens that logs every request."""
+    folder = tmp_path_factory.mktemp("shared")
+    path = folder / "tokens"
+    lines = [f"{name} = {token}" if name else token for name, token in TOKENS.items()]
+    path.write_text("\n".join(["# who may ask", *lines]))
+    path.chmod(0o600)
+    flags = (f"--token-file={path}", "--max-share=batch=0.3", "--log-format=json")
+    with serving(folder, *flags, wait=is_ready) as server:
+        yield server
+
+
+class TestSeveral:
+    @pytest.mark.parametrize(("name", "token"), TOKENS.items())
+    def test_each_is_known_by_its_name_over_rest(self, shared: Any, name: str, token: str) -> None:
+        headers = {**bearer(f"Bearer {token}"), "x-request-id": f"rest-{token}"}
+        url = f"http://{shared.rest}{PREDICT}"
+        response = httpx.post(url, json={"inputs": ["x"]}, headers=headers)
+        assert response.json() == {"outputs": ["sorrel"]}
+        assert logged(shared, f"rest-{token}").get("token", "") == name.strip()
+
+    @pytest.mark.parametrize(("name", "token"), TOKENS.items())
+    def test_each_is_known_by_its_name_over_grpc(
+        self, channel_to: Any, shared: Any, request_of: Any, name: str, token: str
+    ) -> None:
+        request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
+        method = channel_to(shared).unary_unary(METHODS[0])
+        sent = (*metadata(f"Bearer {token}"), ("x-request-id", f"grpc-{token}"))
+        assert b"sorrel" in method(request.SerializeToString(), timeout=10, metadata=sent)
+        assert logged(shared, f"grpc-{token}").get("token", "") == name.strip()
+
+    @pytest.mark.parametrize("value", ["batch", "91d7e45f0c2a", "5f0c2", "web = 91d7e4"])
+    def test_no_other(self, channel_to: Any, shared: Any, value: str) -> None:
+        response = httpx.get(f"http://{shared.rest}/v2", headers=bearer(f"Bearer {value}"))
+        assert response.status_code == 401
+        assert response.json() == {"error": "the token matches none of this server's"}
+        refused = code_of(channel_to(shared), METHODS[0], f"Bearer {value}")
+        assert refused is grpc.StatusCode.UNAUTHENTICATED
+
+    def test_none_is_in_the_log(self, shared: Any) -> None:
+        log = shared.log().replace("rest-", "grpc-")
+        for token in TOKENS.values():
+            assert token not in log.replace(f"grpc-{token}", "")
+
+
+def test_what_is_kept_of_tokens_are_digests_under_a_key_of_its_own() -> None:
+    """So a lookup compares nothing that a caller could choose to be near to a token."""
+    tokens = [Token("web", b"91d7e4"), Token("batch", b"5f0c2a")]
+    once, again = KnownTokens(tokens), KnownTokens(tokens)
+    assert once.name_of(["Bearer 5f0c2a"]) == again.name_of([b"Bearer 5f0c2a"]) == "batch"
+    kept = [pickle.dumps(vars(known)) for known in (once, again)]
+    assert not any(token.secret in data for token in tokens for data in kept)
+    assert not {*vars(once)["_known"]} & {*vars(again)["_known"]}
+
+
+def logged(server: Any, request_id: str) -> dict[str, Any]:
+    """Return the line of that request, which is written once its answer has left."""
+    lines: list[dict[str, Any]] = []
+
+    def is_written() -> bool:
+        lines[:] = [
+            json.loads(line) for line in server.log().splitlines() if f'"{request_id}"' in line
+        ]
+        return bool(lines)
+
+    wait_until(is_written)
+    return lines[0]
+
+
 def test_the_token_is_not_in_the_log(server: Any) -> None:
     assert TOKEN not in server.log()
     assert "Traceback" not in server.log()
@@ -171,6 +250,17 @@ def test_a_file_without_a_token_ends_the_start(model: Any, launch: Any, tmp_path
     assert f"{path} (--token-file) is empty" in server.log()
     assert "hint: make one: openssl rand" in server.log()
     assert "Traceback" not in server.log()
+
+
+def test_a_share_of_nobody_ends_the_start(model: Any, launch: Any, tmp_path: Path) -> None:
+    model.put(7)
+    path = tmp_path / "tokens"
+    path.write_text("batch = 5f0c2a\n")
+    server = launch(f"--token-file={path}", "--max-share=batsh=0.3")
+    assert server.exit_code() == 2
+    assert f"a share for batsh, and {path} (--token-file) has no token of that name" in server.log()
+    assert "hint: did you mean batch?" in server.log()
+    assert "5f0c2a" not in server.log()
 
 
 class TestWarnings:

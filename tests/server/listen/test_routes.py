@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlserve.server.listen.access import GrpcGate
+from mlserve.server.listen.access import GrpcGate, KnownTokens
 from mlserve.server.listen.grpc.call import Context
 from mlserve.server.listen.grpc.headers import GrpcStatus, Head
 from mlserve.server.listen.grpc.service import unary_methods
@@ -23,6 +23,7 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tfs.grpc import TfsGrpcService
 from mlserve.server.tfs.rest import TfsRestService
 from mlserve.settings import DEFAULT_SETTINGS
+from mlserve.tokens import Token
 
 ENGINE: Any = SimpleNamespace(settings=DEFAULT_SETTINGS)
 NOTHING: Any = None
@@ -110,7 +111,9 @@ def test_a_call_that_is_no_method_of_ours(method: str) -> None:
     with pytest.raises(GrpcStatus, match="requires a token"):
         # In a context of its own: what is begun here is no request of the tests that follow.
         copy_context().run(
-            GrpcGate(b"secret", telemetry).check, Context(Head(path, None, b"", ())), None
+            GrpcGate(KnownTokens([Token("", b"secret")]), telemetry).check,
+            Context(Head(path, None, b"", ())),
+            None,
         )
     [record] = ended
     assert record.route == Route("grpc", "", Purpose.OTHER, path[:LONGEST_PATH])

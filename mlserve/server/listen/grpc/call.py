@@ -35,12 +35,18 @@ _log = logging.getLogger(__name__)
 
 
 class Context:
-    """One call as its method sees it; `path` is `/<service>/<method>`."""
+    """One call as its method sees it.
 
-    __slots__ = ("_metadata", "deadline", "initial", "path", "trailing")
+    `path` is `/<service>/<method>`, `address` the peer's IP address, empty for a UNIX socket.
+    """
 
-    def __init__(self, head: Head) -> None:
+    __slots__ = ("_metadata", "address", "deadline", "initial", "path", "token", "trailing")
+
+    def __init__(self, head: Head, address: str = "") -> None:
         self.path = head.path
+        self.address = address
+        self.token = ""
+        """The name of the caller's token, once it has been checked."""
         self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
         """When the caller stops waiting, on the monotonic clock; None for never."""
         self.initial: Metadata = ()
@@ -92,9 +98,9 @@ class GrpcCall:
     the initial window of streams; the connection maintains both.
     """
 
-    def __init__(self, stream: int, head: Head, link: Link) -> None:
+    def __init__(self, stream: int, head: Head, link: Link, address: str = "") -> None:
         self.stream = stream
-        self.context = Context(head)
+        self.context = Context(head, address)
         self.window = FIRST_WINDOW
         self.credit = 0
         self.has_ended = False

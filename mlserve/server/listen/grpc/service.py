@@ -70,7 +70,9 @@ class UnaryMethod:
 
         Raises GrpcStatus.
         """
-        record = self.telemetry.begin(self.route, header_of(call.context))
+        header = header_of(call.context)
+        record = self.telemetry.begin(self.route, header, call.context.address)
+        record.named(call.context.token)
         self.in_flight.take(record)
 
         def end() -> None:
@@ -79,6 +81,7 @@ class UnaryMethod:
 
         try:
             if self.route.purpose is Purpose.PREDICT:
+                record.take_priority(header)
                 self.engine.admit(deadline_of(call.context, self.engine.default_timeout))
         except MlserveError as error:
             refusal = status_of(error, record)

@@ -24,6 +24,7 @@ from mlserve.server.listen.grpc.headers import (
 )
 from mlserve.server.listen.grpc.outbox import Outbox
 from mlserve.server.listen.grpc.status import GrpcStatus
+from mlserve.server.message import address_of
 from mlserve.wire.status import grpc_status
 
 MOST_STREAMS = 1024
@@ -66,6 +67,7 @@ class Streams:
 
     def __init__(self, connection: Owner, transport: asyncio.Transport, memory: BodyMemory) -> None:
         self._connection = connection
+        self._address = address_of(transport.get_extra_info("peername"))
         self._patience = Patience(asyncio.get_running_loop().time)
         self._headers = HeaderReader(self._patience)
         self.outbox = Outbox(transport, memory, self._patience, self._on_sent, self._reset)
@@ -251,7 +253,7 @@ class Streams:
             return
         except GrpcStatus as status:
             head, refusal = _REFUSED, status
-        call = GrpcCall(stream, head, self)
+        call = GrpcCall(stream, head, self, self._address)
         self._calls[stream] = call
         call.has_ended = ends
         self._begin(call, refusal)

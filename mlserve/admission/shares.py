@@ -1,0 +1,103 @@
+"""Whose calls go first under overload: classes, and shares of the server's time.
+
+Of several models, each is sure of an equal part of the server's time, as far as it asks for it.
+What one leaves, the others have. A token may have at most the share that it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic
+
+from mlserve.admission.forecast import WAY_BACK, Forecast
+from mlserve.admission.queue import Queue
+from mlserve.admission.rates import Rates
+from mlserve.admission.tickets import Queued, Ticket
+
+_MEMORY = 2.0
+"""Seconds over which it is measured what the models ask for and get."""
+_AT_WORK = 0.01
+"""The least part of the server's time that a model asks for to count as one of several."""
+_SPARE = 1.03
+"""How far a model must be beyond its share for its calls to give way, and so often below it."""
+
+
+@dataclass(slots=True)
+class Shares(Generic[Queued]):
+    """What each model asks for and gets, in seconds of the whole server a second."""
+
+    forecast: Forecast[Queued]
+    queue: Queue[Queued]
+    tokens: Mapping[str, float]
+    _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+    _admitted: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+
+    def note(self, now: float, ticket: Ticket, *, is_admitted: bool) -> None:
+        """Count a call that has arrived."""
+        model, demand = ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean
+        self._offered.add(model, demand, now)
+        if is_admitted:
+            self._admitted.add(model, demand, now)
+
+    def overrun(self, now: float, ticket: Ticket) -> tuple[float, float]:
+        """Return how late the call would be if its model or token had but its share, and that.
+
+        In seconds; 0 or less if it would be in time.
+        """
+        model, token = ticket.kind.model, ticket.caller.token
+        over, share = 0.0, 1.0
+        of_model = self._of(now, model)
+        if of_model < 1.0:
+            ahead = sum(
+                self.forecast.estimates.guess(other.kind).mean
+                for other in self.queue.line[: self.queue.place_of(ticket)]
+                if other.kind.model == model
+            )
+            over, share = self._late(now, ticket, ahead, of_model), of_model
+        of_token = self.tokens.get(token)
+        if of_token is not None and over <= 0:
+            own = ((kind, n) for (name, kind), n in self.queue.tokens.items() if name == token)
+            over, share = self._late(now, ticket, self.forecast.demand(own), of_token), of_token
+        return over, share
+
+    def victims(self, now: float, ticket: Ticket) -> list[Queued]:
+        """Return the waiting calls that may give way to this one: the first ones first.
+
+        They are the less important, and of those as important, the ones of models that have had
+        more than their share where its own has had less. Of equals, the last due goes first.
+        """
+        greedy = self._greedy(now, ticket.kind.model)
+        if not greedy and not self.queue.holds_less_than(ticket.priority):
+            return []
+        found = [
+            other
+            for other in reversed([*self.queue])
+            if other.priority < ticket.priority
+            or (other.priority == ticket.priority and other.kind.model in greedy)
+        ]
+        found.sort(key=lambda other: (other.priority, -other.due_at))
+        return found
+
+    def _late(self, now: float, ticket: Ticket, ahead: float, share: float) -> float:
+        own = self.forecast.estimates.guess(ticket.kind)
+        needed = (ahead + own.mean) / share + self.forecast.slots * own.mean + WAY_BACK
+        return now + needed - ticket.due_at
+
+    def _of(self, now: float, model: str) -> float:
+        """Return the share of a model: what the others leave, each of which is sure of its part."""
+        asked = {name: rate for name, rate in self._offered.items(now) if rate >= _AT_WORK}
+        others = [rate for name, rate in asked.items() if name != model]
+        if not others:
+            return 1.0
+        part = 1 / (len(others) + 1)
+        return 1.0 - sum(min(part, rate) for rate in others)
+
+    def _greedy(self, now: float, model: str) -> set[str]:
+        """Return the models that have had more than an equal part, if this one has had less."""
+        had = {name: rate for name, rate in self._admitted.items(now) if name != model}
+        others = sum(rate >= _AT_WORK for rate in had.values())
+        part = 1 / (others + 1)
+        if not others or self._admitted.of(model, now) * _SPARE >= part:
+            return set()
+        return {name for name, rate in had.items() if rate > part * _SPARE}

@@ -1,0 +1,65 @@
+"""The last decisions on who was let in, on both ports: for `mlserve why` and `mlserve audit`.
+
+It belongs to no protocol, and needs the token like everything that tells about a server. All
+decisions together are written on a thread and in small pieces: that takes a few tenths of a second,
+which the requests of a busy server must not wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mlserve.server.codec.proto_reader import read_message
+from mlserve.server.engine.engine import Engine
+from mlserve.server.listen.grpc.call import Context
+from mlserve.server.listen.grpc.service import BytesMethod, Methods, Service, deadline_of
+from mlserve.server.listen.http import check_method, json_response
+from mlserve.server.listen.routes import Operation
+from mlserve.server.message import Request, Response
+from mlserve.server.request import Purpose
+from mlserve.wire.proto.mlserve_pb2 import DecisionsRequest, DecisionsResponse
+from mlserve.wire.services import DECISIONS_PATH, SERVER
+
+
+class DecisionsPage:
+    """The page of the REST port: `GET /mlserve/decisions`, of one call with `?request_id=`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def match(self, path: str) -> Operation | None:
+        if path != DECISIONS_PATH:
+            return None
+        return Operation("", Purpose.METADATA, self._respond)
+
+    async def _respond(self, request: Request) -> Response:
+        check_method(request, "GET")
+        return json_response(await _written(self._engine, request.parameter("request_id")))
+
+
+class DecisionsService:
+    """The same on the gRPC port, as a method of mlserve's own service."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def services(self) -> tuple[Service]:
+        """Return the service to add to the gRPC server."""
+        methods: dict[str, BytesMethod] = {"Decisions": self.decisions}
+        purposes: Methods = {Purpose.METADATA: methods}
+        return (Service(SERVER, "", purposes),)
+
+    async def decisions(self, data: bytes, context: Context) -> bytes:
+        """Decisions: on the calls with that id, or on all that are remembered."""
+        deadline = deadline_of(context, self._engine.default_timeout)
+        request = await read_message(DecisionsRequest, data, deadline)
+        json = await _written(self._engine, request.request_id)
+        return DecisionsResponse(json=json).SerializeToString()
+
+
+async def _written(engine: Engine, request_id: str) -> bytes:
+    """Return the JSON of the decisions on calls with that id, or on all for an empty one."""
+    copy = engine.decisions()
+    if request_id:
+        return "".join(copy.recording(request_id).pieces()).encode()
+    return await asyncio.to_thread(lambda: "".join(copy.recording().pieces()).encode())

@@ -1,0 +1,207 @@
+"""Callers that set no deadline: when they are due, when they are refused, and who goes first."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Caller
+from mlserve.admission.estimates import CostKey
+from mlserve.admission.patience import Patience, Wait
+from mlserve.admission.tickets import Ticket
+from mlserve.admission.verdicts import Refusal
+
+KIND = CostKey.from_rows("m", 1, "serving_default", 1)
+CURL = Caller("rest", "curl/8.14.1", "192.0.2.1")
+RUN = 0.1
+"""What each call takes of the server, in seconds."""
+DEFAULT = 30.0
+"""The server's default deadline."""
+
+
+class Seen(Patience):
+    """What has been seen of the callers' patience, fixed."""
+
+    def __init__(self, seconds: float, *, is_known: bool) -> None:
+        self.wait = Wait(seconds, is_known)
+
+    def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
+        return self.wait
+
+
+def admission_of(seconds: float, *, is_known: bool, slots: int = 1) -> Admission[Ticket]:
+    admission = Admission[Ticket](slots, patience=Seen(seconds, is_known=is_known))
+    for _ in range(20):
+        admission.estimates.learn(KIND, RUN, 0.0)
+    return admission
+
+
+def arrive(admission: Admission[Ticket], now: float) -> Ticket | Refusal:
+    ticket = Ticket(KIND, now + DEFAULT, caller=CURL, is_asked=False, arrived_at=now)
+    verdict = admission.check(now, ticket)
+    if verdict is not None:
+        return verdict.why
+    admission.enter(ticket)
+    return ticket
+
+
+def start(admission: Admission[Ticket], now: float) -> Ticket:
+    ticket = admission.next(now)
+    assert ticket is not None
+    admission.start(now, [ticket])
+    return ticket
+
+
+def let_in(admission: Admission[Ticket], now: float) -> Ticket:
+    ticket = arrive(admission, now)
+    assert isinstance(ticket, Ticket)
+    return ticket
+
+
+def test_a_caller_is_due_when_such_callers_hang_up() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 5.0)
+    start(admission, 5.0)
+    assert let_in(admission, 5.0).due_at == 6.0
+    assert let_in(admission, 5.0).is_guessed
+
+
+def test_it_goes_before_a_call_that_may_wait_longer_and_behind_one_that_may_not() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 0.0)
+    start(admission, 0.0)
+    patient, hasty = Ticket(KIND, 5.0), Ticket(KIND, 0.7)
+    for ticket in (patient, hasty):
+        assert admission.check(0.0, ticket) is None
+        admission.enter(ticket)
+    guessed = let_in(admission, 0.0)
+    assert admission.waiting.line == [hasty, guessed, patient]
+
+
+def test_it_is_refused_for_its_patience_once_no_slot_has_been_free_for_that_long() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 0.0)
+    start(admission, 0.0)
+    answers = [arrive(admission, 0.5) for _ in range(40)]
+    assert Refusal.PATIENCE not in answers, "half a second of load is a burst"
+    assert {arrive(admission, 1.0) for _ in range(5)} == {Refusal.PATIENCE}
+
+
+def test_what_it_is_told_names_the_patience() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 0.0)
+    start(admission, 0.0)
+    for _ in range(40):
+        arrive(admission, 0.5)
+    verdict = admission.check(1.0, Ticket(KIND, 31.0, caller=CURL, is_asked=False, arrived_at=1.0))
+    assert verdict is not None
+    assert (verdict.why, verdict.limit) == (Refusal.PATIENCE, 1.0)
+    assert verdict.seconds > 0
+
+
+def test_a_model_that_takes_longer_than_such_callers_wait_is_run_while_there_is_a_slot() -> None:
+    admission = admission_of(RUN / 2, is_known=True)
+    for now in (0.0, 1.0, 2.0):
+        ticket = let_in(admission, now)
+        slot = admission.start(now, [ticket])
+        admission.end(now + RUN, slot)
+
+
+def test_one_that_has_waited_longer_than_such_callers_goes_behind_all_others() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 0.0)
+    busy = admission.start(0.0, [admission.waiting.line[0]])
+    old, new = let_in(admission, 0.1), let_in(admission, 1.5)
+    admission.end(2.0, busy)
+    assert admission.next(2.0) is new
+    assert admission.waiting.overdue == [old]
+    assert old.is_waiting
+    admission.leave(new)
+    assert admission.next(2.0) is old, "its caller is still there, and nothing else waits"
+    assert admission.leave(old)
+    assert not len(admission.waiting)
+    assert not admission.waiting.kinds
+
+
+def test_one_in_eight_is_overdue_so_that_the_patient_get_their_turn() -> None:
+    admission = admission_of(1.0, is_known=True)
+    let_in(admission, 0.0)
+    busy = admission.start(0.0, [admission.waiting.line[0]])
+    old = let_in(admission, 0.1)
+    started = []
+    now = 2.0
+    for _ in range(9):
+        let_in(admission, now)
+        admission.end(now, busy)
+        ticket = admission.next(now)
+        assert ticket is not None
+        started.append(ticket)
+        busy = admission.start(now, [ticket])
+        now += RUN
+    assert started.count(old) == 1
+
+
+def test_nothing_is_reordered_while_waits_are_as_long_as_callers_are_known_to_stand() -> None:
+    admission = admission_of(2.0, is_known=False)
+    let_in(admission, 0.0)
+    start(admission, 0.0)
+    first, *_ = [let_in(admission, 0.1 * n) for n in range(10)]
+    assert admission.next(1.9) is first
+
+
+def test_the_newest_go_first_beyond_that_and_each_fourth_is_the_oldest() -> None:
+    admission = admission_of(2.0, is_known=False, slots=8)
+    waiting = [let_in(admission, 0.1 * n) for n in range(10)]
+    order = [waiting.index(start(admission, 5.0)) for _ in range(8)]
+    assert order == [0, 9, 8, 7, 1, 6, 5, 4]
+
+
+def test_the_oldest_goes_first_where_it_would_be_late_otherwise() -> None:
+    admission = admission_of(2.0, is_known=False)
+    admission.start(0.0, [let_in(admission, 0.0)])
+    waiting = [let_in(admission, 0.1 * n) for n in range(1, 100)]
+    assert admission.next(19.0) is waiting[-1]
+    assert admission.next(21.0) is waiting[0], "ten seconds of work wait, and nine are left"
+
+
+def test_those_who_set_a_deadline_keep_their_order() -> None:
+    admission = admission_of(2.0, is_known=False)
+    admission.start(0.0, [let_in(admission, 0.0)])
+    let_in(admission, 0.0)
+    dated = Ticket(KIND, 10.0)
+    admission.enter(dated)
+    let_in(admission, 3.0)
+    assert admission.next(5.0) is dated
+
+
+def test_the_queue_is_bounded_by_the_bytes_that_it_holds() -> None:
+    admission = Admission[Ticket](1, max_held=100_000)
+    admission.enter(Ticket(KIND, 9.0))
+    admission.start(0.0, admission.waiting.line[:1])
+    assert admission.check(0.0, Ticket(KIND, 9.0, held=10**9)) is None, "it is the only one"
+    admission.enter(Ticket(KIND, 9.0, held=60_000))
+    verdict = admission.check(0.0, Ticket(KIND, 9.0, held=60_000))
+    assert verdict is not None
+    assert (verdict.why, verdict.limit) == (Refusal.MEMORY, 100_000)
+    assert admission.check(0.0, Ticket(KIND, 9.0, held=1_000)) is None
+
+
+def test_five_hundred_short_calls_at_once_may_all_wait() -> None:
+    admission = admission_of(2.0, is_known=False, slots=2)
+    for _ in range(50):
+        admission.estimates.learn(KIND, 0.002, 0.0)
+    assert all(isinstance(arrive(admission, 0.0), Ticket) for _ in range(500))
+
+
+@pytest.mark.parametrize("waiting", [10, 40], ids=["few", "many"])
+def test_a_head_is_refused_only_where_its_call_would_be(waiting: int) -> None:
+    admission = admission_of(2.0, is_known=False, slots=2)
+    for _ in range(waiting + 2):
+        admission.enter(Ticket(KIND, 60.0))
+    for _ in range(2):
+        admission.start(0.0, admission.waiting.line[:1])
+    for tenths in range(200):
+        ticket = Ticket(KIND, tenths / 10)
+        head = Ticket(KIND, tenths / 10)
+        is_refused = admission.check_head(0.0, head) is not None
+        assert is_refused == (admission.check(0.0, ticket) is not None)

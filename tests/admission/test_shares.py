@@ -1,0 +1,152 @@
+"""Whose calls go first under overload: classes, models, tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Caller, Priority
+from mlserve.admission.estimates import CostKey
+from mlserve.admission.tickets import Ticket
+from mlserve.admission.verdicts import Refusal
+
+FAST = CostKey.from_rows("fast", 1, "serving_default", 1)
+SLOW = CostKey.from_rows("slow", 1, "serving_default", 1)
+RUNS = {FAST: 0.01, SLOW: 0.1}
+
+
+def busy(**options: object) -> Admission[Ticket]:
+    """A server of one slot, in which a call runs."""
+    admission = Admission[Ticket](1, **options)  # type: ignore[arg-type]
+    for kind, seconds in RUNS.items():
+        for _ in range(20):
+            admission.estimates.learn(kind, seconds, 0.0)
+    admission.enter(Ticket(FAST, 99.0))
+    admission.start(0.0, admission.waiting.line[:1])
+    return admission
+
+
+def fill(admission: Admission[Ticket], kind: CostKey, now: float, **options: object) -> int:
+    """Let calls in that are due in a second until one is refused; return how many."""
+    count = 0
+    while admission.check(now, ticket := Ticket(kind, now + 1.0, **options)) is None:  # type: ignore[arg-type]
+        admission.enter(ticket)
+        count += 1
+    return count
+
+
+def test_a_call_of_a_higher_class_takes_the_place_of_the_last_due_of_a_lower_one() -> None:
+    admission = busy()
+    fill(admission, SLOW, 0.0)
+    last = admission.waiting.line[-1]
+    ticket = Ticket(SLOW, 1.0, priority=Priority.CRITICAL)
+    assert admission.check(0.0, ticket) is None
+    assert admission.shed == [last]
+    assert not last.is_waiting
+
+
+def test_the_sheddable_go_before_the_others_and_equals_never() -> None:
+    admission = busy()
+    fill(admission, SLOW, 0.0, priority=Priority.CRITICAL)
+    for ticket in admission.waiting.line[:2]:
+        admission.leave(ticket)
+    low = Ticket(SLOW, 0.9, priority=Priority.SHEDDABLE)
+    middle = Ticket(SLOW, 1.0)
+    for ticket in (low, middle):
+        assert admission.check(0.0, ticket) is None
+        admission.enter(ticket)
+    assert admission.check(0.0, Ticket(SLOW, 1.0, priority=Priority.SHEDDABLE)) is not None
+    for gone in ([low], [low, middle]):
+        ticket = Ticket(SLOW, 1.0, priority=Priority.CRITICAL)
+        assert admission.check(0.0, ticket) is None
+        assert admission.shed == gone
+        admission.enter(ticket)
+    assert admission.check(0.0, Ticket(SLOW, 1.0, priority=Priority.CRITICAL)) is not None
+
+
+def test_no_one_gives_way_in_vain() -> None:
+    admission = busy()
+    fill(admission, SLOW, 0.0)
+    before = list(admission.waiting)
+    late = admission.check(0.0, Ticket(SLOW, 0.05, priority=Priority.CRITICAL))
+    assert late is not None
+    assert not admission.shed
+    assert list(admission.waiting) == before
+
+
+def test_short_calls_give_way_in_numbers_to_a_long_one() -> None:
+    admission = busy()
+    fill(admission, FAST, 0.0)
+    before = len(admission.waiting)
+    assert admission.check(0.0, Ticket(SLOW, 1.0, priority=Priority.CRITICAL)) is None
+    assert 10 <= len(admission.shed) <= 22
+    assert len(admission.waiting) + len(admission.shed) == before
+
+
+def shares(admission: Admission[Ticket], seconds: float = 20.0) -> dict[str, float]:
+    """Offer each model twice its half; return how much of the server's time each has had."""
+    had = dict.fromkeys(("fast", "slow"), 0.0)
+    now, step = 0.0, 0
+    slot, ends = admission.running[0], RUNS[FAST]
+    while now < seconds:
+        for kind, each in RUNS.items():
+            if step % round(each / RUNS[FAST]) == 0:
+                ticket = Ticket(kind, now + 1.0)
+                if admission.check(now, ticket) is None:
+                    admission.enter(ticket)
+                admission.shed.clear()
+        step += 1
+        now += RUNS[FAST]
+        if now + 1e-9 >= ends:
+            admission.end(now, slot)
+            ticket = admission.next(now)  # type: ignore[assignment]
+            while ticket is not None and admission.judge(now, ticket) is not None:
+                admission.leave(ticket)
+                ticket = admission.next(now)  # type: ignore[assignment]
+            assert ticket is not None
+            had[ticket.kind.model] += RUNS[ticket.kind]
+            slot, ends = admission.start(now, [ticket]), now + RUNS[ticket.kind]
+    return {model: part / seconds for model, part in had.items()}
+
+
+def test_two_models_that_each_ask_for_twice_their_half_get_it() -> None:
+    had = shares(busy())
+    assert had["fast"] + had["slow"] > 0.97
+    assert min(had.values()) > 0.45
+
+
+def test_one_model_may_use_what_the_other_leaves() -> None:
+    admission = busy()
+    assert fill(admission, FAST, 0.0) > 80
+
+
+def test_a_token_may_queue_what_its_share_allows() -> None:
+    admission = busy(token_shares={"batch": 0.3})
+    batch, web = Caller("rest", token="batch"), Caller("rest", token="web")
+    first = fill(admission, FAST, 0.0, caller=batch)
+    assert 20 <= first <= 30
+    verdict = admission.check(0.0, Ticket(FAST, 1.0, caller=batch))
+    assert verdict is not None
+    assert (verdict.why, verdict.limit) == (Refusal.SHARE, 0.3)
+    assert 50 <= fill(admission, FAST, 0.0, caller=web) <= 70
+
+
+def test_a_share_limits_nothing_while_a_slot_is_free() -> None:
+    admission = Admission[Ticket](2, token_shares={"batch": 0.01})
+    admission.estimates.learn(FAST, 0.01, 0.0)
+    admission.enter(Ticket(FAST, 9.0))
+    admission.start(0.0, admission.waiting.line[:1])
+    caller = Caller("rest", token="batch")
+    assert admission.check(0.0, Ticket(FAST, 0.1, caller=caller)) is None
+
+
+def test_the_price_is_the_part_that_is_refused_of_a_class() -> None:
+    admission = busy()
+    for _ in range(100):
+        ticket = Ticket(SLOW, 1.0, priority=Priority.DEFAULT)
+        if admission.check(0.0, ticket) is None:
+            admission.enter(ticket)
+        assert admission.price(0.0, Priority.CRITICAL) == 0.0
+    let_in = len(admission.waiting)
+    assert admission.price(0.0, Priority.DEFAULT) == pytest.approx(1 - let_in / 100)
+    assert admission.price(60.0, Priority.DEFAULT) == pytest.approx(1 - let_in / 100)

@@ -1,0 +1,110 @@
+"""What a server shows of its callers' patience, after callers that hung up on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from mlserve.client import Client
+from mlserve.testing.processes import wait_until
+
+pytestmark = pytest.mark.server
+
+TIMEOUT = 0.6
+"""Seconds after which the callers hang up."""
+
+
+@pytest.fixture(scope="module")
+def left(server: Any) -> Any:
+    """A server from which one caller took its answer, and on which six have hung up."""
+    assert server.post({"inputs": ["x"]}).status_code == 200
+    body = {"inputs": [3.0], "signature_name": "slow"}
+    url = f"http://{server.rest}/v1/models/m:predict"
+
+    def hang_up(_: int) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=body, timeout=TIMEOUT, headers={"User-Agent": "hasty/1.0 (x)"})
+
+    with ThreadPoolExecutor(6) as callers:
+        list(callers.map(hang_up, range(6)))
+    wait_until(lambda: [kind["left"] for kind in seen_by(server)].count(6) == 3)
+    return server
+
+
+def seen_by(server: Any) -> list[dict[str, Any]]:
+    kinds: list[dict[str, Any]] = httpx.get(f"http://{server.rest}/v2").json()["parameters"][
+        "patience"
+    ]
+    return kinds
+
+
+def about_the_timeout(seconds: float) -> bool:
+    # The server begins to count later than the client, and a busy one sees it leave later.
+    return 0.5 * TIMEOUT < seconds < 3.0
+
+
+def test_the_metadata_has_it_by_kind_of_caller(left: Any) -> None:
+    kinds = {(kind["transport"], kind["agent"]): kind for kind in seen_by(left)}
+
+    hasty = kinds["rest", "hasty/1.0"]
+    assert hasty["is_known"]
+    assert about_the_timeout(hasty["seconds"])
+    assert (hasty["left"], hasty["stayed"]) == (6, 0)
+    assert kinds["rest", ""]["left"] == 6
+    assert kinds["", ""]["left"] == 6
+    assert "127.0.0.1" not in json.dumps(seen_by(left))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_client_reads_it(left: Any, protocol: str) -> None:
+    with Client(left.endpoint(protocol)) as client:
+        load = client.load()
+    assert load is not None
+    hasty = next(kind for kind in load.patience if kind.agent == "hasty/1.0")
+    assert hasty.is_known
+    assert about_the_timeout(hasty.seconds)
+    kind, seen = str(hasty).split("; ")
+    assert kind.startswith("callers over rest (hasty/1.0) without a deadline hang up after ")
+    assert seen == "seen: 6 that hung up, 0 that did not"
+
+
+def test_the_metric_has_it_by_transport(left: Any) -> None:
+    page = httpx.get(f"http://{left.rest}/metrics").text
+    lines = [line for line in page.splitlines() if line.startswith("mlserve_patience_seconds{")]
+
+    assert [line.split()[0] for line in lines] == ['mlserve_patience_seconds{transport="rest"}']
+    assert about_the_timeout(float(lines[0].split()[1]))
+
+
+def test_status_says_it_once(left: Any, cli: Any) -> None:
+    result = cli("status", "--endpoint", f"http://{left.rest}")
+
+    told = [line for line in result.stdout.splitlines() if line.startswith("patience: ")]
+    assert len(told) == 1
+    assert told[0].startswith("patience: callers over rest without a deadline hang up after ")
+
+
+def test_callers_with_a_deadline_say_nothing(model: Any, start: Callable[..., Any]) -> None:
+    model.put(7)
+    server = start()
+    body = {"inputs": [2.0], "signature_name": "slow"}
+    for _ in range(6):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"http://{server.rest}/v1/models/m:predict",
+                json=body,
+                timeout=0.2,
+                headers={"X-Request-Timeout-Ms": "20000"},
+            )
+    wait_until(lambda: cancelled_on(server) == 6)
+    assert seen_by(server) == []
+
+
+def cancelled_on(server: Any) -> float:
+    page = httpx.get(f"http://{server.rest}/metrics").text
+    return sum(float(line.split()[-1]) for line in page.splitlines() if '"cancelled"' in line)
