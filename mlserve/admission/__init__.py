@@ -3,7 +3,7 @@
 - `admission`: the queue and the slots; decides on arrival and at the start of each call;
 - `estimates`: how long calls take, as measured;
 - `patience`: how long callers wait that send no deadline, as seen;
-- `survival`: the survival curve that this is read from;
+- `survival`: the survival curve from which that is read;
 - `callers`: what is known of a caller, and how important its call is;
 - `verdicts`: why a call was refused, and how those that ran ended;
 - `retry_after`: when a refused client should come back;

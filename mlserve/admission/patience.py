@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import nlargest
+from math import inf
 from typing import NamedTuple
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller
-from mlserve.admission.survival import Survival, bin_of
+from mlserve.admission.survival import Survival, place_of
 
 PRIOR = 2.0
 """Seconds that callers are believed to wait before anything is known of them."""
@@ -27,11 +28,13 @@ class Wait(NamedTuple):
     """How long callers of one kind wait, as seen.
 
     Nearly all of them wait `seconds`. `is_known` says that some have left after that: otherwise
-    they are known to wait at least so long, and perhaps much longer.
+    they are known to wait at least so long, and perhaps much longer. `longest` is the same of the
+    most patient: hardly any wait much longer. It is infinite if that is not known.
     """
 
     seconds: float
     is_known: bool
+    longest: float = inf
 
 
 class SeenKind(NamedTuple):
@@ -57,11 +60,11 @@ class Patience:
 
     def note_left(self, caller: Caller, waited: float, now: float) -> None:
         """Take note that such a caller left after that many seconds, without its answer."""
-        self._note(caller, ~bin_of(waited), now)
+        self._note(caller, ~place_of(waited), now)
 
     def note_stayed(self, caller: Caller, waited: float, now: float) -> None:
         """Take note that such a caller took its answer after that many seconds."""
-        self._note(caller, bin_of(waited), now)
+        self._note(caller, place_of(waited), now)
 
     def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
         """Return how long such callers wait, of those that wait at least `least` seconds.
@@ -69,14 +72,15 @@ class Patience:
         `least` is what the answer takes on an idle server: callers that leave sooner can never be
         answered, and say nothing of the others.
         """
-        first, stood = bin_of(least), 0.0
+        place, stood = place_of(least), 0.0
         for survival in self._lines.get(caller) or self._line(caller):
-            reading = survival.read(first, now)
+            reading = survival.read(place, now)
             if reading is None:
                 continue
             # A coarser kind has no say where this caller's own has been seen to wait longer.
             if reading.cliff is not None and reading.cliff >= stood:
-                return Wait(max(reading.cliff, least), is_known=True)
+                longest = max(reading.longest, least)
+                return Wait(max(reading.cliff, least), is_known=True, longest=longest)
             stood = max(stood, reading.stood)
         return Wait(max(stood, PRIOR, least), is_known=False)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mlserve.settings import DEFAULT_SETTINGS
+from mlserve.system import usable_memory
 from mlserve.tensors import DType
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest
 from tests.harness.server import serving
@@ -237,7 +238,8 @@ class TestShown:
     def test_oip_rest(self, http: httpx.Client, path: str) -> None:
         shown = http.get(path).json()["parameters"]
         assert {name: shown[name] for name in WANTED} == WANTED
-        assert shown["max_queue"] >= 16  # as the engine chose it
+        assert shown["max_queue"] is None
+        assert shown["max_queue_bytes"] == usable_memory() // 8
 
     @pytest.mark.parametrize("method", ["ServerMetadata", "ModelMetadata"])
     def test_oip_grpc(self, server: Any, channel_to: Any, method: str) -> None:
