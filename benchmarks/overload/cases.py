@@ -151,8 +151,8 @@ def _two() -> list[Case]:
     shares = (Target("slow_share", 0.9), Target("fast_share", 0.9), Target("late", 0, is_most=True))
     told, leave = "each at twice its share, 1 s", "each at twice its share, leave after 1 s"
     return [
-        Case("two-models", told, kind="two", targets=shares),
-        Case("two-models-leave", leave, kind="two", is_told=False, targets=shares),
+        Case("two-models", told, kind="two", times=2, targets=shares),
+        Case("two-models-leave", leave, kind="two", times=2, is_told=False, targets=shares),
     ]
 
 
@@ -191,6 +191,7 @@ def _shocks() -> list[Case]:
     """Eight tenths of the capacity, and a trigger in the middle."""
     goal = (Target("attainment_after", 0.99), Target("late", 0, is_most=True))
     base = {"times": 0.8, "kind": "shock", "targets": goal}
+    bursts = {"cv": 8.0, "kind": "bursts"}
     again = f"1 s, {TRIES} immediate retries"
     leave = f"leave after 1 s, {TRIES} immediate retries"
     return [
@@ -204,23 +205,8 @@ def _shocks() -> list[Case]:
         Case("slower", "1 s", "turning", shock="slower", **base),
         Case("slower-leave", "leave after 1 s", "turning", shock="slower", is_told=False, **base),
         Case("reload", "1 s", shock="reload", **base),
-        Case(
-            "bursts",
-            "1 s, gaps with a CV of 8",
-            times=0.8,
-            cv=8.0,
-            kind="bursts",
-            targets=(Target("of_ideal", 0.95), Target("late", 0, is_most=True)),
-        ),
-        Case(
-            "bursts-fast",
-            "1 s, gaps with a CV of 8",
-            "fast",
-            times=0.8,
-            cv=8.0,
-            kind="bursts",
-            targets=(Target("of_ideal", 0.95), Target("late", 0, is_most=True)),
-        ),
+        Case("bursts", "1 s, gaps with a CV of 8", **base | bursts),
+        Case("bursts-fast", "1 s, gaps with a CV of 8", "fast", **base | bursts),
     ]
 
 
