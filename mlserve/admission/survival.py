@@ -5,11 +5,13 @@ and of those that reach a bin, a share leaves in it. A caller that was answered 
 evidence beyond it. Within it, it is evidence if it was answered later than others left: a server
 that answers callers just before their timeout must not take them for patient.
 
-Three things make old evidence give way to new. All counts halve every minute. A bin remembers no
-more than about the last 128 that reached it, so that a change shows after a few dozen. And the
-leaves of a bin are forgotten altogether when nobody has left in it for 90 s, or when so many have
-stood it since that some must have left if callers were still the same. Without that, a server that
-refuses early, and so sees nobody leave any more, would never learn that its callers have changed.
+Old evidence gives way to new. All counts halve every minute. A bin remembers no more than about the
+last 128 that reached it. And it forgets at once, where those of now cannot be those of before:
+
+- the leaves of a bin, when so many have stood it since that some must have left if callers were
+  still the same; also when nobody has left in it for 90 s. Otherwise a server that refuses early,
+  and so sees nobody leave any more, would never learn that its callers have changed;
+- those who stood a bin, when twelve in a row have left in it.
 
 Nothing here reads a clock: the caller passes the time, in seconds.
 """
@@ -51,6 +53,9 @@ _MEMORY = 90.0
 """Seconds after which the leaves of a bin are forgotten, if nobody has left in it since."""
 _MISSED = 8.0
 """Leaves that were to be expected, without one that came, after which they are forgotten."""
+_RUN = 12
+"""Callers in a row that leave in one bin, after which those who stood it are forgotten."""
+_HALF = 0.5
 _AT_ONCE = 64
 """Notes that are put into the curve at once, when it is asked for; fewer, after ..."""
 _DELAY = 0.1
@@ -87,7 +92,7 @@ class _Leaves:
     """Those who left in one bin: how many, the last of them when, and in which step on average.
 
     `beyond` is how many went beyond the bin, and `since` how many of them since the last one left.
-    All three numbers are decayed counts.
+    All three numbers are decayed counts. `run` is how many in a row have left.
     """
 
     last: float
@@ -95,6 +100,7 @@ class _Leaves:
     count: float = 0.0
     step: float = 0.0
     since: float = 0.0
+    run: int = 0
 
     def add(self, steps: Sequence[int]) -> None:
         """Add those who left in these steps of the bin."""
@@ -232,9 +238,9 @@ class Survival:
             i, step = divmod(place, _STEPS)
             leaves = self._leaves.get(i)
             if leaves is None:
-                longer = 0.5
+                longer = _HALF
             else:
-                longer = min(max(step - leaves.step + 0.5, 0.0), 1.0)
+                longer = min(max(step - leaves.step + _HALF, 0.0), 1.0)
                 inside[i] += longer
             ends[i + 1] += longer
             ends[i] += 1 - longer
@@ -245,8 +251,13 @@ class Survival:
             beyond = came[i] - inside[i]
             leaves.beyond += beyond
             leaves.since += beyond
+            left = len(gone.get(i, ()))
+            # Less than half a caller: answered in the bin, and hardly later than others left.
+            leaves.run = 0 if came[i] - left >= _HALF else leaves.run + left
             if totals[i] > _MOST:
                 leaves.scale(_MOST / totals[i])
+            if leaves.run >= _RUN:
+                self._reached[i], leaves.beyond = leaves.count, 0.0
             if i not in gone and leaves.since * leaves.count >= _MISSED * self._reached[i]:
                 self._forget(i)
 

@@ -178,6 +178,27 @@ def test_shorter_patience_is_followed_once_enough_have_left() -> None:
     assert wait.seconds == pytest.approx(0.48, abs=0.01)
 
 
+def test_a_dozen_that_leave_in_a_row_are_enough() -> None:
+    world = World()
+    assert world.run(30.0, fixed(5.0), between(0.0, 8.0)).seconds > 4.0
+
+    for _ in range(12):
+        world.call(1.0, 9.0)
+        world.run(0.5, fixed(PATIENT), between(0.0, 0.3))  # those who are answered say nothing
+    world.now += 2.0
+
+    assert world.of() == A_SECOND
+
+
+def test_a_few_bots_among_those_that_wait_make_no_row() -> None:
+    world = World()
+    for _ in range(30):
+        for _ in range(9):
+            world.call(1.0, 9.0)
+        world.run(2.0, fixed(PATIENT), between(0.0, 8.0))
+        assert not world.of().is_known
+
+
 def test_what_nobody_confirms_is_given_up() -> None:
     world = World()
     learned = world.run(30.0, fixed(1.0), between(0.0, 4.0))
