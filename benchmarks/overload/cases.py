@@ -146,59 +146,44 @@ def _calm() -> list[Case]:
     ]
 
 
-def _others() -> list[Case]:
+def _two() -> list[Case]:
+    """Two models that want twice what they can have."""
     shares = (Target("slow_share", 0.9), Target("fast_share", 0.9), Target("late", 0, is_most=True))
+    told, leave = "each at twice its share, 1 s", "each at twice its share, leave after 1 s"
     return [
-        Case("two-models", "each at twice its share, 1 s", kind="two", targets=shares),
-        Case(
-            "two-models-leave",
-            "each at twice its share, leave after 1 s",
-            kind="two",
-            is_told=False,
-            targets=shares,
-        ),
-        Case(
-            "burst-500",
-            "500 at once, default deadline",
-            "tiny",
-            waits=(30.0,),
-            is_told=False,
-            kind="burst",
-            targets=(Target("attainment", 1.0),),
-        ),
-        Case(
-            "burst-500-grpc",
-            "500 at once, default deadline",
-            "tiny",
-            "grpc",
-            waits=(30.0,),
-            is_told=False,
-            kind="burst",
-            targets=(Target("attainment", 1.0),),
-        ),
-        Case(
-            "priorities",
-            "a third each sheddable, default, critical; 1 s",
-            kind="priorities",
-            targets=_reaches(0.97),
-        ),
-        Case("usual", "leave after 1 s", is_told=False, server="usual"),
-        Case("usual-limited", "leave after 1 s", is_told=False, server="usual, limited"),
-        Case(
-            "closed",
-            "16 clients, one call after the other, no deadline",
-            waits=(30.0,),
-            is_told=False,
-            kind="closed",
-        ),
-        Case(
-            "closed-fast",
-            "16 clients, one call after the other, no deadline",
-            "fast",
-            waits=(30.0,),
-            is_told=False,
-            kind="closed",
-        ),
+        Case("two-models", told, kind="two", times=2, targets=shares),
+        Case("two-models-leave", leave, kind="two", times=2, is_told=False, targets=shares),
+    ]
+
+
+def _burst() -> list[Case]:
+    """More calls at once than could ever wait before."""
+    about, goal = "500 at once, default deadline", (Target("attainment", 1.0),)
+    rest = {"waits": (30.0,), "is_told": False, "kind": "burst", "targets": goal}
+    return [
+        Case("burst-500", about, "tiny", **rest),
+        Case("burst-500-grpc", about, "tiny", "grpc", **rest),
+    ]
+
+
+def _priorities() -> list[Case]:
+    about = "a third each sheddable, default, critical; 1 s"
+    return [Case("priorities", about, kind="priorities", targets=_reaches(0.97))]
+
+
+def _closed() -> list[Case]:
+    """No overload: what all of this costs."""
+    about = "16 clients, one call after the other, no deadline"
+    rest = {"waits": (30.0,), "is_told": False, "kind": "closed"}
+    return [Case("closed", about, **rest), Case("closed-fast", about, "fast", **rest)]
+
+
+def _usual() -> list[Case]:
+    """The same on FastAPI and uvicorn."""
+    rest = {"is_told": False, "about": "leave after 1 s"}
+    return [
+        Case("usual", server="usual", **rest),
+        Case("usual-limited", server="usual, limited", **rest),
     ]
 
 
@@ -206,6 +191,7 @@ def _shocks() -> list[Case]:
     """Eight tenths of the capacity, and a trigger in the middle."""
     goal = (Target("attainment_after", 0.99), Target("late", 0, is_most=True))
     base = {"times": 0.8, "kind": "shock", "targets": goal}
+    bursts = {"cv": 8.0, "kind": "bursts"}
     again = f"1 s, {TRIES} immediate retries"
     leave = f"leave after 1 s, {TRIES} immediate retries"
     return [
@@ -219,24 +205,22 @@ def _shocks() -> list[Case]:
         Case("slower", "1 s", "turning", shock="slower", **base),
         Case("slower-leave", "leave after 1 s", "turning", shock="slower", is_told=False, **base),
         Case("reload", "1 s", shock="reload", **base),
-        Case(
-            "bursts",
-            "1 s, gaps with a CV of 8",
-            times=0.8,
-            cv=8.0,
-            kind="bursts",
-            targets=(Target("of_ideal", 0.95), Target("late", 0, is_most=True)),
-        ),
-        Case(
-            "bursts-fast",
-            "1 s, gaps with a CV of 8",
-            "fast",
-            times=0.8,
-            cv=8.0,
-            kind="bursts",
-            targets=(Target("of_ideal", 0.95), Target("late", 0, is_most=True)),
-        ),
+        Case("bursts", "1 s, gaps with a CV of 8", **base | bursts),
+        Case("bursts-fast", "1 s, gaps with a CV of 8", "fast", **base | bursts),
     ]
 
 
-CASES = {case.name: case for case in (*_leaving(), *_told(), *_calm(), *_others(), *_shocks())}
+_GROUPS = {
+    "Callers that tell no deadline": _leaving(),
+    "Callers that tell their deadline": _told(),
+    "Eight tenths of the capacity": _calm(),
+    "Two models": _two(),
+    "Priorities": _priorities(),
+    "A burst": _burst(),
+    "Without overload": _closed(),
+    "The usual server": _usual(),
+    "Shocks at eight tenths of the capacity": _shocks(),
+}
+GROUPS = {heading: tuple(case.name for case in cases) for heading, cases in _GROUPS.items()}
+"""The names of the cases by the headings under which the page shows them."""
+CASES = {case.name: case for cases in _GROUPS.values() for case in cases}

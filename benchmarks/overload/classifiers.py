@@ -64,23 +64,42 @@ def write_model(file: Path, model: Model) -> None:
 
 
 def _turning_tower(layers: int) -> Graph:
-    """Return a tower that is three times as high where the image is bright."""
-    branches = {}
-    for name, times in (("then_branch", _TIMES_SLOWER), ("else_branch", 1)):
-        nodes, tensors = _tower(name, layers * times)
-        out = helper.make_tensor_value_info("features", TensorProto.FLOAT, None)
-        branches[name] = helper.make_graph(nodes, name, [], [out], tensors)
-    limit = numpy_helper.from_array(np.float32(_BRIGHT), "limit")
-    nodes = [
+    """Return a tower beside which another runs, twice as high, where the images are bright.
+
+    The other's features count for nothing, so that an answer does not depend on the brightness of
+    its neighbours in a batch.
+    """
+    nodes, tensors = _tower("usual", layers, "usual_features")
+    extra, own = _tower("extra", layers * (_TIMES_SLOWER - 1), "extra_features")
+    extra += [
+        helper.make_node("Mul", ["extra_features", "nothing"], ["no_features"]),
+        helper.make_node("Add", ["usual_features", "no_features"], ["slow_features"]),
+    ]
+    own.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    usual = [helper.make_node("Identity", ["usual_features"], ["same_features"])]
+    nodes += [
         helper.make_node("ReduceMean", ["image"], ["brightness"], keepdims=0),
         helper.make_node("Greater", ["brightness", "limit"], ["is_bright"]),
-        helper.make_node("If", ["is_bright"], ["features"], **branches),
+        helper.make_node(
+            "If",
+            ["is_bright"],
+            ["features"],
+            then_branch=_branch("bright", extra, "slow_features", own),
+            else_branch=_branch("dark", usual, "same_features", []),
+        ),
     ]
-    return nodes, [limit]
+    return nodes, [*tensors, numpy_helper.from_array(np.float32(_BRIGHT), "limit")]
 
 
-def _tower(name: str, layers: int) -> Graph:
-    """Return convolutions from `planes` to `features`."""
+def _branch(
+    name: str, nodes: list[onnx.NodeProto], out: str, tensors: list[onnx.TensorProto]
+) -> onnx.GraphProto:
+    features = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, name, [], [features], tensors)
+
+
+def _tower(name: str, layers: int, out: str = "features") -> Graph:
+    """Return convolutions from `planes` to `out`."""
     rng = np.random.default_rng(0)
     tensors = [_weights(rng.normal(0, 0.2, (_CHANNELS, 3, 3, 3)), f"{name}_stem")]
     nodes = [_conv("planes", f"{name}_stem", f"{name}_0", stride=3)]
@@ -89,9 +108,7 @@ def _tower(name: str, layers: int) -> Graph:
         tensors.append(_weights(rng.normal(0, 0.05, (_CHANNELS, _CHANNELS, 3, 3)), weights))
         nodes += [
             _conv(f"{name}_{number}", weights, f"{weights}_out", stride=1),
-            helper.make_node(
-                "Relu", [f"{weights}_out"], ["features" if last else f"{name}_{number + 1}"]
-            ),
+            helper.make_node("Relu", [f"{weights}_out"], [out if last else f"{name}_{number + 1}"]),
         ]
     return nodes, tensors
 

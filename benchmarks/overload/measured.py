@@ -179,18 +179,21 @@ def course(ends: Sequence[End], seconds: float) -> dict[str, list[float]]:
     }
 
 
-def ideal_answers(ends: Sequence[End], capacity: float, wait: float, at_once: int) -> int:
-    """Return how many of the calls a server without overheads would have answered in time.
+def ideal_answers(
+    planned: Sequence[float], capacity: float, wait: float, at_once: int
+) -> list[bool]:
+    """Return which of the calls a server without overheads would have answered in time.
 
-    It answers in the order of arrival, `at_once` at the same time, and starts none that would be
-    late. With one deadline for all and equal calls, nobody could answer more.
+    `planned` are their moments in order. It answers in that order, `at_once` at the same time, and
+    starts none that would be late. With one deadline for all and equal calls, nobody could answer
+    more.
     """
     run, free = at_once / capacity, [0.0] * at_once
-    count = 0
-    for planned in sorted(end.planned for end in ends):
+    found = []
+    for moment in planned:
         slot = min(range(at_once), key=free.__getitem__)
-        done = max(free[slot], planned) + run
-        if done <= planned + wait:
+        done = max(free[slot], moment) + run
+        found.append(done <= moment + wait)
+        if found[-1]:
             free[slot] = done
-            count += 1
-    return count
+    return found

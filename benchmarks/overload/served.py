@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -40,21 +41,23 @@ _DARK, _BRIGHT = (40, 30, 20), (240, 250, 230)
 
 @dataclass(frozen=True)
 class Installation:
-    """One mlserve and what it has exported: a Python interpreter, and a home of its own.
+    """One mlserve and what it has exported, in a home of its own.
 
-    Its models compute, or `sleeps`: the test backend `echo` then waits as long as they would take,
-    and a machine that has other work to do still has the same capacity.
+    It is the one that runs this program, or the one in the folder `source`. Its models compute, or
+    it `sleeps`: the test backend `echo` then waits as long as they would take, and a machine that
+    has other work to do still has the same capacity.
     """
 
-    python: str
     home: Path
+    source: Path | None = None
     sleeps: bool = False
 
     def run(self, *arguments: str) -> str:
         """Run a command of mlserve, and return what it prints. Raises SystemExit if it fails."""
+        other = {} if self.source is None else {"PYTHONPATH": str(self.source)}
         done = subprocess.run(
-            [self.python, "-m", "mlserve", *arguments],
-            env={**os.environ, "MLSERVE_HOME": str(self.home)},
+            [sys.executable, "-m", "mlserve", *arguments],
+            env={**os.environ, "MLSERVE_HOME": str(self.home), **other},
             cwd=self.home,
             capture_output=True,
             text=True,

@@ -28,6 +28,7 @@ _PRIORITIES = ("sheddable", "default", "critical")
 _MIX = 2000
 """Requests of a load of two kinds before their order repeats."""
 _BEFORE_SHOCK = 4.0
+_SLOWER = 1.2
 
 
 class Burst(Arrivals):
@@ -99,12 +100,12 @@ class Subject:
         after, _ = self._capacity()
         return Figures(self.case, Capacity(before, after, cpu), rate, tally, done, idle)
 
-    def _open(self) -> Figures:
+    def _open(self, seconds: float | None = None) -> Figures:
         requests = [self._request(wait) for wait in self.case.waits]
 
         def run(capacity: float) -> tuple[float, Tally]:
             rate = self.case.times * capacity
-            return rate, self._load(requests, OpenLoop(rate, Arrivals(self.case.cv)))
+            return rate, self._load(requests, OpenLoop(rate, Arrivals(self.case.cv)), seconds)
 
         return self._around(run)
 
@@ -188,11 +189,23 @@ class Subject:
         return replace(ask, head=head, label=name)
 
     def _bursts(self) -> Figures:
-        found = self._open()
+        """Compare with an ideal server, and look at those who come after each burst.
+
+        A burst is what an ideal server that is a fifth slower could not bear.
+        """
+        found = self._open(2 * self.seconds)
         (wait,) = self.case.waits
-        ends = [end for end in found.tally.ends if 0 <= end.planned < found.tally.seconds]
-        ideal = ideal_answers(ends, found.capacity.mean, wait, usable_cpus())
+        ends = sorted(end for end in found.tally.ends if 0 <= end.planned < found.tally.seconds)
+        planned, capacity = [end.planned for end in ends], found.capacity.mean
+        ideal = ideal_answers(planned, capacity, wait, usable_cpus()).count(True)
+        borne = ideal_answers(planned, capacity / _SLOWER, wait, usable_cpus())
+        over, after = -wait, []
+        for end, is_borne in zip(ends, borne, strict=True):
+            over = over if is_borne else end.planned
+            if end.planned >= over + wait:
+                after.append(end)
         found.of_case["of_ideal"] = found.tally.in_time / ideal if ideal else 1.0
+        found.of_case["attainment_after"] = attainment(after, lambda _: True)
         return found
 
     def _shock(self) -> Figures:
