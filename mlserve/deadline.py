@@ -17,7 +17,8 @@ MOST_SECONDS = 1e9
 
 Longer waits overflow: a thread at 292 years, gRPC and the operating system earlier.
 """
-_SHORT = 0.1
+_SHORT = 0.0995
+"""Seconds from which a time is written in seconds: in milliseconds it would be `1e+02`."""
 
 
 @dataclass(frozen=True, slots=True)

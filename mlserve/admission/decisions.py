@@ -2,28 +2,27 @@
 
 No payload is kept, and no secret: ids, times, kinds of call, estimates and verdicts.
 
-Each call has a row of a ring, written when it arrives and filled in as it goes on. A row is numbers
-in an array, and what is no number lies in lists beside it. Kept as objects, the last 20,000 calls
-would be walked over by every full garbage collection, and would themselves bring one about every
-few tens of thousands of calls.
+Each call has a place in a ring: a tuple of what was known when it arrived, and numbers in an array,
+which are filled in as it goes on. Neither holds anything that the garbage collector walks over. As
+objects, the last 20,000 calls would make each full collection longer, and would themselves bring
+one about every few tens of thousands of calls.
 
-Writing a row is paid by every call, refused ones too. So nothing is worked out here that can be
-worked out when the rows are read (`recording`).
+Keeping a decision is paid by every call, refused ones too. So nothing is worked out here that can
+be worked out when the decisions are read.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Hashable
-from dataclasses import dataclass
-from struct import Struct
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 from mlserve.admission.admission import Admission
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.recording import Decision, Recording, ServerFacts
+from mlserve.admission.recording import Decision, Recording, ServerFacts, pieces_of
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Outcome, Refusal, Verdict
 
@@ -32,23 +31,42 @@ SIZE = 20_000
 _MOST_KNOWN = 4000
 """Different kinds and callers that are known before those are dropped that no kept call has."""
 
-_TIMES = ("decided", "arrived", "expires", "due", "mean", "spread", "seconds", "limit")
-_LATER = ("started", "ended", "demand", "out", "left")
-_COUNTS = ("held", "ahead", "waiting", "running", "together")
-_WORDS = ("priority", "is_asked", "is_let_in", "for_another", "why", "outcome")
-_COLUMNS = (*_TIMES, *_LATER, *_COUNTS, *_WORDS)
-_WIDTH = len(_COLUMNS)
-_ROW = Struct(f"{_WIDTH}d")
-"""The columns in their order, all as floats. What is not known is NaN, and of words 0."""
-_STARTED, _ENDED, _DEMAND, _OUT, _LEFT = map(_COLUMNS.index, _LATER)
-_TOGETHER, _WHY, _OUTCOME = map(_COLUMNS.index, ("together", "why", "outcome"))
-_LENGTHS = ("mean", "spread", "seconds", "limit", "demand")
-"""The times that are no moments."""
-_UNKNOWN = math.nan
+_STARTED, _ENDED, _DEMAND, _OUT, _LEFT, _TOGETHER, _WHY, _OUTCOME = range(8)
+"""The numbers that are filled in later; NaN until then."""
+_NOTHING = array("d", [math.nan] * 8)
+_WIDTH = len(_NOTHING)
+
+
+class _Arrival(NamedTuple):
+    """What was known when the call arrived, as it lies in the ring: plain values only.
+
+    `why` is the number of the verdict's reason, 0 for a call that was let in.
+    """
+
+    request_id: str = ""
+    decided_at: float = 0.0
+    arrived_at: float = 0.0
+    expires_at: float = 0.0
+    due_at: float = 0.0
+    mean: float | None = None
+    spread: float = 0.0
+    held: int = 0
+    waiting: int = 0
+    running: int = 0
+    priority: int = 0
+    is_asked: bool = False
+    why: int = 0
+    seconds: float = 0.0
+    limit: float = 0.0
+    for_another: bool = False
+
 
 _REFUSALS, _OUTCOMES = tuple(Refusal), tuple(Outcome)
-_NUMBERS = {word: n for words in (_REFUSALS, _OUTCOMES) for n, word in enumerate(words, 1)}
+_REASON_NUMBERS = {why: number for number, why in enumerate(_REFUSALS, 1)}
+_OUTCOME_NUMBERS = {outcome: number for number, outcome in enumerate(_OUTCOMES, 1)}
 _NO_KIND = CostKey("", 0, "", 0)
+_LET_IN, _DUE_AT = _Arrival._fields.index("why"), _Arrival._fields.index("due_at")
+"""The length of the tuple of a call that was let in, and where its `due_at` is."""
 
 Known = TypeVar("Known", bound=Hashable)
 
@@ -62,8 +80,8 @@ class Decisions:
 
     def __init__(self, size: int = SIZE) -> None:
         self._size = size
-        self._values = array("d", bytes(size * _ROW.size))
-        self._ids = [""] * size
+        self._arrivals: list[tuple[Any, ...]] = [()] * size
+        self._later = array("d", bytes(size * _WIDTH * 8))
         self._kinds = [_NO_KIND] * size
         self._callers = [UNKNOWN_CALLER] * size
         self._known: dict[Any, Any] = {}
@@ -85,43 +103,37 @@ class Decisions:
         """
         if not self._size:
             return
-        kind, caller, waiting = ticket.kind, ticket.caller, admission.waiting
-        estimate = admission.estimates.guess(kind)
-        known = self._known
+        kind, caller = ticket.kind, ticket.caller
+        estimate, known = admission.estimates.guess(kind), self._known
         place = self._count % self._size
         ticket.decision = self._count
         self._count += 1
-        self._ids[place] = request_id
-        self._kinds[place] = known.get(kind) or self._know_kind(ticket)
-        self._callers[place] = known.get(caller) or self._know(caller)
-        _ROW.pack_into(
-            self._values,
-            place * _ROW.size,
+        arrival: tuple[Any, ...] = (
+            request_id,
             now,
             ticket.arrived_at or now,
             ticket.expires_at,
             ticket.due_at,
-            estimate.mean if estimate.samples else _UNKNOWN,
+            estimate.mean if estimate.samples else None,
             estimate.spread,
-            0.0 if verdict is None else verdict.seconds,
-            0.0 if verdict is None else verdict.limit,
-            _UNKNOWN,
-            _UNKNOWN,
-            _UNKNOWN,
-            _UNKNOWN if verdict is None else now,
-            _UNKNOWN,
             ticket.held,
-            waiting.place_of(ticket) if verdict is not None and len(waiting) else 0,
-            len(waiting),
+            len(admission.waiting),
             len(admission.running),
-            0,
-            ticket.priority,
+            +ticket.priority,  # a plain number
             ticket.is_asked,
-            verdict is None,
-            verdict is not None and verdict.for_another,
-            0 if verdict is None else _NUMBERS[verdict.why],
-            0,
         )
+        if verdict is not None:
+            reason = (
+                _REASON_NUMBERS[verdict.why],
+                verdict.seconds,
+                verdict.limit,
+                verdict.for_another,
+            )
+            arrival = (*arrival, *reason)
+        self._arrivals[place] = arrival
+        self._later[place * _WIDTH : (place + 1) * _WIDTH] = _NOTHING
+        self._kinds[place] = known.get(kind) or self._know_kind(ticket)
+        self._callers[place] = known.get(caller) or self._know(caller)
 
     def started(self, now: float, slot: Slot[Any]) -> None:
         """Keep that the slot's calls have been started."""
@@ -138,7 +150,7 @@ class Decisions:
 
     def settled(self, ticket: Ticket, outcome: Outcome) -> None:
         """Keep what became of a call that was started."""
-        self._set(ticket, _OUTCOME, _NUMBERS[outcome])
+        self._set(ticket, _OUTCOME, _OUTCOME_NUMBERS[outcome])
 
     def left(self, now: float, ticket: Ticket) -> None:
         """Keep that the caller has gone while its call ran."""
@@ -147,13 +159,13 @@ class Decisions:
     def taken_out(self, now: float, ticket: Ticket, why: Refusal) -> None:
         """Keep that a call that waited was taken out of the queue."""
         self._set(ticket, _OUT, now)
-        self._set(ticket, _WHY, _NUMBERS[why])
+        self._set(ticket, _WHY, _REASON_NUMBERS[why])
 
     def _set(self, ticket: Ticket, column: int, value: float) -> None:
         """Fill in a column of the call's row, unless another call has it by now."""
         number = ticket.decision
         if number >= 0 and number >= self._count - self._size:
-            self._values[number % self._size * _WIDTH + column] = value
+            self._later[number % self._size * _WIDTH + column] = value
 
     def copy(self, now: float, wall: float, admission: Admission[Any]) -> Copy:
         """Return a copy of what is kept. It takes less than a millisecond.
@@ -173,8 +185,8 @@ class Decisions:
             wall,
             server,
             self._count,
-            self._values[:],
-            list(self._ids),
+            list(self._arrivals),
+            self._later[:],
             list(self._kinds),
             list(self._callers),
         )
@@ -201,65 +213,95 @@ class Copy:
     wall: float
     server: ServerFacts
     count: int
-    values: array[float]
-    ids: list[str]
+    arrivals: list[tuple[Any, ...]]
+    later: array[float]
     kinds: list[CostKey]
     callers: list[Caller]
 
     def recording(self, request_id: str = "") -> Recording:
-        """Return the decisions on calls with that id, or on all; the oldest first."""
-        size = len(self.ids)
-        forgotten = max(0, self.count - size)
-        hosts: dict[str, str] = {"": ""}
-        places = (number % size for number in range(forgotten, self.count))
-        wanted = (p for p in places if not request_id or self.ids[p] == request_id)
-        decisions = tuple(self._decision(place, hosts) for place in wanted)
-        kept = self.count - forgotten
-        return Recording(self.wall, self.server, kept, forgotten, decisions)
+        """Return the decisions on calls with that id, or on all; the oldest first.
 
-    def _decision(self, place: int, hosts: dict[str, str]) -> Decision:
-        """Return the decision in that place; addresses are numbered, as they are nobody's business.
+        Only for those with one id it is looked up how many calls were `ahead`.
+        """
+        return replace(self._about(), decisions=tuple(self._decisions(request_id)))
+
+    def pieces(self, request_id: str = "") -> Iterator[str]:
+        """Yield the JSON of that recording in pieces, each of which takes a few milliseconds."""
+        return pieces_of(self._about(), self._decisions(request_id))
+
+    def _about(self) -> Recording:
+        kept = min(self.count, len(self.arrivals))
+        return Recording(self.wall, self.server, kept, self.count - kept, ())
+
+    def _decisions(self, request_id: str) -> Iterator[Decision]:
+        size = len(self.arrivals)
+        places = [number % size for number in range(max(0, self.count - size), self.count)]
+        hosts: dict[str, str] = {"": ""}
+        for place in places:
+            if not request_id:
+                yield self._decision(place, hosts, None)
+            elif self.arrivals[place][0] == request_id:
+                yield self._decision(place, hosts, self._ahead(place, places))
+
+    def _decision(self, place: int, hosts: dict[str, str], ahead: int | None) -> Decision:
+        """Return the decision in that place. Addresses are numbered: they are nobody's business.
 
         What admission needs to know is only which calls came from the same one.
         """
-        row = self.values[place * _WIDTH : (place + 1) * _WIDTH]
-        at = dict(zip(_COLUMNS, row, strict=True))
-
-        def moment(name: str) -> float:
-            return at[name] - self.now
-
-        def maybe(name: str) -> float | None:
-            value = at[name] if name in _LENGTHS else moment(name)
-            return None if math.isnan(value) else value
-
+        at = _Arrival(*self.arrivals[place])
+        later = [None if math.isnan(value) else value for value in self._later_of(place)]
+        out, why, outcome = later[_OUT], later[_WHY], later[_OUTCOME]
+        if at.why:
+            out, why = at.decided_at, at.why
         caller = self.callers[place]
         host = hosts.setdefault(caller.address, str(len(hosts)))
         return Decision(
-            request_id=self.ids[place],
+            request_id=at.request_id,
             kind=self.kinds[place],
             caller=caller._replace(address=host),
-            priority=Priority(int(at["priority"])),
-            is_asked=bool(at["is_asked"]),
-            is_let_in=bool(at["is_let_in"]),
-            for_another=bool(at["for_another"]),
-            why=_REFUSALS[int(at["why"]) - 1] if at["why"] else None,
-            outcome=_OUTCOMES[int(at["outcome"]) - 1] if at["outcome"] else None,
-            decided_at=moment("decided"),
-            arrived_at=moment("arrived"),
-            expires_at=moment("expires"),
-            due_at=moment("due"),
-            mean=maybe("mean"),
-            spread=at["spread"],
-            seconds=at["seconds"],
-            limit=at["limit"],
-            started_at=maybe("started"),
-            ended_at=maybe("ended"),
-            demand=maybe("demand"),
-            out_at=maybe("out"),
-            left_at=maybe("left"),
-            held=int(at["held"]),
-            ahead=int(at["ahead"]),
-            waiting=int(at["waiting"]),
-            running=int(at["running"]),
-            together=int(at["together"]),
+            priority=Priority(at.priority),
+            is_asked=at.is_asked,
+            is_let_in=not at.why,
+            for_another=at.for_another,
+            why=None if why is None else _REFUSALS[int(why) - 1],
+            outcome=None if outcome is None else _OUTCOMES[int(outcome) - 1],
+            decided_at=at.decided_at - self.now,
+            arrived_at=at.arrived_at - self.now,
+            expires_at=at.expires_at - self.now,
+            due_at=at.due_at - self.now,
+            mean=at.mean,
+            spread=at.spread,
+            seconds=at.seconds,
+            limit=at.limit,
+            started_at=self._ago(later[_STARTED]),
+            ended_at=self._ago(later[_ENDED]),
+            demand=later[_DEMAND],
+            out_at=self._ago(out),
+            left_at=self._ago(later[_LEFT]),
+            held=at.held,
+            ahead=ahead,
+            waiting=at.waiting,
+            running=at.running,
+            together=int(later[_TOGETHER] or 0),
         )
+
+    def _later_of(self, place: int) -> array[float]:
+        return self.later[place * _WIDTH : (place + 1) * _WIDTH]
+
+    def _ago(self, moment: float | None) -> float | None:
+        return None if moment is None else moment - self.now
+
+    def _ahead(self, place: int, places: list[int]) -> int:
+        """Return how many of the calls that waited when this one arrived were due before it."""
+        this = _Arrival(*self.arrivals[place])
+        ahead = 0
+        for other in places:
+            if other == place:
+                break
+            that = self.arrivals[other]
+            if len(that) > _LET_IN or that[_DUE_AT] > this.due_at:
+                continue
+            later = self._later_of(other)
+            has_gone = (later[_STARTED], later[_OUT])
+            ahead += not any(moment <= this.decided_at for moment in has_gone)
+        return ahead

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from typing import Any, Self
 
 from mlserve.admission.callers import Caller, Priority
@@ -26,10 +27,10 @@ class Decision:
     `caller.address` is a number, the same for calls from one address.
 
     `mean` and `spread` are what was known of its demand, in seconds of the whole server; None if
-    nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). Of a
-    call that was refused on arrival, `ahead` of the `waiting` ones were due before it, and
-    `running` slots were taken. It is due at `due_at`: when it expires, or sooner if such callers
-    hang up before. `held` is its size in bytes.
+    nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). It is
+    due at `due_at`: when it expires, or sooner if such callers hang up before. `held` is its size
+    in bytes. When it arrived, `running` slots were taken, and `ahead` of the `waiting` calls were
+    due before it; None in a recording of all calls, in which that can be counted.
 
     `why` is why it was refused, or taken out of the queue at `out_at`. A call that was started ran
     `together` with others in one slot, from `started_at` to `ended_at`, and took `demand` seconds
@@ -59,7 +60,7 @@ class Decision:
     out_at: float | None
     left_at: float | None
     held: int
-    ahead: int
+    ahead: int | None
     waiting: int
     running: int
     together: int
@@ -99,30 +100,8 @@ class Recording:
         return self.wall + moment
 
     def pieces(self) -> Iterator[str]:
-        """Yield its JSON in small pieces.
-
-        In one piece, the encoder would hold the interpreter for a tenth of a second.
-        """
-        kinds = _numbered(decision.kind for decision in self.decisions)
-        callers = _numbered(decision.caller for decision in self.decisions)
-        head = {
-            "form": FORM,
-            "wall": self.wall,
-            "server": asdict(self.server),
-            "kept": self.kept,
-            "forgotten": self.forgotten,
-            "kinds": list(kinds),
-            "callers": list(callers),
-            "columns": list(_COLUMNS),
-        }
-        yield json.dumps(head)[:-1] + ', "calls": ['
-        for first in range(0, len(self.decisions), _A_PIECE):
-            rows = [
-                _row(decision, kinds[decision.kind], callers[decision.caller])
-                for decision in self.decisions[first : first + _A_PIECE]
-            ]
-            yield (",\n" if first else "\n") + json.dumps(rows, separators=(",", ":"))[1:-1]
-        yield "]}\n"
+        """Yield its JSON in small pieces (`pieces_of`)."""
+        return pieces_of(self, self.decisions)
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -145,7 +124,38 @@ class Recording:
             raise ValueError(f"it is not whole: {type(error).__name__} {error}") from error
 
 
-_A_PIECE = 200
+def pieces_of(about: Recording, decisions: Iterable[Decision]) -> Iterator[str]:
+    """Yield the JSON of a recording with these decisions, which are taken as they are written.
+
+    In one piece, it would keep the interpreter busy for half a second.
+    """
+    head = {
+        "form": FORM,
+        "wall": about.wall,
+        "server": asdict(about.server),
+        "kept": about.kept,
+        "forgotten": about.forgotten,
+        "columns": list(_COLUMNS),
+    }
+    yield json.dumps(head)[:-1] + ', "calls": ['
+    kinds, callers = dict[CostKey, int](), dict[Caller, int]()
+    left, separator = iter(decisions), "\n"
+    while taken := list(islice(left, _A_PIECE)):
+        rows = [
+            _row(
+                decision,
+                kinds.setdefault(decision.kind, len(kinds)),
+                callers.setdefault(decision.caller, len(callers)),
+            )
+            for decision in taken
+        ]
+        yield separator + json.dumps(rows, separators=(",", ":"))[1:-1]
+        separator = ",\n"
+    tail = {"kinds": list(kinds), "callers": list(callers)}
+    yield "],\n" + json.dumps(tail)[1:] + "\n"
+
+
+_A_PIECE = 50
 """Calls."""
 _MOST_COUNTED = 2**63
 _COLUMNS = tuple(column.name for column in fields(Decision))
@@ -186,7 +196,7 @@ def _decision(row: list[Any], kinds: list[CostKey], callers: list[Caller]) -> De
         out_at=_maybe(at["out_at"]),
         left_at=_maybe(at["left_at"]),
         held=_count(at["held"]),
-        ahead=_count(at["ahead"]),
+        ahead=None if at["ahead"] is None else _count(at["ahead"]),
         waiting=_count(at["waiting"]),
         running=_count(at["running"]),
         together=_count(at["together"]),
@@ -245,8 +255,3 @@ def _count(read: Any) -> int:
     if isinstance(read, bool) or not isinstance(read, int) or not 0 <= read < _MOST_COUNTED:
         raise TypeError(f"{read!r} is no count")
     return read
-
-
-def _numbered(values: Iterator[Any]) -> dict[Any, int]:
-    """Return each different value with its number, in the order of their first use."""
-    return {value: number for number, value in enumerate(dict.fromkeys(values))}

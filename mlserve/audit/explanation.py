@@ -27,7 +27,8 @@ def about(decision: Decision) -> str:
     """Return who asked for what: the model, the caller, and the time that the call had."""
     kind, caller = decision.kind, decision.caller
     asked = f"{kind.model} version {kind.version}" if kind.model else "a call not read yet"
-    by = ", ".join(filter(None, (caller.transport, caller.agent, caller.token and "token")))
+    token = f"token {caller.token}" if caller.token else ""
+    by = ", ".join(filter(None, (caller.transport, caller.agent, token)))
     return f"{asked}{f' ({by})' if by else ''}"
 
 

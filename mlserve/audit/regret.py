@@ -5,8 +5,8 @@ the decisions (`admission.replay`), and through a scheduler that knows how long 
 (`admission.clairvoyant`). In both, the server is the one that the recording describes, and a call
 that was not run takes what was estimated for it.
 
-A caller that left is one that waits so long and no longer. One that was refused and had set no
-deadline is taken to be as patient as the server took it to be. The recording begins in the middle:
+A caller that left is one that waits so long and no longer. One that sets no deadline and did not
+leave is taken to be as patient as those of its kind that did. The recording begins in the middle:
 what ran and waited before it is not in it.
 """
 
@@ -16,9 +16,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, NamedTuple
 
 from mlserve.admission.admission import Admission
+from mlserve.admission.callers import Caller
 from mlserve.admission.clairvoyant import clairvoyant
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience
@@ -117,8 +119,12 @@ class Audit:
 def audit(recording: Recording) -> Audit:
     """Return what the decisions cost. Raises InvalidInput for a recording that tells nothing."""
     decisions = [each for each in recording.decisions if each.why not in _UNFIT]
-    demands = _Demands(decisions)
-    arrivals = _arrivals(recording, decisions, demands)
+    if not decisions:
+        raise InvalidInput(
+            "there is no call that admission decided on",
+            hint="ask for an audit once the server has had some load",
+        )
+    arrivals = _arrivals(recording, decisions)
     best = [at is not None for at in clairvoyant(arrivals)]
     again = replay(arrivals, _as_it_was(recording, decisions))
     fates = [
@@ -174,7 +180,7 @@ class _Demands:
             raise InvalidInput(
                 f"the recording has {len(decisions)} calls, and none has been run: there is "
                 "nothing to compare",
-                hint="ask for it once the server has had some load",
+                hint="ask for an audit once the server has had some load",
             )
         self._usual = sum(every) / len(every)
 
@@ -187,11 +193,40 @@ class _Demands:
         return self._kinds.get(decision.kind, self._usual)
 
 
-def _arrivals(
-    recording: Recording, decisions: Sequence[Decision], demands: _Demands
-) -> list[Arrival]:
-    """Return the calls as they arrived, the first at 0."""
+class _Waits:
+    """How long callers wait that set no deadline, as far as the recording tells."""
+
+    def __init__(self, decisions: Sequence[Decision]) -> None:
+        seen: dict[Caller | None, list[float]] = {}
+        for decision in decisions:
+            if (waited := _left_after(decision)) is not None and not decision.is_asked:
+                seen.setdefault(decision.caller, []).append(waited)
+                seen.setdefault(None, []).append(waited)
+        self._usual = {caller: median(waits) for caller, waits in seen.items()}
+
+    def of(self, decision: Decision) -> float:
+        """Return how long the caller waits from its arrival on."""
+        if (waited := _left_after(decision)) is not None:
+            return waited
+        if decision.is_asked:
+            return math.inf
+        usual = self._usual.get(decision.caller) or self._usual.get(None, math.inf)
+        if decision.due_at < decision.expires_at:
+            usual = decision.due_at - decision.decided_at
+        stayed = 0.0 if decision.ended_at is None else decision.ended_at - decision.decided_at
+        return max(usual, stayed, 0.0)
+
+
+def _left_after(decision: Decision) -> float | None:
+    """Return after how many seconds the caller left; None if it stayed."""
+    left_at = decision.out_at if decision.why is Refusal.GONE else decision.left_at
+    return None if left_at is None else max(0.0, left_at - decision.decided_at)
+
+
+def _arrivals(recording: Recording, decisions: Sequence[Decision]) -> list[Arrival]:
+    """Return the calls as they arrived, the first at 0. Raises InvalidInput."""
     start = decisions[0].decided_at
+    demands, waits = _Demands(decisions), _Waits(decisions)
     return [
         Arrival(
             at=decision.decided_at - start,
@@ -199,7 +234,7 @@ def _arrivals(
             demand=demands.of(decision),
             timeout=max(0.0, decision.expires_at - decision.decided_at),
             is_asked=decision.is_asked,
-            patience=_patience(decision),
+            patience=waits.of(decision),
             caller=decision.caller,
             priority=decision.priority,
             width=recording.server.widths.get(decision.kind.model),
@@ -207,17 +242,6 @@ def _arrivals(
         )
         for decision in decisions
     ]
-
-
-def _patience(decision: Decision) -> float:
-    """Return how long the caller waits from its arrival on, as far as it is known."""
-    has_left = decision.out_at if decision.why is Refusal.GONE else decision.left_at
-    if has_left is not None:
-        return max(0.0, has_left - decision.decided_at)
-    if decision.is_asked or decision.outcome is Outcome.ANSWERED:
-        return math.inf
-    is_guessed = decision.due_at < decision.expires_at
-    return max(0.0, decision.due_at - decision.decided_at) if is_guessed else math.inf
 
 
 def _as_it_was(recording: Recording, decisions: Sequence[Decision]) -> Admission[Call]:

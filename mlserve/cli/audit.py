@@ -59,11 +59,6 @@ def audit(
     recording = _ask(choice, deadline) if file is None else _read(file)
     if save is not None:
         _save(save, recording)
-    if not recording.decisions:
-        raise InvalidInput(
-            "there are no decisions: no call has come to the server yet",
-            hint="ask for it once the server has had some load",
-        )
     found = audit_of(recording)
     if output is OutputFormat.JSON:
         print_json(found.to_json())

@@ -204,7 +204,7 @@ class AsyncClient:
         """Yield the prediction of each image, in their order, some calls at once.
 
         An image that fails yields its error in place and stops no other. At most `parallel` calls
-        run at once; None takes a quarter of what fits into the server's queue, and four for a
+        run at once; None takes four for each that the server runs at once, and four in all for a
         server that does not tell. Images are taken as there is room. A `timeout` in seconds is that
         of each call, from when it begins; a Deadline is that of all. Leaving the loop ends what
         runs once the iterator is closed: `async with contextlib.aclosing(...)`. An overloaded

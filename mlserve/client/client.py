@@ -141,7 +141,7 @@ class Client:
                 print(path, found if isinstance(found, MlserveError) else found.label)
 
         An image that fails yields its error in place and stops no other. At most `parallel` calls
-        run at once; None takes a quarter of what fits into the server's queue, and four for a
+        run at once; None takes four for each that the server runs at once, and four in all for a
         server that does not tell. Images are taken as there is room for them; with `parallel` 1,
         each after the outcome of the one before. A `timeout` in seconds is that of each call, from
         when it begins; a Deadline is that of all. An overloaded server is asked again until the

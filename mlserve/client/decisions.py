@@ -10,7 +10,8 @@ from mlserve.client.codecs import excerpt, parse_json
 from mlserve.client.endpoint import Endpoint, ProtocolName
 from mlserve.client.refusals import Unreadable
 from mlserve.errors import UsageError
-from mlserve.wire.services import DECISIONS_PATH, SERVER, method_path
+from mlserve.wire import paths
+from mlserve.wire.services import SERVER, method_path
 
 _MOST_VALUES = 2**24
 """More values than a recording has: a ring of half a million calls."""
@@ -20,7 +21,7 @@ def decisions_call(protocol: ProtocolName, request_id: str) -> Call:
     """Return the request for the decisions on calls with that id, or on all for an empty one."""
     if protocol == "rest":
         query = f"?request_id={quote(request_id, safe='')}" if request_id else ""
-        return Call(DECISIONS_PATH + query, None)
+        return Call(paths.DECISIONS + query, None)
     from mlserve.wire.proto.mlserve_pb2 import DecisionsRequest  # REST needs no protobuf
 
     message = DecisionsRequest(request_id=request_id)

@@ -125,7 +125,7 @@ class Server:
         rest = "off"
         if self.rest is not None:
             app = self.parts.rest_app(options.metrics_path, cors=options.cors)
-            await self.rest.start(app.serve)
+            await self.rest.start(app.begin)
             rest = self.rest.address
         log_limits(options.settings, self.parts.limits, options.host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)

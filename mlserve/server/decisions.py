@@ -1,14 +1,16 @@
 """The last decisions on who was let in, on both ports: for `mlserve why` and `mlserve audit`.
 
 It belongs to no protocol, and needs the token like everything that tells about a server. All
-decisions together are written on a thread and in small pieces: that takes a few tenths of a second,
-which the requests of a busy server must not wait for.
+decisions together are half a second's work. It is done on a thread, in pieces with rests between
+them: the requests of a busy server must not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
+from mlserve.admission.decisions import Copy
 from mlserve.server.codec.proto_reader import read_message
 from mlserve.server.engine.engine import Engine
 from mlserve.server.listen.grpc.call import Context
@@ -17,8 +19,12 @@ from mlserve.server.listen.http import check_method, json_response
 from mlserve.server.listen.routes import Operation
 from mlserve.server.message import Request, Response
 from mlserve.server.request import Purpose
+from mlserve.wire import paths
 from mlserve.wire.proto.mlserve_pb2 import DecisionsRequest, DecisionsResponse
-from mlserve.wire.services import DECISIONS_PATH, SERVER
+from mlserve.wire.services import SERVER
+
+_REST = 0.005
+"""Seconds of rest after each piece, which takes about half as long."""
 
 
 class DecisionsPage:
@@ -28,7 +34,7 @@ class DecisionsPage:
         self._engine = engine
 
     def match(self, path: str) -> Operation | None:
-        if path != DECISIONS_PATH:
+        if path != paths.DECISIONS:
             return None
         return Operation("", Purpose.METADATA, self._respond)
 
@@ -59,7 +65,12 @@ class DecisionsService:
 
 async def _written(engine: Engine, request_id: str) -> bytes:
     """Return the JSON of the decisions on calls with that id, or on all for an empty one."""
-    copy = engine.decisions()
-    if request_id:
-        return "".join(copy.recording(request_id).pieces()).encode()
-    return await asyncio.to_thread(lambda: "".join(copy.recording().pieces()).encode())
+    return await asyncio.to_thread(_write, engine.decisions(), request_id)
+
+
+def _write(copy: Copy, request_id: str) -> bytes:
+    pieces = []
+    for piece in copy.pieces(request_id):
+        pieces.append(piece)
+        time.sleep(_REST)
+    return "".join(pieces).encode()

@@ -161,6 +161,13 @@ class Request(ABC):
         """
 
     @abstractmethod
+    def answer_at_once(self, response: Response) -> bool:
+        """Send a short answer that nothing has to wait for, and return True; else return False.
+
+        False means that nothing has been sent: `respond` can.
+        """
+
+    @abstractmethod
     async def respond(self, response: Response, *, lingers: bool) -> None:
         """Send the answer, or drop it if the client has left.
 

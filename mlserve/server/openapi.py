@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlserve import __version__
 from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
+from mlserve.wire import paths
 from mlserve.wire.headers import (
     JSON_LENGTH,
     REQUEST_ID,
@@ -11,7 +12,6 @@ from mlserve.wire.headers import (
     SERVER_TIMING,
     TRACEPARENT,
 )
-from mlserve.wire.services import DECISIONS_PATH
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 """The paths of the metrics page; the second is TensorFlow Serving's customary one."""
@@ -319,7 +319,7 @@ DOCUMENT: Json = {
                 _answer("the number of each example", ref("RegressResponse")),
             ),
         ),
-        DECISIONS_PATH: _get(
+        paths.DECISIONS: _get(
             "The last decisions on who was let in",
             _answer(
                 "the decisions on the last calls, the oldest first: a row of `calls` for each",

@@ -261,10 +261,15 @@ def _priority(text: str) -> Priority:
     return priority
 
 
+_CODES: dict[type[MlserveError], str] = {}
+
+
 def _code_of(error: type[MlserveError]) -> str:
     """Return the kind of the nearest error in `mlserve.errors`, so that codes stay few."""
-    public = next(k for k in error.__mro__ if k.__module__ == MlserveError.__module__)
-    code: str = public("").kind
+    code = _CODES.get(error)
+    if code is None:
+        public = next(k for k in error.__mro__ if k.__module__ == MlserveError.__module__)
+        code = _CODES[error] = public("").kind
     return code
 
 

@@ -10,8 +10,6 @@ REFLECTION = "grpc.reflection.v1.ServerReflection"
 REFLECTION_ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 SERVER = "mlserve.Server"
 """What only mlserve's own servers have."""
-DECISIONS_PATH = "/mlserve/decisions"
-"""The path over REST of the method `Decisions` of that service."""
 
 
 def method_path(service: str, method: str) -> str:

@@ -25,6 +25,9 @@ _TABLE: tuple[tuple[type[errors.MlserveError], str, int], ...] = (
     (errors.MlserveError, "INTERNAL", 500),
 )
 
+_ROWS: dict[type[errors.MlserveError], tuple[type[errors.MlserveError], str, int]] = {}
+"""The row of each class that has been asked for."""
+
 _FROM_GRPC: dict[str, type[errors.MlserveError]] = {
     "DEADLINE_EXCEEDED": errors.DeadlineExceeded,
     "RESOURCE_EXHAUSTED": errors.Overloaded,
@@ -93,12 +96,12 @@ GRPC_CODES_OF_HTTP = {
 
 def grpc_status(error: errors.MlserveError) -> str:
     """Return the name of the gRPC status code for the error."""
-    return _row(error)[1]
+    return _row(type(error))[1]
 
 
 def http_status(error: errors.MlserveError) -> int:
     """Return the HTTP status code for the error."""
-    return _row(error)[2]
+    return _row(type(error))[2]
 
 
 def retry_headers(error: errors.MlserveError) -> dict[str, str]:
@@ -127,5 +130,8 @@ def error_from_http(status: int) -> type[errors.MlserveError]:
     return _FROM_HTTP.get(status, errors.InferenceFailed)
 
 
-def _row(error: errors.MlserveError) -> tuple[type[errors.MlserveError], str, int]:
-    return next(row for row in _TABLE if isinstance(error, row[0]))
+def _row(error: type[errors.MlserveError]) -> tuple[type[errors.MlserveError], str, int]:
+    row = _ROWS.get(error)
+    if row is None:
+        row = _ROWS[error] = next(row for row in _TABLE if issubclass(error, row[0]))
+    return row

@@ -225,11 +225,9 @@ def test_without_a_server_each_item_has_its_error() -> None:
     assert all(isinstance(item, MlserveError) for item in found)
 
 
-@pytest.mark.parametrize(
-    ("queue", "wanted"), [(0, 1), (3, 1), (32, 8), (10_000, 64), (None, USUAL_PARALLEL)]
-)
-def test_the_servers_queue_says_how_many_at_once(queue: int | None, wanted: int) -> None:
-    load = None if queue is None else ServerLoad(0, 0, queue, 30.0)
+@pytest.mark.parametrize(("slots", "wanted"), [(1, 4), (8, 32), (100, 64), (None, USUAL_PARALLEL)])
+def test_the_servers_slots_say_how_many_at_once(slots: int | None, wanted: int) -> None:
+    load = None if slots is None else ServerLoad(0, 0, None, 30.0, slots=slots)
     assert capacity_of(load) == wanted
 
 

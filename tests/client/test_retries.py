@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from mlserve.client import Retries
+from mlserve.client.retries import NotSent
 from mlserve.errors import Overloaded, Unavailable, UsageError
 
 
@@ -26,6 +27,15 @@ def test_a_hint_comes_before_the_chance() -> None:
     assert 2 < pause < 2.05
     assert Retries().pause(1, Unavailable("never", retry_after=math.inf)) == math.inf
     assert Retries(max_attempts=3).pause(3, Unavailable("gone")) == math.inf
+
+
+def test_a_new_call_that_is_not_sent_ends_at_once_and_one_that_was_sent_waits() -> None:
+    error = NotSent("not sent", hint="", retry_after=0.5)
+
+    assert Retries().pause(1, error) == math.inf
+    assert 0.5 < Retries().pause(2, error) < math.inf
+    assert 0.5 < Retries().for_many().pause(1, error) < math.inf
+    assert (error.kind, error.exit_code) == ("overloaded", 7)
 
 
 @pytest.mark.parametrize("attempts", [0, True])

@@ -80,6 +80,7 @@ class Server:
 
     throttle: Throttle
     serves: Callable[[float], float] = lambda _since: _SERVED_PER_SECOND
+    tells_price: bool = False
     now: float = START
     _busy_until: float = START
     _answers: list[tuple[float, int, bool, Sent]] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Server:
             if is_accepted:
                 self.throttle.accepted(sent, at)
             else:
-                self.throttle.refused(sent, refusal(), at)
+                self.throttle.refused(sent, refusal(0.9 if self.tells_price else None), at)
 
 
 def test_a_server_that_refuses_nothing_gets_every_call(throttle: Throttle, tmp_path: Path) -> None:
@@ -138,13 +139,26 @@ def test_twice_as_many_calls_are_sent_as_are_accepted(throttle: Throttle, times:
     assert counts.sent == pytest.approx(2 * counts.accepted, rel=0.05)
 
 
+@pytest.mark.parametrize("times", [3, 10])
+def test_a_tenth_more_calls_are_sent_if_the_server_tells_its_price(
+    throttle: Throttle, times: int
+) -> None:
+    server = Server(throttle, tells_price=True)
+    server.load(times * _SERVED_PER_SECOND, 2)
+    counts = server.load(times * _SERVED_PER_SECOND, 4)
+
+    assert counts.accepted == pytest.approx(4 * _SERVED_PER_SECOND, rel=0.03), "it is kept busy"
+    assert counts.sent == pytest.approx(1.1 * counts.accepted, rel=0.05)
+
+
 def test_up_to_twice_what_the_server_can_do_every_call_is_sent(throttle: Throttle) -> None:
     server = Server(throttle)
     assert server.load(1.8 * _SERVED_PER_SECOND, 5).spared == 0
 
 
-def test_once_the_load_has_gone_every_call_is_sent(throttle: Throttle) -> None:
-    server = Server(throttle)
+@pytest.mark.parametrize("tells_price", [False, True])
+def test_once_the_load_has_gone_every_call_is_sent(throttle: Throttle, tells_price: bool) -> None:
+    server = Server(throttle, tells_price=tells_price)
     assert server.load(10 * _SERVED_PER_SECOND, 5).spared > 5000
     assert server.load(0.5 * _SERVED_PER_SECOND, 0.1).spared <= 5
     assert server.load(0.5 * _SERVED_PER_SECOND, 5).spared == 0
@@ -156,6 +170,16 @@ def test_a_server_that_accepts_nothing_is_asked_all_the_same(throttle: Throttle)
     assert 5 <= server.load(1000, 5).sent <= 15, "about two calls a second"
     assert server.load(1000, 1).spared < 600, "it is noticed within half a second"
     assert server.load(1000, 5).spared == 0
+
+
+def test_a_model_that_was_slow_for_a_while(throttle: Throttle) -> None:
+    slow = lambda since: 100 if 2 < since < 8 else 600  # noqa: E731
+    server = Server(throttle, slow, tells_price=True)
+    assert server.load(500, 2).spared == 0
+    assert server.load(500, 6).spared > 1500
+    server.load(500, 1)  # what was accepted before still takes a second
+    assert server.load(500, 1).spared < 200, "it is noticed within half a second"
+    assert server.load(500, 3).spared == 0
 
 
 def test_callers_that_ask_rarely_are_never_spared(throttle: Throttle) -> None:

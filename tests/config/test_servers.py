@@ -153,6 +153,13 @@ _SERVER = "[servers.a.models.m]\n[servers.a]\n"
         (f"{_SERVER}max_queue = true\n", "3:13: max_queue must be a whole number, not true", ""),
         (f"{_SERVER}max_queue = 1.5\n", "3:13: max_queue must be a whole number, not 1.5", ""),
         (f"{_SERVER}max_queue = -1\n", "3:13: max_queue must be at least 0, not -1", "leave it"),
+        (
+            f'{_SERVER}token_file = "t"\nmax_share = "b=2"\n',
+            "4:13: 'b=2' is not a valid value of max_share",
+            "give NAME=SHARE",
+        ),
+        (f'{_SERVER}max_share = "b=0.3"\n', "3:13: max_share needs token_file", "give both"),
+        (f"{_SERVER}max_share = 0.3\n", "3:13: max_share must be a text in quotes, not 0.3", ""),
         (f"{_SERVER}wait = nan\n", "3:8: 'nan' is not a valid value of wait", "give a number"),
         (f"{_SERVER}grpc_port = 65536\n", "3:13: grpc_port must be at most 65535", "or 0"),
         (f'{_SERVER}log_format = "xml"\n', '3:14: log_format must be "text" or "json"', ""),

@@ -22,6 +22,7 @@ from mlserve.wire.headers import (
 )
 from mlserve.wire.proto.framework_pb2 import TensorProto
 from mlserve.wire.proto.inference_pb2 import InferTensorContents, ModelInferRequest
+from mlserve.wire.proto.mlserve_pb2 import DecisionsRequest
 from mlserve.wire.proto.serving_pb2 import PredictRequest
 
 CORE = Path(mlserve.__file__).parent
@@ -90,6 +91,7 @@ def test_services_are_those_of_the_messages() -> None:
         for message in (
             ModelInferRequest,
             PredictRequest,
+            DecisionsRequest,
             HealthCheckRequest,
             ServerReflectionRequest,
         )

@@ -21,6 +21,7 @@ from mlserve.server.message import (
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+_GONE = "http.disconnect"
 _PATH_MARKS = "/:@!$&'()*+,;=~"
 """What a path may hold as it is, besides letters, digits and `-._` (RFC 3986, section 3.3)."""
 
@@ -53,7 +54,7 @@ class AsgiRequest(Request):
     async def next_part(self) -> bytes:
         while not self._has_ended:
             message = await self._receive()
-            if message["type"] != "http.request":
+            if message["type"] == _GONE:
                 raise ClientGone
             self._has_ended = not message.get("more_body", False)
             if body := message.get("body", b""):
@@ -63,15 +64,18 @@ class AsgiRequest(Request):
     async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
         # From now on a request receives nothing but the disconnect.
         answer = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._receive())
+        told = asyncio.ensure_future(self._receive())
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            raise ClientGone
+            await asyncio.wait((answer, told), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and told.result()["type"] == _GONE:
+                raise ClientGone
+            return await answer
         finally:
-            gone.cancel()
+            told.cancel()
             answer.cancel()
+
+    def answer_at_once(self, response: Response) -> bool:
+        return False  # ASGI's `send` has to be waited for
 
     async def respond(self, response: Response, *, lingers: bool) -> None:
         if not self.http_version.startswith("1"):  # HTTP/2 forbids it (RFC 9113, section 8.2.2)

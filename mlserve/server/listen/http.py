@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlserve.deadline import Deadline
 from mlserve.errors import (
@@ -21,10 +21,10 @@ from mlserve.errors import (
 )
 from mlserve.server.body_memory import BodyMemory, Room
 from mlserve.server.engine.engine import Engine
-from mlserve.server.engine.job import InferenceCall
+from mlserve.server.engine.job import Head, InferenceCall
 from mlserve.server.engine.work import Codec
 from mlserve.server.errors import error_text
-from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom
+from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, length_of
 from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
@@ -65,27 +65,32 @@ class RestInference:
         self._models = models
         self._memory = memory
 
-    async def answer(
+    def answer(
         self,
         request: Request,
         model: str,
         version: VersionChoice,
         read: Callable[[Body], InferenceCall[Result]],
-    ) -> Result:
-        """Return the result of the call that `read` makes from the request's body.
+    ) -> Coroutine[Any, Any, Result]:
+        """Return what gives the result of the call that `read` makes from the request's body.
 
-        Requests to a full server or for an unknown model are refused before their body is read.
-        Raises MlserveError, and ClientGone if the client leaves.
+        Requests that are refused by their head alone, such as those to a full server or for an
+        unknown model, are refused at once. Raises MlserveError, and ClientGone if the client
+        leaves.
         """
         engine = self._engine
         deadline = deadline_of(request, engine.default_timeout)
         current().take_priority(request.headers.find)
-        engine.admit(deadline)
+        engine.admit(deadline, Head(model, length_of(request.headers)))
         self._models.lease(model, version).release()
-        most_bytes = engine.settings.max_request_bytes
+        return self._answer(request, deadline, read)
+
+    async def _answer(
+        self, request: Request, deadline: Deadline, read: Callable[[Body], InferenceCall[Result]]
+    ) -> Result:
         with Body(self._memory, deadline) as body:
-            await body.receive(request, most_bytes)
-            return await request.while_connected(engine.serve(read(body)))
+            await body.receive(request, self._engine.settings.max_request_bytes)
+            return await request.while_connected(self._engine.serve(read(body)))
 
 
 class BodyCodec(Codec[Result]):

@@ -195,6 +195,12 @@ class _BodyRoom(Room):
             raise Unavailable("the client disconnected")
 
 
+def length_of(headers: Headers) -> int:
+    """Return the length that Content-Length gives, in bytes; 0 if it gives none that is sane."""
+    length = headers.get("content-length")
+    return int(length) if length.isdigit() and len(length) <= _MAX_DIGITS else 0
+
+
 def check_length(headers: Headers, limit: int) -> None:
     """Raise BodyTooLarge if Content-Length exceeds the limit."""
     length = headers.get("content-length")

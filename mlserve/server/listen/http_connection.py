@@ -9,8 +9,9 @@ The parser (llhttp, through httptools) consumes all incoming data at once, inclu
 requests, and has no limits of its own: `http_framing` and the connection enforce them.
 `http_request` is one request, with its body and its response.
 
-Each request is one task, and no timer: a connection keeps one for its head, and one that looks now
-and then whether it has been idle too long, or its client has stopped reading.
+Each request is one task, or none if its head is enough to refuse it, and no timer: a connection
+keeps one for its head, and one that looks now and then whether it has been idle too long, or its
+client has stopped reading.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
@@ -29,6 +31,7 @@ import httptools
 
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable, outgoing_bytes
+from mlserve.server.listen.hangups import Hangups
 from mlserve.server.listen.http_framing import (
     MOST_HEAD_BYTES,
     Fault,
@@ -55,8 +58,8 @@ _MOST_JOINED = 64 * 2**10
 """Bytes of a body above which joining it to the head costs more than a second write."""
 _log = logging.getLogger(__name__)
 
-Serve = Callable[[Request], Coroutine[Any, Any, None]]
-"""Answers one request, with its `respond`."""
+Begin = Callable[[Request], Coroutine[Any, Any, None] | None]
+"""Begins to answer a request, and returns what goes on with it; None if it has been answered."""
 
 
 class _Part(Enum):
@@ -70,16 +73,19 @@ class _Part(Enum):
 class HttpConnections:
     """State shared by the connections of a port: limits, and the waiting ones, longest first.
 
-    `most` is the number of connections, `head_timeout` the seconds for a request's head.
+    `most` is the number of connections, `head_timeout` the seconds for a request's head. `begin` is
+    called for each request, in a context of its own, as soon as its head is there and it is its
+    turn.
     """
 
-    def __init__(self, most: int, head_timeout: float, serve: Serve) -> None:
+    def __init__(self, most: int, head_timeout: float, begin: Begin) -> None:
         self.most = most
         self.head_timeout = head_timeout
-        self.serve = serve
+        self.begin = begin
         self.open: set[HttpConnection] = set()
         self.waiting: dict[HttpConnection, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.hangups = Hangups()
         self.lingering = 0
         self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
@@ -104,6 +110,7 @@ class HttpConnections:
             for task in late:
                 task.cancel()
         await asyncio.sleep(0)  # lets transports that were closed end
+        self.hangups.close()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -130,6 +137,8 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_reading = True
+        self._watched = -1
+        """The descriptor under which its hanging up was watched for, once its reading paused."""
         self._drained: asyncio.Future[None] | None = None
         self._unsent = math.inf
         """The bytes that the client had still to take when `_on_idle` looked last."""
@@ -140,6 +149,8 @@ class HttpConnection(asyncio.Protocol):
         """The client's IP address; empty over a UNIX socket."""
         self._queue: deque[HttpRequest] = deque()
         """Requests that wait for the answer to the one before them."""
+        self._next: HttpRequest | None = None
+        """The request that is begun once the data is parsed in which its head has arrived."""
         self._served: HttpRequest | None = None
         """The request being answered, or answered last."""
         self._last: HttpRequest | None = None
@@ -167,25 +178,35 @@ class HttpConnection(asyncio.Protocol):
             return
         self.active_at = self._loop.time()
         self._has_advanced = False
+        fault = self._take(data)
+        following, self._next = self._next, None
+        if following is not None:
+            self._begin(following)
+        if fault is not None:
+            self._note_fault(fault)
+        last = self._last
+        if last is None or last.is_answered:
+            self._wait_for_head()
+            return
+        if self._queue or last.is_ahead:
+            self._pause_reading()
+        self._note_work(last)
+
+    def _take(self, data: bytes) -> Fault | None:
+        """Parse the data; return what is wrong with it, if anything is."""
         try:
             self._parse(data)
             self._bytes_without_advance += len(data)
             if self._has_advanced:
                 self._bytes_without_advance = 0
             elif self._bytes_without_advance > MOST_HEAD_BYTES:
-                raise too_long()
+                return too_long()
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._note_fault(cause if isinstance(cause, Fault) else not_http())
+            return cause if isinstance(cause, Fault) else not_http()
         except Fault as fault:
-            self._note_fault(fault)
-        last = self._last
-        if last is None or last.is_answered:
-            self._start_head_timer()
-            return
-        if self._queue or last.is_ahead:
-            self._pause_reading()
-        self._note_work(last)
+            return fault
+        return None
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -196,17 +217,23 @@ class HttpConnection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
+    def eof_received(self) -> None:
+        """Take the end of what the client sends for its leaving, and close the connection.
+
+        It might only have closed its own direction, and still read. But a proxy that passes on
+        bytes makes the same of a client that has hung up, and of the two this is the usual one.
+        """
+        self._lose_all()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._port.hangups.forget(self._watched)
         self._stop_waiting()
         self._port.open.discard(self)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self._is_refused:
             self._port.lingering -= 1
-        self._queue.clear()
-        for request in (self._served, self._last):
-            if request is not None and not request.is_answered:
-                request.lose()
+        self._lose_all()
         self.resume_writing()
         # They refer to this connection: the cycles would last until the next collection.
         self._served = self._last = None
@@ -256,7 +283,7 @@ class HttpConnection(asyncio.Protocol):
         self._part = _Part.BODY
         self._last = request
         if is_next:
-            self._begin(request)
+            self._next = request
         else:
             self._queue.append(request)
 
@@ -297,6 +324,7 @@ class HttpConnection(asyncio.Protocol):
         """Take more of what the client sends."""
         if not self._is_reading and not self._transport.is_closing():
             self._is_reading = True
+            self._port.hangups.forget(self._watched)
             self._transport.resume_reading()
 
     def on_answered(self, request: HttpRequest) -> None:
@@ -376,9 +404,17 @@ class HttpConnection(asyncio.Protocol):
 
     def _begin(self, request: HttpRequest) -> None:
         self._served = request
-        task = self._loop.create_task(self._port.serve(request))
-        self._port.tasks.add(task)
-        task.add_done_callback(self._on_done)
+        context = copy_context()
+        try:
+            rest = context.run(self._port.begin, request)
+        except Exception:  # noqa: BLE001 - as where a task ends with one
+            _log.exception("a request could not be answered")
+            self._transport.close()
+            return
+        if rest is not None:
+            task = self._loop.create_task(rest, context=context)
+            self._port.tasks.add(task)
+            task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._port.tasks.discard(task)
@@ -413,6 +449,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _stop_waiting(self) -> None:
         self._port.waiting.pop(self, None)
+        self._stop_head_timer()
+
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -421,6 +460,28 @@ class HttpConnection(asyncio.Protocol):
         if self._is_reading and not self._transport.is_closing():
             self._is_reading = False
             self._transport.pause_reading()
+            self._watched = self._descriptor()
+            self._port.hangups.watch(self._watched, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """Take note that the client has hung up, behind data that is still to be read."""
+        self._lose_all()
+        self._transport.close()
+
+    def _lose_all(self) -> None:
+        """End the requests that are not answered yet, as no answer can reach the client."""
+        self._queue.clear()
+        self._next = None
+        for request in (self._served, self._last):
+            if request is not None and not request.is_answered:
+                request.lose()
+
+    def _wait_for_head(self) -> None:
+        """Time what has begun or goes on; between two requests, the connection is just idle."""
+        if self._part is _Part.NOTHING and self._has_advanced:
+            self._stop_head_timer()
+        else:
+            self._start_head_timer()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None and not self._transport.is_closing():

@@ -120,18 +120,25 @@ class HttpRequest(Request):
         finally:
             self._serving = None
 
+    def answer_at_once(self, response: Response) -> bool:
+        closes = response.closes or not self.keeps_alive
+        if self._connection.is_full or (self.more_body and (closes or self._expects)):
+            return False
+        if not self.is_gone:
+            self._write(response)
+            self._connection.on_answered(self)
+        return True
+
     async def respond(self, response: Response, *, lingers: bool) -> None:
         connection = self._connection
         if connection.is_full:
             await connection.drained()
         if self.is_gone:
             return
-        self._has_begun = True
         if self._expects and self.more_body:
             # The client may leave its body out now, and what it sends next would be taken for that.
             self._expects, self.keeps_alive, lingers = False, False, True
-        self.keeps_alive = self.keeps_alive and not response.closes
-        connection.write(*self._written(response))
+        self._write(response)
         if lingers:
             try:
                 async with asyncio.timeout(LINGER):
@@ -141,6 +148,11 @@ class HttpRequest(Request):
                 pass
         if not self.is_gone:
             connection.on_answered(self)
+
+    def _write(self, response: Response) -> None:
+        self._has_begun = True
+        self.keeps_alive = self.keeps_alive and not response.closes
+        self._connection.write(*self._written(response))
 
     def _written(self, response: Response) -> tuple[bytes, bytes]:
         """Return the head and the body as they go over the wire."""
@@ -169,6 +181,8 @@ class HttpRequest(Request):
 
     def lose(self) -> None:
         """Note that the client has left."""
+        if self.is_gone:
+            return
         self.is_gone = True
         self._body.clear()
         self._wake()

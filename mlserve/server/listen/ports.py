@@ -24,7 +24,7 @@ from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
 from mlserve.server.listen.grpc.server import GrpcServer, Method
-from mlserve.server.listen.http_connection import HttpConnection, HttpConnections, Serve
+from mlserve.server.listen.http_connection import Begin, HttpConnection, HttpConnections
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL
@@ -107,10 +107,10 @@ class RestPort:
         self._connections: HttpConnections | None = None
         self.address = _join(host, self._listeners[0].getsockname()[1])
 
-    async def start(self, serve: Serve) -> None:
+    async def start(self, begin: Begin) -> None:
         """Start serving; connections made since the port was bound are answered now."""
         most, timeout = self._settings.max_connections, self._settings.header_timeout
-        self._connections = HttpConnections(most, timeout, serve)
+        self._connections = HttpConnections(most, timeout, begin)
         make = partial(HttpConnection, self._connections)
         for listener in self._listeners:
             tls = None if listener.family == socket.AF_UNIX else self._tls

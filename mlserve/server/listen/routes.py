@@ -6,10 +6,10 @@ Each protocol says which paths are its own, in its `match()`: `tfs/rest.py`, `oi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserve.errors import NotFound
 from mlserve.server.errors import as_known_error
@@ -33,7 +33,7 @@ _KNOWN_PATHS = 256
 class Operation:
     """How the protocol `api` answers one kind of request, and the purpose of such requests.
 
-    `respond` raises MlserveError.
+    `respond` raises MlserveError: at once if the head is enough for it, which costs no task.
     """
 
     api: str
@@ -80,10 +80,15 @@ class RestApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of an ASGI server."""
-        await self.serve(AsgiRequest(scope, receive, send))
+        answering = self.begin(AsgiRequest(scope, receive, send))
+        if answering is not None:
+            await answering
 
-    async def serve(self, request: Request) -> None:
-        """Answer a request, and record it."""
+    def begin(self, request: Request) -> Coroutine[Any, Any, None] | None:
+        """Begin to answer a request, and return what goes on with it.
+
+        None if it has been answered: its head was enough to refuse it. Then it has been recorded.
+        """
         is_usual = len(request.path) <= LONGEST_PATH
         find = self._find_known if is_usual else self._find
         operation, route = find(request.method, request.path, request.below)
@@ -91,17 +96,60 @@ class RestApp:
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
-            response = await self._answer(request, operation, record)
-            response.headers.update(self._headers)
-            response.headers.update(record.headers())
+            if operation.needs_token:
+                record.named(self._gate.check(request))
+            answering = operation.respond(request)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            refusal = _failed(record, error)
+            if is_late or not request.answer_at_once(self._completed(refusal, record)):
+                return self._send(request, refusal, record, is_late=is_late)
+            self._end(record)
+            return None
+        return self._serve(request, answering, record, is_late=is_late)
+
+    async def _serve(
+        self,
+        request: Request,
+        answering: Awaitable[Response],
+        record: RequestRecord,
+        *,
+        is_late: bool,
+    ) -> None:
+        try:
+            response = await answering
+        except ClientGone:
+            response = Response(status=_CLIENT_CLOSED_REQUEST)
+        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+            response = _failed(record, error)
+        except BaseException:
+            self._end(record)
+            raise
+        else:
+            record.answered()
+        await self._send(request, response, record, is_late=is_late)
+
+    async def _send(
+        self, request: Request, response: Response, record: RequestRecord, *, is_late: bool
+    ) -> None:
+        """Send the answer, and record it."""
+        try:
             must_linger = is_late or response.closes
             if self._in_flight.is_draining:
                 # Makes the client, or the load balancer in front of it, turn to another server.
                 response.headers["connection"] = "close"
-            await request.respond(response, lingers=must_linger)
+            await request.respond(self._completed(response, record), lingers=must_linger)
         finally:
-            self._telemetry.end(record)
-            self._in_flight.answered(record)
+            self._end(record)
+
+    def _completed(self, response: Response, record: RequestRecord) -> Response:
+        """Add the headers of every answer."""
+        response.headers.update(self._headers)
+        response.headers.update(record.headers())
+        return response
+
+    def _end(self, record: RequestRecord) -> None:
+        self._telemetry.end(record)
+        self._in_flight.answered(record)
 
     def _find(self, method: str, path: str, below: str) -> tuple[Operation, Route]:
         operation = self.operation(below)
@@ -114,21 +162,12 @@ class RestApp:
                 return operation
         return Operation("", Purpose.OTHER, _no_such_path)
 
-    async def _answer(
-        self, request: Request, operation: Operation, record: RequestRecord
-    ) -> Response:
-        try:
-            if operation.needs_token:
-                record.named(self._gate.check(request))
-            response = await operation.respond(request)
-        except ClientGone:
-            return Response(status=_CLIENT_CLOSED_REQUEST)
-        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
-            failure = as_known_error(error)
-            record.failed(failure)
-            return error_response(failure)
-        record.answered()
-        return response
+
+def _failed(record: RequestRecord, error: Exception) -> Response:
+    """Return the answer to a request that the error has ended, and note it in the record."""
+    failure = as_known_error(error)
+    record.failed(failure)
+    return error_response(failure)
 
 
 async def _no_such_path(request: Request) -> Response:

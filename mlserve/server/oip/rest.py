@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ class OipRestService:
             return Operation(API, _PURPOSES[match["verb"]], partial(self._about_model, match))
         return None
 
-    async def _about_model(self, match: re.Match[str], request: Request) -> Response:
+    def _about_model(self, match: re.Match[str], request: Request) -> Awaitable[Response]:
         model = unquote(match["model"])
         if request.method == "POST" and model.endswith("/infer"):
             raise NotFound(
@@ -106,10 +106,10 @@ class OipRestService:
         check_method(request, "POST" if match["verb"] == "infer" else "GET")
         version = version_of(unquote(match["version"] or ""), model)
         if match["verb"] == "infer":
-            return await self._infer(request, model, version)
+            return self._infer(request, model, version)
         if match["verb"] == "ready":
-            return self._model_ready(model, version)
-        return self._metadata(model, version, request.parameter("signature"))
+            return _told(self._model_ready(model, version))
+        return _told(self._metadata(model, version, request.parameter("signature")))
 
     async def _health(self, kind: str, request: Request) -> Response:
         check_method(request, "GET")
@@ -132,19 +132,14 @@ class OipRestService:
         answer = described.to_json(self._models.limits())
         return _json(answer, contract_headers(described.contract))
 
-    async def _infer(self, request: Request, model: str, version: int | None) -> Response:
+    def _infer(self, request: Request, model: str, version: int | None) -> Awaitable[Response]:
         def read(body: Body) -> InferenceCall[_Answer]:
             codec = InferCodec(body, request.headers)
             hints = codec.look(self._settings)
             asked = model, version, codec.sooner(body.deadline), codec, len(body.content)
             return InferenceCall(*asked, *hints)
 
-        served, head, tail = await self._inference.answer(request, model, version, read)
-        headers = answer_headers(served)
-        if tail is None:
-            return json_response(head, headers)
-        headers[JSON_LENGTH] = str(len(head))
-        return Response(head + tail, headers=headers, media_type="application/octet-stream")
+        return _inferred(self._inference.answer(request, model, version, read))
 
 
 class InferCodec(BodyCodec[_Answer]):
@@ -191,6 +186,20 @@ class InferCodec(BodyCodec[_Answer]):
     def _read(self, settings: ServerSettings) -> None:
         self._request = read_request(self.body.content, self.headers, settings, self.body.room)
         self._is_read = True
+
+
+async def _told(response: Response) -> Response:
+    """Return what is known already."""
+    return response
+
+
+async def _inferred(answering: Awaitable[_Answer]) -> Response:
+    served, head, tail = await answering
+    headers = answer_headers(served)
+    if tail is None:
+        return json_response(head, headers)
+    headers[JSON_LENGTH] = str(len(head))
+    return Response(head + tail, headers=headers, media_type="application/octet-stream")
 
 
 def _raise(error: Exception | None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -153,9 +153,9 @@ class TfsRestService:
             return None
         return Operation(API, _purpose(match), partial(self._respond, match))
 
-    async def _respond(self, match: re.Match[str], request: Request) -> Response:
+    def _respond(self, match: re.Match[str], request: Request) -> Awaitable[Response]:
         if request.method == "OPTIONS" and "origin" in request.headers:
-            return Response()  # a browser's preflight request; the headers answer it
+            return _told(Response())  # a browser's preflight request; the headers answer it
         verb = (match["verb"] or "").lower()
         if request.method == "POST" and not verb:
             _check_colon(request, unquote(match["model"] or ""))
@@ -168,12 +168,13 @@ class TfsRestService:
         if match["label"]:
             version = unquote(match["label"])
         if verb:
-            return await self._infer(request, model, version, verb)
-        return self._metadata(model, version) if match["metadata"] else self._status(model, version)
+            return self._infer(request, model, version, verb)
+        tell = self._metadata if match["metadata"] else self._status
+        return _told(tell(model, version))
 
-    async def _infer(
+    def _infer(
         self, request: Request, model: str, version: VersionChoice, verb: str
-    ) -> Response:
+    ) -> Awaitable[Response]:
         def read(body: Body) -> InferenceCall[Answer]:
             sent, headers = body.content, request.headers
             is_predict = verb == "predict"
@@ -187,8 +188,8 @@ class TfsRestService:
             return InferenceCall(model, version, body.deadline, codec, len(sent), signature)
 
         with telling_of_servables():
-            served, answer = await self._inference.answer(request, model, version, read)
-        return json_response(answer, answer_headers(served))
+            answering = self._inference.answer(request, model, version, read)
+        return _inferred(answering)
 
     def _status(self, model: str, version: VersionChoice) -> Response:
         with telling_of_versions():
@@ -208,6 +209,17 @@ class TfsRestService:
         spec = {"name": model, "signature_name": "", "version": str(loaded.version)}
         body = {"model_spec": spec, "metadata": {"signature_def": signatures}}
         return _indented(body, contract_headers(loaded.contract))
+
+
+async def _told(response: Response) -> Response:
+    """Return what is known already."""
+    return response
+
+
+async def _inferred(answering: Awaitable[Answer]) -> Response:
+    with telling_of_servables():
+        served, answer = await answering
+    return json_response(answer, answer_headers(served))
 
 
 def _purpose(match: re.Match[str]) -> Purpose:

@@ -29,7 +29,8 @@ PREDICT = "/v1/models/m:predict"
 OPEN = ["/v2/health/live", "/v2/health/ready"]
 CLOSED = [
     *("/v2", "/v2/", "/v2/models/m", "/v2/models/m/ready", "/v1/models/m", "/v1/models/m/metadata"),
-    *("/metrics", "/openapi.json", "/nowhere", "/", "/v2/health/live/x", "/v2/health"),
+    *("/metrics", "/openapi.json", "/mlserve/decisions", "/nowhere", "/"),
+    *("/v2/health/live/x", "/v2/health"),
 ]
 METHODS = [
     "/tensorflow.serving.PredictionService/Predict",
@@ -38,6 +39,7 @@ METHODS = [
     "/inference.GRPCInferenceService/ModelInfer",
     "/inference.GRPCInferenceService/ServerMetadata",
     "/inference.GRPCInferenceService/ModelReady",
+    "/mlserve.Server/Decisions",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/no.such.Service/Method",
 ]

@@ -240,6 +240,11 @@ class GrpcCall:
         self._settle()
         self._cancel()
 
+    def drop(self) -> None:
+        """Release what a call holds that was refused before it began."""
+        self.is_over = True
+        self._let_go()
+
     def _head(self) -> bytes | None:
         if self._has_begun:
             return None
@@ -250,8 +255,6 @@ class GrpcCall:
         self.is_over = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is None:  # it was refused, so there is no task whose end would do this
-            self._let_go()
         if self._is_at_work:
             self._is_at_work = False
             self._link.note_work(self, has_begun=False)
@@ -310,6 +313,10 @@ class GrpcCall:
             self._at_end()
 
 
+Accept = Callable[[GrpcCall], None]
+"""Has a call take its messages. Raises Overloaded if there is no room for another call."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlainMethod:
     """A method with small messages, whose calls do not appear in the metrics."""
@@ -319,6 +326,7 @@ class PlainMethod:
     needs_token: bool
     route: None = None
 
-    def begin(self, call: GrpcCall) -> None:
-        """Run the method's coroutine."""
+    def begin(self, call: GrpcCall, accept: Accept) -> None:
+        """Run the method's coroutine. Raises Overloaded."""
+        accept(call)
         call.begin(self.serve(call))

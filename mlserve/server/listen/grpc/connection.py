@@ -109,14 +109,23 @@ class GrpcConnection(asyncio.Protocol):
         else:
             transport.resume_reading()
 
+    def eof_received(self) -> None:
+        """End every call: a client of HTTP/2 that sends no more cannot take answers either."""
+        if not self._is_closing:
+            self._lose_all()
+            self.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End every call: their answers cannot be delivered."""
+        self._lose_all()
+        self.stop_timer()
+        self._port.remove(self, is_lost=True)
+
+    def _lose_all(self) -> None:
         if not self._is_closing:  # otherwise the calls have already ended
             self._is_closing = True
             self._streams.abandon_all()
             self._streams.close()
-        self.stop_timer()
-        self._port.remove(self, is_lost=True)
 
     def pause_writing(self) -> None:
         """Hold answers back, as the client does not read fast enough."""

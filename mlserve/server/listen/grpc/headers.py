@@ -23,6 +23,8 @@ from mlserve.server.listen.grpc.status import CODES, GrpcStatus, Metadata
 
 _USUAL_BLOCK = 2**10
 """Bytes of compressed headers above which a block counts against `Patience`."""
+MOST_KNOWN = 16
+"""Blocks that are remembered: those of a client that sends a few timeouts in turn."""
 _MOST_BLOCK = 32 * 2**10
 _MOST_LIST = 64 * 2**10
 """Most bytes of headers, compressed (block) and decompressed (list), or the connection ends."""
@@ -66,8 +68,8 @@ class HeaderReader:
         self._stream = 0
         self._block = b""
         self._ends = False
-        self._usual: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
-        """The last block, with its fields, if it left the table of compression as it was."""
+        self._usual: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        """Blocks that left the table of compression as it is now, with their fields."""
 
     @property
     def is_within(self) -> bool:
@@ -100,8 +102,9 @@ class HeaderReader:
         """Return the fields of a block; the same list again for one that is sent again."""
         if len(block) > _USUAL_BLOCK:
             self._patience.spend(len(block) / _USUAL_BLOCK)
-        if self._usual is not None and self._usual[0] == block:
-            return self._usual[1]
+        known = self._usual.get(block)
+        if known is not None:
+            return known
         before = self._table()
         try:
             fields = self._decoder.decode(block, raw=True)
@@ -113,7 +116,10 @@ class HeaderReader:
             ) from error
         found = cast("list[tuple[bytes, bytes]]", fields)
         # The same bytes mean the same as long as the table does.
-        self._usual = (block, found) if self._table() == before else None
+        if self._table() != before or len(self._usual) >= MOST_KNOWN:
+            self._usual.clear()
+        if self._table() == before and len(block) <= _USUAL_BLOCK:
+            self._usual[block] = found
         return found
 
     def _table(self) -> tuple[object, int]:
@@ -236,6 +242,13 @@ def trailing(code: str, text: str = "", metadata: Metadata = ()) -> bytes:
     return block + fields(metadata)
 
 
+def refusal(code: str, text: str, metadata: Metadata) -> bytes:
+    """Return the only block of an answer that is no more than a status ("Trailers-Only")."""
+    return b"".join(
+        (_BEGIN, _STATUS[code], field("grpc-message", _escaped(text)), fields(metadata))
+    )
+
+
 def http_only(status: int) -> bytes:
     """Return the block of a response to a request that is not gRPC."""
     return field(":status", str(status).encode()) + field("accept", b"application/grpc")
@@ -251,6 +264,8 @@ def _encoded_value(key: str, value: str | bytes) -> bytes:
 
 def _escaped(text: str) -> bytes:
     """Percent-encode the text, as PROTOCOL-HTTP2.md specifies for Status-Message."""
+    if text.isascii() and text.isprintable() and "%" not in text:
+        return text.encode()
     return "".join([_ESCAPES[byte] for byte in text.encode("utf-8", "replace")]).encode()
 
 

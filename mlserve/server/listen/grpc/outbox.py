@@ -120,6 +120,12 @@ class Outbox:
         if rest.size:
             self._hold(call, rest)
 
+    def refuse(self, stream: int, block: bytes, *, resets: bool) -> None:
+        """End a stream with that block; with `resets`, have its client send no more of it."""
+        first, self._first = self._first, b""
+        end = frames.headers(stream, first + block, ends=True)
+        self.write(end + frames.rst_stream(stream, frames.NO_ERROR) if resets else end)
+
     async def sent(self, call: GrpcCall) -> None:
         """Wait until no part of the call's answer is waiting."""
         if call in self._waiting:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mlserve.options import flag_of
 from mlserve.server.body_memory import BodyMemory
-from mlserve.server.listen.grpc.call import Context, GrpcCall
+from mlserve.server.listen.grpc.call import Accept, Context, GrpcCall
 from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.messages import check_encoding
 from mlserve.server.listen.grpc.status import GrpcStatus
@@ -46,8 +46,11 @@ class Method(Protocol):
     def needs_token(self) -> bool:
         """Whether a call needs the server's token, if there is one."""
 
-    def begin(self, call: GrpcCall) -> None:
-        """Begin to serve an admitted call. Raises GrpcStatus before its data is taken."""
+    def begin(self, call: GrpcCall, accept: Accept) -> None:
+        """Begin to serve a call, once `accept` has had it take its messages.
+
+        Raises GrpcStatus and MlserveError for one that is refused before.
+        """
 
 
 class GrpcServer:
@@ -96,12 +99,15 @@ class GrpcServer:
         if method is None:
             raise GrpcStatus("UNIMPLEMENTED", f"this server has no method {path[:200]}")
         check_encoding(call.encoding)
-        if method.most_bytes is None:
-            call.take_messages(self._most_bytes, self._limit_name, self.memory)
-        else:
-            is_usual = call.size <= _USUAL_CALL
-            call.take_messages(method.most_bytes, "", None if is_usual else self.memory)
-        method.begin(call)
+        method.begin(call, self._accept if method.most_bytes is None else self._accept_small)
+
+    def _accept(self, call: GrpcCall) -> None:
+        call.take_messages(self._most_bytes, self._limit_name, self.memory)
+
+    def _accept_small(self, call: GrpcCall) -> None:
+        """Accept a message of few bytes, uncounted unless the call's headers are many."""
+        most = self._methods[call.context.path].most_bytes or 0
+        call.take_messages(most, "", None if call.size <= _USUAL_CALL else self.memory)
 
     def add(self, connection: GrpcConnection) -> None:
         """Find a place for the connection, closing an idle one if necessary."""

@@ -15,11 +15,11 @@ from mlserve.errors import DeadlineExceeded, InputTooLarge, InvalidInput, Mlserv
 from mlserve.server.engine.engine import Engine
 from mlserve.server.errors import as_known_error, error_text
 from mlserve.server.listen.drain import InFlight
-from mlserve.server.listen.grpc.call import Context, GrpcCall
+from mlserve.server.listen.grpc.call import Accept, Context, GrpcCall
 from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.wire.headers import RETRY_PUSHBACK_MS
+from mlserve.wire.headers import PRICE, RETRY_PUSHBACK_MS, write_price
 from mlserve.wire.services import method_path
 from mlserve.wire.status import grpc_status
 
@@ -65,7 +65,7 @@ class UnaryMethod:
     most_bytes: int | None
     needs_token: bool
 
-    def begin(self, call: GrpcCall) -> None:
+    def begin(self, call: GrpcCall, accept: Accept) -> None:
         """Admit the call, or refuse it before any of its message is taken.
 
         Raises GrpcStatus.
@@ -83,6 +83,7 @@ class UnaryMethod:
             if self.route.purpose is Purpose.PREDICT:
                 record.take_priority(header)
                 self.engine.admit(deadline_of(call.context, self.engine.default_timeout))
+            accept(call)
         except MlserveError as error:
             refusal = status_of(error, record)
             end()
@@ -167,7 +168,8 @@ def _is_over(context: Context) -> bool:
 
 
 def _retry_hint(error: MlserveError) -> tuple[tuple[str, str], ...]:
-    """Return gRPC's counterpart of `Retry-After`, in milliseconds (gRPC proposal A6)."""
-    if isinstance(error, Overloaded) and error.retry_after is not None:
-        return ((RETRY_PUSHBACK_MS, str(round(error.retry_after * 1000))),)
-    return ()
+    """Return the price, and gRPC's `Retry-After`, in milliseconds (gRPC proposal A6)."""
+    if not isinstance(error, Overloaded) or error.retry_after is None:
+        return ()
+    pushback = (RETRY_PUSHBACK_MS, str(round(error.retry_after * 1000)))
+    return (pushback,) if error.price is None else (pushback, (PRICE, write_price(error.price)))

@@ -16,6 +16,7 @@ from mlserve.server.listen.grpc import frames, headers
 from mlserve.server.listen.grpc.call import GrpcCall
 from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
 from mlserve.server.listen.grpc.headers import (
+    MOST_KNOWN,
     MOST_METADATA,
     Head,
     HeaderReader,
@@ -38,8 +39,6 @@ _USEFUL = 2**10
 """Bytes of a DATA frame that make up for a useless frame."""
 _LAST_CALLS = b"mlserve!"
 """The payload of the PING whose acknowledgement shows that the client has seen the GOAWAY."""
-_REFUSED = Head("", None, b"identity", ())
-"""Stands in for the headers of a call that is refused because of them."""
 _OF_THE_CONNECTION = (frames.SETTINGS, frames.PING, frames.GOAWAY)
 
 
@@ -79,7 +78,8 @@ class Streams:
         self._working = 0
         self._last_stream = 0
         self._received = 0
-        self._last_head: tuple[headers.Fields, Head] | None = None
+        self._heads: dict[int, tuple[headers.Fields, Head]] = {}
+        """The headers of calls as read, by the identity of their fields, which are kept for it."""
         self._is_told_last = False
         self._is_closed = False
 
@@ -245,37 +245,46 @@ class Streams:
             self.outbox.write(frames.rst_stream(stream, frames.REFUSED_STREAM))
             self._note_dropped(stream, ends=ends)
             return
-        refusal = None
         try:
-            head = self._head(fields)
+            call = GrpcCall(stream, self._head(fields), self, self._address)
+            call.has_ended = ends
+            self._begin(call)
         except Malformed as fault:
             self._refuse_malformed(stream, fault, ends=ends)
             return
         except GrpcStatus as status:
-            head, refusal = _REFUSED, status
-        call = GrpcCall(stream, head, self, self._address)
-        self._calls[stream] = call
-        call.has_ended = ends
-        self._begin(call, refusal)
+            self._refuse(stream, status, ends=ends)
         self._connection.note_use()
 
     def _head(self, fields: headers.Fields) -> Head:
-        """Read a call's headers, or take those of the last call if its client sent them again."""
-        known = self._last_head
-        if known is None or known[0] is not fields:
-            self._last_head = known = fields, read_head(fields)
+        """Read a call's headers, or take those that its client has sent before."""
+        known = self._heads.get(id(fields))
+        if known is None:
+            known = fields, read_head(fields)
+            if len(self._heads) >= MOST_KNOWN:
+                self._heads.clear()
+            self._heads[id(fields)] = known
         return known[1]
 
-    def _begin(self, call: GrpcCall, refusal: GrpcStatus | None) -> None:
+    def _begin(self, call: GrpcCall) -> None:
+        """Have the call admitted and begun. Raises GrpcStatus for one that is refused."""
+        self._calls[call.stream] = call
         try:
-            if refusal is not None:
-                raise refusal
             contextvars.copy_context().run(self._connection.begin, call)
-        except GrpcStatus as status:
-            call.end(status.code, status.text, status.trailing)
-        except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
+        except Exception as error:
+            del self._calls[call.stream]
+            call.drop()
+            if isinstance(error, GrpcStatus):
+                raise
             failure = as_known_error(error)
-            call.end(grpc_status(failure), error_text(failure))
+            raise GrpcStatus(grpc_status(failure), error_text(failure)) from None
+
+    def _refuse(self, stream: int, status: GrpcStatus, *, ends: bool) -> None:
+        """End a stream with that status alone, and take no more of it."""
+        block = headers.refusal(status.code, status.text, status.trailing)
+        self.outbox.refuse(stream, block, resets=not ends)
+        self._note_dropped(stream, ends=ends)
+        self._patience.earn(4)
 
     def _refuse_malformed(self, stream: int, fault: Malformed, *, ends: bool) -> None:
         self._patience.spend()

@@ -1,0 +1,6 @@
+"""The paths over REST that client and server know, beside those of the protocols."""
+
+from __future__ import annotations
+
+DECISIONS = "/mlserve/decisions"
+"""The last decisions on who was let in: over gRPC `Decisions` of the service `mlserve.Server`."""
