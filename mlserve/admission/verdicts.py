@@ -90,7 +90,8 @@ def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -
         case Refusal.PATIENCE:
             said = (
                 f"{busy}: the answer would come too late for callers like this one, who set no "
-                f"deadline and hang up after about {in_words(verdict.limit)}: send one to wait longer"
+                f"deadline and hang up after about {in_words(verdict.limit)}: set one to wait "
+                "longer"
             )
             hint = "give the call a deadline: X-Request-Timeout-Ms over REST"
         case Refusal.SHARE:
