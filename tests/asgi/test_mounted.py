@@ -137,6 +137,34 @@ def test_limits_tokens_and_clients_that_leave(
     wait_until(gone)
 
 
+@SERVERS
+def test_a_client_that_leaves_while_it_waits_frees_its_place(
+    run: Run, command: Callable[..., tuple[str, ...]]
+) -> None:
+    web = run(command("applications:serving"), threads=1)
+    wait_until(lambda: web.get("/v2/health/ready").status_code == 200)
+    address = httpx.URL(web.url)
+    hold = json.dumps({"signature_name": "slow", "inputs": [600]})
+    ask = json.dumps({"inputs": ["x"]})
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 600000\r\n"
+    with ExitStack() as clients:
+
+        def send(body: str) -> socket.socket:
+            where = address.host, address.port or 0
+            client = clients.enter_context(socket.create_connection(where, timeout=20))
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            return client
+
+        send(hold)
+        wait_until(lambda: web.has("mlserve_requests_running 1.0", ""))
+        waiting = send(ask)
+        wait_until(lambda: web.has("mlserve_requests_waiting 1.0", ""))
+        waiting.close()
+        wait_until(lambda: web.has('mlserve_refused_total{reason="gone"} 1.0', ""))
+        assert web.has("mlserve_requests_waiting 0.0", "")
+        assert web.has("mlserve_requests_running 1.0", "")
+
+
 def _is_refused_before_its_body(web: WebServer, status: str, header: str = "") -> None:
     """Assert that a request is answered while its body of 10 MB has not been sent."""
     address = httpx.URL(web.url)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-from mlserve.server.message import Headers, Response
+import pytest
+
+from mlserve.server.message import Headers, Response, address_of
 
 
 def test_headers() -> None:
@@ -25,3 +27,20 @@ def test_an_answer_says_how_long_it_is_and_whether_it_is_the_last() -> None:
     last = Response(b"{}", 413, {"connection": "close"}, "application/json")
     assert last.closes
     assert last.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        (("10.0.0.7", 4711), "10.0.0.7"),
+        (["10.0.0.7", 4711], "10.0.0.7"),
+        (("::1", 4711, 0, 0), "::1"),
+        (("::ffff:10.0.0.7", 4711, 0, 0), "10.0.0.7"),
+        ("", ""),  # a UNIX socket
+        (None, ""),
+        ((), ""),
+        ((None, None), ""),
+    ],
+)
+def test_the_address_of_a_peer(peer: object, address: str) -> None:
+    assert address_of(peer) == address

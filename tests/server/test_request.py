@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from mlserve.admission.callers import Caller, Priority
+from mlserve.errors import InvalidInput
 from mlserve.server.request import OK, Purpose, RequestRecord, Route, Span, StageTimes
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -69,4 +71,40 @@ def test_an_answer_has_all_times_and_an_error_those_that_were_reached() -> None:
     record.code = OK
     assert dict(record.headers())["server-timing"] == (
         "queue;dur=1.234, decode;dur=0.500, run;dur=0.000, encode;dur=0.000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "agent"),
+    [
+        ("curl/8.14.1", "curl/8.14.1"),
+        ("grpc-python/1.85.1 grpc-c/46.0.0 (linux; chttp2)", "grpc-python/1.85.1"),
+        ("x" * 100, "x" * 64),
+        ("caf\u00e9/1", "caf"),
+        (" curl", ""),
+        ("", ""),
+    ],
+)
+def test_a_caller_is_known_by_the_first_word_of_its_agent(sent: str, agent: str) -> None:
+    record = RequestRecord.arrived(ROUTE, {"user-agent": sent}.get, "10.0.0.7")
+    assert record.caller == Caller("rest", agent, "10.0.0.7")
+    record.named("web")
+    assert record.caller == Caller("rest", agent, "10.0.0.7", "web")
+
+
+@pytest.mark.parametrize("sent", ["critical", "CRITICAL", " critical "])
+def test_a_call_has_the_priority_that_its_caller_says(sent: str) -> None:
+    record = arrived()
+    record.take_priority({}.get)
+    assert record.priority is Priority.DEFAULT
+    record.take_priority({"x-request-priority": sent}.get)
+    assert record.priority is Priority.CRITICAL
+
+
+@pytest.mark.parametrize("sent", ["", "high", "2", "critical, default", "x" * 1000])
+def test_a_priority_that_does_not_exist_is_an_error_that_names_the_three(sent: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        arrived().take_priority({"x-request-priority": sent}.get)
+    assert refused.value.message.startswith(
+        f"x-request-priority must be sheddable, default or critical, not '{sent[:20]}"
     )
