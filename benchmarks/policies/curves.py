@@ -47,10 +47,13 @@ def _drawn(panels: Sequence[Panel], theme: str) -> str:
     width, rows = _ACROSS * _WIDTH, math.ceil(len(panels) / _ACROSS)
     height = _HEAD + rows * _HEIGHT
     names = sorted(panels[0].lines, key=_order)
-    parts = [
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'aria-label="Useful work over the load" font-family="system-ui, sans-serif" '
-        'font-size="12">',
+        'font-size="12">'
+    )
+    parts = [
+        head,
         _text(0, 14, "Useful work (of the capacity) over the load (in capacities)", ink),
         *_legend(names, theme, soft),
     ]

@@ -63,15 +63,21 @@ def section(rows: Sequence[Row]) -> str:
     """Return the whole part in Markdown."""
     runs = sum(len(row.figures) for row in rows)
     lost, below = [row for row in rows if row.is_lost], [row for row in rows if row.is_below]
+    first = (
+        f"{len(rows)} cells, {runs:,} runs. Each figure is the work whose answers came in time, as "
+        "a share of clairvoyant EDF's on the same calls."
+    )
+    beside = (
+        "Beside each figure stands that of the best of the other policies; **bold** where it is "
+        f"better by more than {CLOSE:g}."
+    )
     parts = [
-        f"{len(rows)} cells, {runs:,} runs. Every figure is the work whose answers came in time, as "
-        "a share of clairvoyant EDF's on the same calls.",
+        first,
         _picture(),
         "### Over all cells",
         _policies(rows),
         "### mlserve, cell by cell",
-        "Beside each figure, the best of the other policies; **bold** where that one is better by "
-        f"more than {CLOSE:g}.",
+        beside,
         *(_curve(rows, callers.name) for callers in CURVES),
         "### Steps, a fast model, wrong estimates",
         _others(rows),
@@ -139,12 +145,13 @@ def _cell(row: Row) -> str:
 def _sums(rows: Sequence[Row], lost: Sequence[Row], below: Sequence[Row]) -> str:
     known = [row for row in rows if row.cell.callers.is_asked]
     worst = max(row.figures[OURS].wasted for row in rows if row.cell.wrong_by == 1)
-    parts = [
+    first = (
         f"mlserve is the best, or within {CLOSE:g} of it, in {len(rows) - len(lost)} of "
         f"{len(rows)} cells. Where deadlines are known it is within 2 % of clairvoyant EDF in "
         f"{len(known) - len(below)} of {len(known)} cells. The most work in vain in a cell with "
-        f"right estimates is {worst:.1%} of the server's time.",
-    ]
+        f"right estimates is {worst:.1%} of the server's time."
+    )
+    parts = [first]
     if lost:
         lines = [
             [row.cell.name, _short(row.share(OURS)), _short(row.share(row.rival)), row.rival]

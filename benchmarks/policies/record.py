@@ -58,11 +58,11 @@ def main() -> None:
         folder = Path(name)
         labels = folder / "labels.txt"
         labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)))
-        for model in SECONDS:
+        for model, seconds in SECONDS.items():
             file = folder / f"{model}.onnx"
             write_model(file, MODELS[model])
             times = recorded(folder, model, file, labels, options.calls)
-            found[model] = {"seconds": SECONDS[model], "ratios": ratios(times)}
+            found[model] = {"seconds": seconds, "ratios": ratios(times)}
             times.sort()
             middle, worst = times[len(times) // 2], times[int(0.99 * len(times))]
             print(f"{model}: {len(times)} calls, median {middle:.4f} s, p99 {worst:.4f} s")
