@@ -29,7 +29,7 @@ ALL := -e '.[server,images,signing,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/mode
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench bench-peers \
-	bench-overload parity reference terminal protos changelog clean
+	bench-overload policies parity reference terminal protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
 help: ## List the targets
@@ -106,6 +106,9 @@ bench: $(VENV)/installed-dev ## Measure start-up, latency, the image pipeline an
 bench-overload: $(VENV)/installed-dev ## Overload servers in every way of docs/overload.md: half an hour
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/overload/run.py $(ARGS)
+
+policies: $(VENV)/installed-dev ## Simulate admission beside other policies, and write its part of docs/overload.md
+	$(BIN)/python benchmarks/policies/run.py --page $(ARGS)
 
 # In the folder that MLSERVE_BENCH_PEERS names, else under the user's cache. Left out is what cannot be had.
 bench-peers: $(VENV)/installed-dev ## Measure seven other servers beside mlserve, and write docs/benchmarks.md

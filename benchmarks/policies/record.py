@@ -5,7 +5,9 @@
 A server of each model runs with its default settings, asked over REST by four clients that ask one
 question after the other. What is kept is the demand of each call as the server's own admission
 measures it: seconds of the whole server (`mlserve.admission.estimates`), while another runs beside
-it. Run it on a machine with nothing else to do.
+it. A machine has neighbours that come and go; so each is kept as a ratio to the median of the calls
+around it, and the simulation's models take `SECONDS` times that. Run it on a machine with nothing
+else to do.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import base64
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -31,6 +35,10 @@ from mlserve.testing.processes import ServerProcess, stopping
 FOLDER = Path(__file__).parent
 TIMES = FOLDER / "service_times.json"
 CLIENTS = 4
+SECONDS = {"slow": 0.06, "fast": 0.006}
+"""What a call of each model takes in the simulation: as in docs/overload.md, where all is quiet."""
+_AROUND = 15
+"""Calls before, and after, whose median a call is compared with."""
 _LONGEST = 120.0
 """Seconds that the recording of one model may take."""
 
@@ -42,19 +50,20 @@ def main() -> None:
     )
     parser.add_argument("--calls", type=int, default=600, help="of each model")
     options = parser.parse_args()
-    sys.path.insert(0, str(FOLDER.parent))
-    from overload_models import CLASSES, LAYERS, write_model
+    sys.path.insert(0, str(FOLDER.parent / "overload"))
+    from classifiers import CLASSES, MODELS, write_model
 
     found = {}
     with tempfile.TemporaryDirectory(prefix="mlserve-record-") as name:
         folder = Path(name)
         labels = folder / "labels.txt"
         labels.write_text("".join(f"class {number}\n" for number in range(CLASSES)))
-        for model, layers in LAYERS.items():
+        for model, seconds in SECONDS.items():
             file = folder / f"{model}.onnx"
-            write_model(file, layers)
-            found[model] = recorded(folder, model, file, labels, options.calls)
-            times = sorted(found[model])
+            write_model(file, MODELS[model])
+            times = recorded(folder, model, file, labels, options.calls)
+            found[model] = {"seconds": seconds, "ratios": ratios(times)}
+            times.sort()
             middle, worst = times[len(times) // 2], times[int(0.99 * len(times))]
             print(f"{model}: {len(times)} calls, median {middle:.4f} s, p99 {worst:.4f} s")
     TIMES.write_text(json.dumps(found) + "\n")
@@ -62,10 +71,10 @@ def main() -> None:
 
 def recorded(folder: Path, model: str, file: Path, labels: Path, calls: int) -> list[float]:
     """Return the demand of that many calls, in the order in which they ended, in seconds."""
-    from overload_models import SIZE
+    from classifiers import MODELS
 
     env = {**os.environ, "MLSERVE_HOME": str(folder), "DEMANDS": str(folder / f"{model}.txt")}
-    flags = ("--labels", str(labels), "--input-size", str(SIZE), "--scale", "0..1")
+    flags = ("--labels", str(labels), "--input-size", str(MODELS[model].side), "--scale", "0..1")
     export = [sys.executable, "-m", "mlserve", "export", "--backend", "onnxruntime"]
     done = subprocess.run(
         [*export, "--model", model, "--weights", str(file), *flags],
@@ -99,6 +108,12 @@ def recorded(folder: Path, model: str, file: Path, labels: Path, calls: int) -> 
     lines = [line.split() for line in Path(env["DEMANDS"]).read_text().splitlines()]
     beside = [round(float(demand), 6) for demand, was_alone in lines if was_alone == "0"]
     return beside[-calls:]
+
+
+def ratios(times: Sequence[float]) -> list[float]:
+    """Return each as a ratio to the median of those around it."""
+    around = (times[max(0, n - _AROUND) : n + _AROUND + 1] for n in range(len(times)))
+    return [round(t / statistics.median(near), 3) for t, near in zip(times, around, strict=True)]
 
 
 def _jpeg() -> bytes:

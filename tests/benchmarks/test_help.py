@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PEERS, OVERLOAD = FOLDER / "peers", FOLDER / "overload"
+FOLDERS = (FOLDER, *(FOLDER / name for name in ("peers", "overload", "policies")))
 SCRIPTS = [
     path
-    for folder in (FOLDER, PEERS, OVERLOAD)
+    for folder in FOLDERS
     for path in sorted(folder.glob("*.py"))
     if "ArgumentParser" in path.read_text()
 ]
@@ -36,7 +36,7 @@ def test_help(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ASK_ALL, *map(str, SCRIPTS)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (FOLDER, PEERS, OVERLOAD)))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))},
         capture_output=True,
         text=True,
         check=False,

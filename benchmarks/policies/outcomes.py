@@ -94,11 +94,11 @@ TRIED: dict[str, dict[str, Make]] = {
 CHOSEN = {
     OURS: "",
     "FIFO": "",
-    "fixed limit": "8 calls",
+    "fixed limit": "16 calls",
     "CoDel": "200 ms, 100 ms",
-    "adaptive LIFO": "500 ms",
-    "gradient": "tolerance 1.5, 1 spare",
-    "DAGOR": "200 ms",
+    "adaptive LIFO": "1 s",
+    "gradient": "tolerance 1.5, 4 spare",
+    "DAGOR": "400 ms",
     "credits": "200 ms",
 }
 
