@@ -42,10 +42,14 @@ from mlserve.wire.headers import (
 from mlserve.wire.status import error_from_http
 
 _OK = 200
-_MOST_CONNECTIONS = 100
-"""Connections that are open at once. More calls wait here: in httpx's own queue, each event of a
-connection costs more the more calls wait, so that a thousand of them take the whole CPU."""
-_LIMITS = httpx.Limits(max_keepalive_connections=_MOST_CONNECTIONS)
+_MOST_CONNECTIONS = 256
+"""Connections of a client to its server, each with one call at a time."""
+_LIMITS = httpx.Limits(
+    max_connections=_MOST_CONNECTIONS,
+    max_keepalive_connections=_MOST_CONNECTIONS,
+    keepalive_expiry=5,
+)
+"""All connections may be kept: httpx 0.28 closes each that is idle where there are more in all."""
 _GZIP = 31  # zlib's wbits for a gzip stream
 _NO_SUCH_PATH = {
     404: ("not found", "requested resource is not found, please refer to api document."),
@@ -80,16 +84,18 @@ class RestTransport:
         self._connection = connection
         self._proxy = proxy_to(connection.endpoint)
         self._client: httpx.AsyncClient | None = None
+        # httpx looks at all that wait for a connection whenever one comes or goes.
         self._places = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def send(self, call: Call, state: CallState) -> Reply:
         state.enter("connect", self._connecting)
         client = await self._open()
+        if self._places.locked():
+            state.enter("connect", f"waiting for one of {_MOST_CONNECTIONS} connections to be free")
         handled = sys.exception()
         try:
             async with self._places:
-                request = self._request(call, state)  # not sooner: it tells the time that is left
-                answer = await self._exchange(client, request, state)
+                answer = await self._exchange(client, self._request(call, state), state)
         except httpx.HTTPError as error:
             raise await self._lost(error, _first_words(error, handled), state.deadline) from error
         if answer.status != _OK:
