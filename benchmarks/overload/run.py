@@ -52,6 +52,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mlserve-overload-") as folder:
         home = options.home or Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
         sources = (None, options.against) if options.against else (None,)
         installations = [Installation(home, source, options.sleeping) for source in sources]
         print(_WIDTHS.format(*_HEAD))

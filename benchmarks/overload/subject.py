@@ -23,6 +23,7 @@ CLIENTS = 4
 """Callers that measure the capacity, each with one call after the other."""
 BURST = 500
 _PATIENT = 30.0
+_LEAST_FOR_CAPACITY = 3.0
 _CLOSED_CLIENTS = 16
 _PRIORITIES = ("sheddable", "default", "critical")
 _MIX = 2000
@@ -41,11 +42,16 @@ class Burst(Arrivals):
 
 @dataclass(frozen=True)
 class Subject:
-    """A server that one case is run on, for so many seconds; the capacity takes half of that."""
+    """A server that one case is run on, for so many seconds."""
 
     server: Server
     case: Case
     seconds: float
+
+    @property
+    def capacity_seconds(self) -> float:
+        """How long the capacity is measured, each of three times."""
+        return max(_LEAST_FOR_CAPACITY, self.seconds / 4)
 
     def run(self) -> Figures:
         """Measure the case."""
@@ -73,7 +79,7 @@ class Subject:
         """Return the answers a second, and the CPU time of one; the callers tell 30 s."""
         ask = self.server.request(model or self.case.model, self.case.transport, _PATIENT)
         target = self.server.target([ask], self.case.transport)
-        window = Window(self.seconds / 4, 0.0, _PATIENT)
+        window = Window(self.capacity_seconds, 0.0, _PATIENT)
         tally = run_load(target, ClosedLoop(CLIENTS), window)
         if not tally.in_time:
             raise SystemExit(f"no answer in {window.seconds:g} s: give more --seconds")
@@ -116,14 +122,14 @@ class Subject:
         def own(rate: float, seconds: float, timeout: float) -> Tally:
             return run_own_client(self.server, case.model, case.transport, rate, seconds, timeout)
 
-        own(0.0, self.seconds / 4, _PATIENT)
-        before = own(0.0, self.seconds / 4, _PATIENT)
+        own(0.0, self.capacity_seconds, _PATIENT)
+        before = own(0.0, self.capacity_seconds, _PATIENT)
         work = self.server.work()
         rate = case.times * before.goodput
         tally = own(rate, self.seconds, wait)
         idle = self.server.seconds_until_idle()
         done = {name: count - work.get(name, 0) for name, count in self.server.work().items()}
-        after = own(0.0, self.seconds / 4, _PATIENT)
+        after = own(0.0, self.capacity_seconds, _PATIENT)
         cpu = None if before.server_cpu is None else before.server_cpu / max(1, before.in_time)
         capacity = Capacity(before.goodput, after.goodput, cpu)
         found = Figures(case, capacity, rate, tally, done, idle)
