@@ -16,8 +16,8 @@ from mlserve.bench.server_process import ServerProcesses
 from mlserve.bench.tally import End, Tally
 
 _PROCESSES = 2
-_START = 2.0
-"""Seconds until all processes have imported the client."""
+_START = 0.2
+"""Seconds until all processes have been told when to start."""
 _CALLERS = Path(__file__).with_name("callers.py")
 
 
@@ -26,9 +26,9 @@ def run_own_client(
 ) -> Tally:
     """Call at random moments, `rate` a second; 0 is four callers, one call after the other."""
     endpoint = server.grpc if transport == "grpc" else f"http://{server.rest}"
-    start = time.monotonic() + _START
-    plan = Plan(endpoint, model, rate, 2, seconds, timeout, start, count=_PROCESSES)
+    plan = Plan(endpoint, model, rate, 2, seconds, timeout, count=_PROCESSES)
     callers = [_started(replace(plan, index=index)) for index in range(_PROCESSES)]
+    start = _begin(callers)
     watched = ServerProcesses([server.pid])
     watched.look()
     time.sleep(max(0.0, start - time.monotonic()))
@@ -40,8 +40,28 @@ def run_own_client(
 
 def _started(plan: Plan) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(_CALLERS), json.dumps(asdict(plan))], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(_CALLERS), json.dumps(asdict(plan))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def _begin(callers: list[subprocess.Popen[str]]) -> float:
+    """Have all begin at the same moment, once each has had an answer; return the moment.
+
+    Raises SystemExit if one has ended before.
+    """
+    for process in callers:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise SystemExit("callers.py has ended: see its error above")
+    start = time.monotonic() + _START
+    for process in callers:
+        assert process.stdin is not None
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+    return start
 
 
 def _tally(callers: list[subprocess.Popen[str]], seconds: float, server_cpu: float | None) -> Tally:

@@ -8,10 +8,13 @@ deadlines overtake long ones as far as those can spare the time. The number of c
 not limited, unless that is asked for: time bounds the queue, and memory does.
 
 A caller that sets no deadline gets one all the same, once callers like it have been seen to hang
-up (`patience`). It orders the queue. It refuses a call only if no slot has been free for as long as
-such callers wait; and when it passes in the queue, the call goes behind the others, as its caller
-may be one of the patient. Where nothing is known, those are served first come, first served, while
-that keeps them no longer than such callers are known to wait; then the newest first.
+up (`patience`). It orders the queue. Where some hang up sooner and some later, a call is due at the
+first of these moments at which it can be answered; a call that would have to run while its caller
+may well leave is put apart until that shows, and is due at the next if the caller is still there.
+Such a guess refuses a call only if it would come too late for all but a few, and if no slot has
+been free for as long as such callers wait. Where nothing is known, those are served first come,
+first served, while that keeps them no longer than such callers are known to wait; then the newest
+first.
 
 Under overload the less important call is refused, or gives way if it waits. All models share the
 slots. What a model may queue is bounded by its share of the server's time, which is all that the
@@ -33,10 +36,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Generic
 
-from mlserve.admission.callers import Priority
+from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey, Estimates
 from mlserve.admission.forecast import LAST_MARGIN, WAY_BACK, Forecast, Overrun
-from mlserve.admission.patience import Patience
+from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
@@ -46,8 +49,7 @@ from mlserve.admission.verdicts import Refusal, Verdict
 
 _OLDEST_OF = 4
 """Of so many undated calls that start while the newest go first, one is the oldest."""
-_OVERDUE_OF = 8
-"""Of so many calls that start, one is overdue, if any is."""
+_ASKED = Wait(0.0, is_known=False)
 _PRICE_MEMORY = 2.0
 """Seconds over which the part of the calls that is refused is measured."""
 
@@ -166,15 +168,13 @@ class Admission(Generic[Queued]):
 
     def next(self, now: float, held: Container[Queued] = ()) -> Queued | None:
         """Return the call to start next, of those that neither `held` nor a width holds back."""
-        overdue = self.waiting.overdue
-        if overdue and self._turn % _OVERDUE_OF == 0:
-            return self._first(overdue, held) or self._first(self.waiting.line, held)
+        self._bring_back(now)
         while (head := self._first(self.waiting.line, held)) is not None:
-            if head.is_guessed and now + self._needed(now, head) > head.due_at:
-                self.waiting.note_overdue(head)
-                continue
-            return self._undated(now, head, held) if head.is_undated else head
-        return self._first(list(reversed(overdue)), held)
+            shows_at = self._may_leave(now, head)
+            if shows_at is None:
+                return self._undated(now, head, held) if head.is_undated else head
+            self.waiting.note_overdue(head, shows_at)
+        return self._first(list(reversed(self.waiting.overdue)), held)
 
     def judge(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call that is next must not start; None if it may."""
@@ -221,11 +221,18 @@ class Admission(Generic[Queued]):
 
     def _check_time(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call would be late, or make another one late; None if neither."""
-        limit = self._guess(now, ticket)
+        wait = self._guess(now, ticket)
+        limit = wait.seconds
         late = self._overrun(now, ticket)
-        if late and ticket.is_guessed and not self._is_busy_for(now, limit):
-            ticket.due_at = ticket.expires_at
-            late = self._overrun(now, ticket)
+        if late and ticket.is_guessed:
+            for limit in self._later(now, ticket.caller, wait):
+                ticket.due_at = min(ticket.expires_at, ticket.arrived_at + limit)
+                if not (late := self._overrun(now, ticket)):
+                    break
+            is_sure = wait.longest <= PAST * limit and self._is_busy_for(now, limit)
+            if late and not is_sure:
+                ticket.due_at = ticket.expires_at
+                late = self._overrun(now, ticket)
         if late and ticket.may_stay and self.estimates.of(ticket.least_kind, now) is not None:
             ticket.stay()
             late = self._overrun(now, ticket)
@@ -235,16 +242,51 @@ class Admission(Generic[Queued]):
         over, share = (0.0, 1.0) if self.has_slot() else self._shares.overrun(now, ticket)
         return Verdict(Refusal.SHARE, until_in_time(over), share) if over > 0 else None
 
-    def _guess(self, now: float, ticket: Ticket) -> float:
-        """Have the call due when such callers hang up, if that is known; return those seconds."""
+    def _guess(self, now: float, ticket: Ticket) -> Wait:
+        """Have the call due when such callers hang up, if that is known; return how they wait."""
         if ticket.is_asked:
-            return 0.0
+            return _ASKED
         alone = self.estimates.of(ticket.least_kind, now, alone=True)
         wait = self.patience.of(ticket.caller, now, 0.0 if alone is None else alone.mean)
         ticket.due_at = ticket.expires_at
         if wait.is_known:
             ticket.due_at = min(ticket.expires_at, ticket.arrived_at + wait.seconds)
-        return wait.seconds
+        return wait
+
+    def _later(self, now: float, caller: Caller, wait: Wait) -> Iterator[float]:
+        """Yield how long those wait who do not leave as soon as most of their kind, ascending."""
+        last = wait.seconds
+        while PAST * last < wait.longest:
+            following = self.patience.of(caller, now, PAST * last)
+            if not following.is_known or following.seconds <= last:
+                break
+            last = following.seconds
+            yield last
+
+    def _may_leave(self, now: float, ticket: Ticket) -> float | None:
+        """Return when it shows whether the caller hangs up, if that is before the call would end.
+
+        None if such callers wait longer, as far as is known.
+        """
+        if ticket.is_asked:
+            return None
+        age = now - ticket.arrived_at
+        wait = self.patience.of(ticket.caller, now, age)
+        if not (wait.is_known and age <= wait.seconds < age + self._needed(now, ticket)):
+            return None
+        shows_at = ticket.arrived_at + PAST * wait.seconds
+        return shows_at if now < shows_at < ticket.expires_at else None
+
+    def _bring_back(self, now: float) -> None:
+        """Put those into line again whose callers have turned out to be more patient."""
+        overdue = self.waiting.overdue
+        while overdue and overdue[0].shows_at <= now:
+            ticket = overdue[0]
+            self.waiting.remove(ticket)
+            wait = self.patience.of(ticket.caller, now, now - ticket.arrived_at)
+            if wait.is_known:
+                ticket.due_at = min(ticket.expires_at, ticket.arrived_at + wait.seconds)
+            self.waiting.enter(ticket)
 
     def _is_busy_for(self, now: float, seconds: float) -> bool:
         """Return whether no slot has been free for so long."""

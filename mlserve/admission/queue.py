@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Container, Iterator
 from typing import Generic, TypeVar
@@ -19,8 +19,8 @@ CALL_BYTES = 16 * 2**10
 class Queue(Generic[Queued]):
     """Calls in the order in which they are due.
 
-    `overdue` are those apart that have waited longer than callers like theirs do, in the order in
-    which they came there. Their callers are still connected, but most of their kind have left.
+    `overdue` are those apart whose callers may hang up any moment, as others like them do, by when
+    that shows: those who are still there by then are the more patient, and come back into line.
     """
 
     def __init__(self) -> None:
@@ -68,11 +68,11 @@ class Queue(Generic[Queued]):
         self._count(ticket, -1)
         ticket.is_waiting = False
 
-    def note_overdue(self, ticket: Queued) -> None:
-        """Put a call apart whose caller has waited longer than such callers do."""
+    def note_overdue(self, ticket: Queued, shows_at: float) -> None:
+        """Put a call apart whose caller may hang up any moment, until that moment."""
         self.remove(ticket)
-        ticket.due_at = ticket.expires_at
-        self.overdue.append(ticket)
+        ticket.due_at, ticket.shows_at = ticket.expires_at, shows_at
+        insort(self.overdue, ticket, key=_shows_at)
         self._count(ticket, 1)
         ticket.is_waiting = True
 
@@ -107,3 +107,7 @@ def _count(counts: Counter[Key], key: Key, step: int) -> None:
 def due_at(ticket: Ticket) -> float:
     """Return when the call should end."""
     return ticket.due_at
+
+
+def _shows_at(ticket: Ticket) -> float:
+    return ticket.shows_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -34,6 +35,8 @@ class Ticket:
     held: int = 0
     due_at: float = field(init=False)
     """When it should end: `expires_at`, or sooner if such callers hang up before."""
+    shows_at: float = math.inf
+    """When it shows whether the caller leaves now, as others like it do, or is more patient."""
     demand: float = 0.0
     """What it was expected to take when it entered the queue, in seconds of the whole server."""
     is_waiting: bool = False

@@ -90,9 +90,10 @@ def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -
         case Refusal.PATIENCE:
             said = (
                 f"{busy}: the answer would come too late for callers like this one, who set no "
-                f"deadline and hang up after about {in_words(verdict.limit)}"
+                f"deadline and hang up after about {in_words(verdict.limit)}: set one to wait "
+                "longer"
             )
-            hint = "if you wait longer, say so: give the call a deadline"
+            hint = "give the call a deadline: X-Request-Timeout-Ms over REST"
         case Refusal.SHARE:
             said = (
                 f"{busy}: its model or token has used its share of the server, "

@@ -122,6 +122,8 @@ def _without_time(decision: Decision, had: str) -> str:
     if takes is None:
         late = in_words(decision.seconds)
         return f"{before}it had time itself, but would have made another call {late} late"
+    if in_words(takes) == had:
+        return f"{before}it had {had}, and needed about {in_words(decision.seconds)} more"
     return f"{before}it needed about {in_words(takes)} and had {had}"
 
 

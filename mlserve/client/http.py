@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import sys
 import zlib
@@ -41,6 +42,14 @@ from mlserve.wire.headers import (
 from mlserve.wire.status import error_from_http
 
 _OK = 200
+_MOST_CONNECTIONS = 256
+"""Connections of a client to its server, each with one call at a time."""
+_LIMITS = httpx.Limits(
+    max_connections=_MOST_CONNECTIONS,
+    max_keepalive_connections=_MOST_CONNECTIONS,
+    keepalive_expiry=5,
+)
+"""All connections may be kept: httpx 0.28 closes each that is idle where there are more in all."""
 _GZIP = 31  # zlib's wbits for a gzip stream
 _NO_SUCH_PATH = {
     404: ("not found", "requested resource is not found, please refer to api document."),
@@ -75,14 +84,18 @@ class RestTransport:
         self._connection = connection
         self._proxy = proxy_to(connection.endpoint)
         self._client: httpx.AsyncClient | None = None
+        # httpx looks at all that wait for a connection whenever one comes or goes.
+        self._places = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def send(self, call: Call, state: CallState) -> Reply:
         state.enter("connect", self._connecting)
         client = await self._open()
-        request = self._request(call, state)
+        if self._places.locked():
+            state.enter("connect", f"waiting for one of {_MOST_CONNECTIONS} connections to be free")
         handled = sys.exception()
         try:
-            answer = await self._exchange(client, request, state)
+            async with self._places:
+                answer = await self._exchange(client, self._request(call, state), state)
         except httpx.HTTPError as error:
             raise await self._lost(error, _first_words(error, handled), state.deadline) from error
         if answer.status != _OK:
@@ -107,13 +120,14 @@ class RestTransport:
                 trust_env=False,
                 proxy=self._httpx_proxy(),
                 verify=verify,
+                limits=_LIMITS,
                 transport=self._unix_socket(),
             )
         return self._client
 
     def _unix_socket(self) -> httpx.AsyncHTTPTransport | None:
         path = self.endpoint.socket
-        return httpx.AsyncHTTPTransport(uds=path, trust_env=False) if path else None
+        return httpx.AsyncHTTPTransport(uds=path, trust_env=False, limits=_LIMITS) if path else None
 
     def _httpx_proxy(self) -> httpx.Proxy | None:
         if self._proxy is None:

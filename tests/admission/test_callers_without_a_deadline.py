@@ -23,7 +23,7 @@ class Seen(Patience):
     """What has been seen of the callers' patience, fixed."""
 
     def __init__(self, seconds: float, *, is_known: bool) -> None:
-        self.wait = Wait(seconds, is_known)
+        self.wait = Wait(seconds, is_known, seconds)
 
     def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
         return self.wait
@@ -107,38 +107,53 @@ def test_a_model_that_takes_longer_than_such_callers_wait_is_run_while_there_is_
         admission.end(now + RUN, slot)
 
 
-def test_one_that_has_waited_longer_than_such_callers_goes_behind_all_others() -> None:
+def test_one_that_may_hang_up_any_moment_waits_apart_until_that_shows() -> None:
     admission = admission_of(1.0, is_known=True)
-    let_in(admission, 0.0)
-    busy = admission.start(0.0, [admission.waiting.line[0]])
-    old, new = let_in(admission, 0.1), let_in(admission, 1.5)
-    admission.end(2.0, busy)
-    assert admission.next(2.0) is new
+    busy = admission.start(0.0, [let_in(admission, 0.0)])
+    old, new = let_in(admission, 0.1), let_in(admission, 0.9)
+    admission.end(1.05, busy)
+    assert admission.next(1.05) is new, "it would run while its caller may well leave"
     assert admission.waiting.overdue == [old]
     assert old.is_waiting
     admission.leave(new)
-    assert admission.next(2.0) is old, "its caller is still there, and nothing else waits"
+    assert admission.next(1.06) is old, "its caller is still there, and nothing else waits"
     assert admission.leave(old)
     assert not len(admission.waiting)
     assert not admission.waiting.kinds
 
 
-def test_one_in_eight_is_overdue_so_that_the_patient_get_their_turn() -> None:
+def test_one_that_has_stayed_beyond_that_is_due_with_the_more_patient() -> None:
     admission = admission_of(1.0, is_known=True)
-    let_in(admission, 0.0)
-    busy = admission.start(0.0, [admission.waiting.line[0]])
+    busy = admission.start(0.0, [let_in(admission, 0.0)])
     old = let_in(admission, 0.1)
-    started = []
-    now = 2.0
-    for _ in range(9):
-        let_in(admission, now)
-        admission.end(now, busy)
-        ticket = admission.next(now)
-        assert ticket is not None
-        started.append(ticket)
-        busy = admission.start(now, [ticket])
-        now += RUN
-    assert started.count(old) == 1
+    newer = [let_in(admission, 0.9), let_in(admission, 0.9)]
+    admission.end(1.05, busy)
+    assert admission.next(1.05) is newer[0]
+    busy = admission.start(1.05, [newer[0]])
+    admission.patience.wait = Wait(5.0, is_known=True)  # type: ignore[attr-defined]
+    admission.end(1.25, busy)
+    assert admission.next(1.25) is newer[1]
+    assert admission.waiting.overdue == []
+    assert (old.due_at, old.shows_at) == (5.1, pytest.approx(0.1 + 1.12))
+
+
+class Levels(Patience):
+    """Callers of which some leave after 1 s, and all others after 4 s."""
+
+    def of(self, caller: Caller, now: float, least: float = 0.0) -> Wait:
+        return Wait(1.0 if least <= 1.0 else max(4.0, least), is_known=True, longest=4.0)
+
+
+def test_it_is_due_at_the_first_moment_that_can_be_met_and_refused_if_none_can() -> None:
+    admission = Admission[Ticket](1, patience=Levels())
+    for _ in range(20):
+        admission.estimates.learn(KIND, RUN, 0.0)
+    admission.start(0.0, [let_in(admission, 0.0)])
+    dues = [round(let_in(admission, 0.0).due_at, 3) for _ in range(60)]
+    assert sorted(dues) == dues
+    assert (dues.count(1.0), dues.count(4.0)) == (8, 30)
+    assert dues.count(DEFAULT) == 60 - 8 - 30, "no slot has been free only for a moment"
+    assert arrive(admission, 4.0) is Refusal.PATIENCE
 
 
 def test_nothing_is_reordered_while_waits_are_as_long_as_callers_are_known_to_stand() -> None:

@@ -205,7 +205,7 @@ def test_what_nobody_confirms_is_given_up() -> None:
 
     # From now on the server refuses those that would wait longer, and answers the others sooner.
     assert world.run(60.0, fixed(1.0), between(0.0, 0.8)) == learned
-    assert world.run(60.0, fixed(1.0), between(0.0, 0.8)) == FOREVER
+    assert not world.run(60.0, fixed(1.0), between(0.0, 0.8)).is_known
     # Then it learns again, as quickly as the first time.
     assert world.run(1.0, fixed(1.0), between(0.0, 4.0)) == learned
 
@@ -253,7 +253,8 @@ def test_those_who_never_wait_long_enough_say_nothing_of_the_others() -> None:
     world.run(10.0, fixed(0.5), between(0.0, 4.0))
 
     assert world.of(least=0.2).is_known
-    assert world.of(least=0.8) == FOREVER
+    assert not world.of(least=0.8).is_known
+    assert world.of(least=1.6) == Wait(1.6, is_known=False)
 
 
 def test_the_answer_is_never_less_than_the_least() -> None:

@@ -79,6 +79,11 @@ def said(decision: Decision, **changes: Any) -> str:
         ("deadline", {"running": 0, "ahead": 0}, "it needed about 0.61 s and had 0.4 s"),
         (
             "deadline",
+            {"running": 1, "ahead": 0, "seconds": 0.0015},
+            "behind one call that ran, it had 0.4 s, and needed about 1.5 ms more",
+        ),
+        (
+            "deadline",
             {"for_another": True, "ahead": None},
             (
                 "behind two calls that ran, it had time itself, but would have made another call "

@@ -33,10 +33,10 @@ def busy(start_echo: Callable[..., Any]) -> Any:
     return server
 
 
-def ask(server: Any, timeout: float = 20.0, retries: int = 1) -> tuple[str, MlserveError | None]:
+def ask(server: Any, timeout: float = 20.0) -> tuple[str, MlserveError | None]:
     """Return the id of a request, and the error if it got no answer."""
-    policy = Retries(max_attempts=retries)
-    with Client(server.endpoint("rest"), model="inception_v3", retries=policy) as client:
+    once = Retries(max_attempts=1)
+    with Client(server.endpoint("rest"), model="inception_v3", retries=once) as client:
         try:
             return client.predict(PHOTO, timeout=timeout).request_id, None
         except MlserveError as error:
@@ -80,15 +80,12 @@ def test_what_became_of_an_answered_one(cli: Any, busy: Any) -> None:
 
 
 def test_each_try_is_explained(cli: Any, busy: Any) -> None:
-    """A call that can never be in time is not retried, so these are refused for want of room."""
-    results = ask_at_once(busy, 12, timeout=4 * WORK, retries=5)
-    tries = {name: error.details["attempts"] for name, error in results if error is not None}
-    name = max(tries, key=lambda each: tries[each])
-    found = cli("why", name, "--endpoint", busy.endpoint("rest"), "--output", "json")
-    assert len(found.json()["decisions"]) == tries[name]
-    if tries[name] > 1:
-        text = cli("why", name, "--endpoint", busy.endpoint("rest")).stdout
-        assert [line for line in text.splitlines() if line.startswith(f"{tries[name]}. ")]
+    """A client that asks again does so with the same id."""
+    for timeout in ("0", "20000"):
+        headers = {"x-request-id": "asked-twice", "x-request-timeout-ms": timeout}
+        busy.post({"inputs": ["x"]}, headers=headers)
+    said = words(cli("why", "asked-twice", "--endpoint", busy.endpoint("rest")))
+    assert re.search(rf"^1\. .+: refused at {TIME}: .+ 2\. .+: let in at {TIME}, .+answered", said)
 
 
 def test_a_request_that_the_server_does_not_know(cli: Any, busy: Any) -> None:
