@@ -327,3 +327,30 @@ def test_ctrl_c_ends_the_loop_and_the_process(slow: Any) -> None:
         _, errors = process.communicate(timeout=20)
     assert process.returncode in (130, -signal.SIGINT)
     assert "KeyboardInterrupt" in errors
+
+
+@PROTOCOLS
+def test_an_overloaded_server_tells_its_price_and_is_spared(start_echo: Any, protocol: str) -> None:
+    """Fifty callers, of whom a server that needs 0.1 s for each call can answer ten a second."""
+    server = start_echo("--threads=1")
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(server.endpoint(protocol), retries=ONCE) as client:
+            await client.infer({"seconds": [0.1]}, signature="slow", timeout=20)
+
+            async def call() -> list[Any]:
+                calls = (
+                    client.infer({"seconds": [0.1]}, signature="slow", timeout=2) for _ in range(4)
+                )
+                return [(await asyncio.gather(one, return_exceptions=True))[0] for one in calls]
+
+            found = await asyncio.gather(*(call() for _ in range(50)))
+            return [outcome for outcomes in found for outcome in outcomes]
+
+    found = asyncio.run(ask())
+    refused = [each for each in found if isinstance(each, Overloaded)]
+    spared = [each for each in refused if "throttled" in each.details]
+    prices = [each.price for each in refused if each not in spared]
+    assert spared
+    assert prices
+    assert all(price is not None and 0 < price <= 1 for price in prices)
