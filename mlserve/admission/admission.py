@@ -41,6 +41,7 @@ from mlserve.admission.estimates import CostKey, Estimates
 from mlserve.admission.forecast import LAST_MARGIN, WAY_BACK, Forecast, Overrun
 from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
+from mlserve.admission.quotas import HeldBack, Quotas
 from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.admission.shares import Shares
@@ -75,6 +76,7 @@ class Admission(Generic[Queued]):
     """Calls that have given way to others: taken out of the queue, and still to be told."""
     forecast: Forecast[Queued] = field(init=False)
     _shares: Shares[Queued] = field(init=False)
+    _quotas: Quotas = field(init=False)
     _arrived: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     _refused: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     _busy_since: float | None = None
@@ -83,7 +85,8 @@ class Admission(Generic[Queued]):
 
     def __post_init__(self) -> None:
         self.forecast = Forecast(self.slots, self.max_batch, self.estimates)
-        self._shares = Shares(self.forecast, self.waiting, self.token_shares)
+        self._quotas = Quotas(self.token_shares)
+        self._shares = Shares(self.forecast, self.waiting, self._quotas)
 
     def widen(self, most: int) -> None:
         """Let up to that many calls run as one from now on, or as many as already may."""
@@ -167,7 +170,17 @@ class Admission(Generic[Queued]):
         return sum(slot.model == ticket.kind.model for slot in self.running) >= ticket.width
 
     def next(self, now: float, held: Container[Queued] = ()) -> Queued | None:
-        """Return the call to start next, of those that neither `held` nor a width holds back."""
+        """Return the call to start next, of those that neither `held` nor a width holds back.
+
+        A token that has had its share goes after all others that wait.
+        """
+        if self._quotas.any_used_up(now):
+            others = self._next(now, HeldBack(self._quotas, now, held))
+            if others is not None:
+                return others
+        return self._next(now, held)
+
+    def _next(self, now: float, held: Container[Queued]) -> Queued | None:
         self._bring_back(now)
         while (head := self._first(self.waiting.line, held)) is not None:
             shows_at = self._may_leave(now, head)
@@ -195,6 +208,10 @@ class Admission(Generic[Queued]):
         """Move these calls from the queue into one slot."""
         for ticket in tickets:
             self.waiting.remove(ticket)
+        for ticket in tickets if self.token_shares else ():
+            if self.waiting.holds_other_than(ticket.caller.token):
+                mean = self.estimates.guess_in_batch(ticket.kind, len(tickets)).mean
+                self._quotas.note(now, ticket, mean)
         self._turn += 1
         slot = self.forecast.start(now, tickets, self.waiting.line)
         if not self.has_slot() and self._busy_since is None:

@@ -84,6 +84,10 @@ class Queue(Generic[Queued]):
         """Return whether a less important call waits."""
         return any(self.priorities[lower] for lower in Priority if lower < priority)
 
+    def holds_other_than(self, token: str) -> bool:
+        """Return whether a call of another token waits."""
+        return any(name != token for name, _ in self.tokens)
+
     def newest_undated(self, held: Container[Queued]) -> Queued | None:
         """Return the undated call that came last, but for those in `held`."""
         line = (ticket for ticket in reversed(self.line) if ticket.is_undated)

@@ -6,12 +6,12 @@ What one leaves, the others have. A token may have at most the share that it was
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic
 
 from mlserve.admission.forecast import WAY_BACK, Forecast
 from mlserve.admission.queue import Queue
+from mlserve.admission.quotas import Quotas
 from mlserve.admission.rates import Rates
 from mlserve.admission.tickets import Queued, Ticket
 
@@ -22,6 +22,9 @@ _AT_WORK = 0.01
 _SPARE = 1.03
 """How far a model must be beyond its share for its calls to give way, and so often below it."""
 
+_LEEWAY = 1.08
+"""How much longer a token's calls may wait than at the rate of its share: starts are not even."""
+
 
 @dataclass(slots=True)
 class Shares(Generic[Queued]):
@@ -29,7 +32,7 @@ class Shares(Generic[Queued]):
 
     forecast: Forecast[Queued]
     queue: Queue[Queued]
-    tokens: Mapping[str, float]
+    quotas: Quotas
     _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
     _admitted: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
 
@@ -55,10 +58,11 @@ class Shares(Generic[Queued]):
                 if other.kind.model == model
             )
             over, share = self._late(now, ticket, ahead, of_model), of_model
-        of_token = self.tokens.get(token)
+        of_token = self.quotas.shares.get(token)
         if of_token is not None and over <= 0:
             own = ((kind, n) for (name, kind), n in self.queue.tokens.items() if name == token)
-            over, share = self._late(now, ticket, self.forecast.demand(own), of_token), of_token
+            late = self._late(now, ticket, self.forecast.demand(own) * _LEEWAY, of_token)
+            over, share = late + self.quotas.owed(now, token), of_token
         return over, share
 
     def victims(self, now: float, ticket: Ticket) -> list[Queued]:
