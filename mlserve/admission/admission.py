@@ -51,6 +51,8 @@ from mlserve.admission.verdicts import Refusal, Verdict
 _OLDEST_OF = 4
 """Of so many undated calls that start while the newest go first, one is the oldest."""
 _ASKED = Wait(0.0, is_known=False)
+_STANDING = 1.0
+"""Seconds without a free slot after which there is more to do than can be done, and no burst."""
 _PRICE_MEMORY = 2.0
 """Seconds over which the part of the calls that is refused is measured."""
 
@@ -212,6 +214,7 @@ class Admission(Generic[Queued]):
             if self.waiting.holds_other_than(ticket.caller.token):
                 mean = self.estimates.guess_in_batch(ticket.kind, len(tickets)).mean
                 self._quotas.note(now, ticket, mean)
+        self._shares.note_start(now, tickets)
         self._turn += 1
         slot = self.forecast.start(now, tickets, self.waiting.line)
         if not self.has_slot() and self._busy_since is None:
@@ -226,6 +229,7 @@ class Admission(Generic[Queued]):
         return demand
 
     def _verdict(self, now: float, ticket: Ticket, *, may_shed: bool) -> Verdict | None:
+        self.forecast.stands = self._is_busy_for(now, _STANDING)
         verdict = self.check_room(now, ticket.held)
         if verdict is None:
             verdict = self.check_kind(now, ticket.least_kind, ticket.expires_at)
@@ -351,7 +355,7 @@ class Admission(Generic[Queued]):
         self._arrived.add(ticket.priority, 1.0, now)
         if verdict is not None:
             self._refused.add(ticket.priority, 1.0, now)
-        self._shares.note(now, ticket, is_admitted=verdict is None)
+        self._shares.note_arrival(now, ticket)
 
     def _first(self, line: Sequence[Queued], held: Container[Queued]) -> Queued | None:
         ready = (ticket for ticket in line if ticket not in held)

@@ -19,19 +19,32 @@ from mlserve.admission.estimates import CostKey, Estimate, Estimates, Meter
 from mlserve.admission.queue import Queue
 from mlserve.admission.tickets import Queued, Slot, Ticket
 
-_MARGIN = 1.5
-"""Mean deviations that a call must have to spare to be admitted. Most of those that turn out to be
-late are not started, so they cost nothing; a larger margin would leave part of the server idle
-after each burst (`benchmarks/policies`)."""
 LAST_MARGIN = 2.0
 """The same for a call about to start: there is no later moment to give it up without waste."""
-_DRIFT = 0.02
-"""The fraction by which all calls together may exceed their estimates as a machine gets busier."""
 WAY_BACK = 0.005
 """Seconds for the answer to travel back to the client."""
 _MANY = 32
 """Waiting calls from which on the slots count as evenly loaded: half a call more or less is nothing
 then, and a walk through all of them would cost more than a refusal may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Care:
+    """How much a call must have to spare to be admitted.
+
+    `margin` is in mean deviations, `drift` the fraction by which all calls together may exceed
+    their estimates as a machine gets busier.
+    """
+
+    margin: float
+    drift: float
+
+
+_IN_BURSTS = _Care(1.5, 0.02)
+"""More would leave the server idle at the end of a burst (`benchmarks/policies`), and most of those
+that turn out to be late are not started."""
+_WHILE_IT_STANDS = _Care(3.0, 0.08)
+"""A shorter queue then keeps the slots as busy, and hardly any of those let in are late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,8 @@ class Forecast(Generic[Queued]):
     max_batch: int = 1
     estimates: Estimates = field(default_factory=Estimates)
     running: list[Slot[Queued]] = field(default_factory=list)
+    stands: bool = False
+    """Whether the load has been more than the server can do for a while, and not in a burst."""
     _meter: Meter = field(default_factory=Meter)
 
     def start(
@@ -150,7 +165,7 @@ class Forecast(Generic[Queued]):
         if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
             return now
         guesses = self._guesses(tickets)
-        need = sum(guess.mean + _MARGIN * guess.spread for guess in guesses)
+        need = sum(guess.mean + self._care.margin * guess.spread for guess in guesses)
         return min(ticket.due_at for ticket in tickets) - self.slots * need - WAY_BACK
 
     def most_at_once(self, starts: Iterable[Ticket]) -> int:
@@ -176,9 +191,11 @@ class Forecast(Generic[Queued]):
             demand += count * guess.mean
             variance += count * guess.spread * guess.spread
             widest = max(widest, guess.spread)
-        margin = math.hypot(_MARGIN * math.sqrt(variance), LAST_MARGIN * self.slots * widest)
+        margin = math.hypot(
+            self._care.margin * math.sqrt(variance), LAST_MARGIN * self.slots * widest
+        )
         demand += self.climb(now, ticket)
-        return self.slots * demand * (1 + _DRIFT) + margin + WAY_BACK
+        return self.slots * demand * (1 + self._care.drift) + margin + WAY_BACK
 
     def _ends(
         self, now: float, queue: Queue[Queued], ticket: Ticket, place: int
@@ -203,7 +220,7 @@ class Forecast(Generic[Queued]):
             if lane is not None:
                 heapreplace(lane, demand)
             own = sum(estimate.spread for estimate in estimates)
-            end = at_once * demand + _margin(at_once, demand, variance, own)
+            end = at_once * demand + self._margin(at_once, demand, variance, own)
             variance += own * own
             for index in range(max(first, place), first + len(together)):
                 yield index, end
@@ -232,7 +249,7 @@ class Forecast(Generic[Queued]):
         if now + end + extra > ticket.due_at:
             return Overrun(now + end + extra - ticket.due_at)
         demand, variance = demand + own.mean, variance + own.spread * own.spread
-        step = widest * (1 + _DRIFT) + _MARGIN * spread
+        step = widest * (1 + self._care.drift) + self._care.margin * spread
         index = place
         while index < len(line):
             end = self._even_end(demand, demands[index] * scale, variance, spread)
@@ -248,7 +265,7 @@ class Forecast(Generic[Queued]):
     def _even_end(self, demand: float, own: float, variance: float, spread: float) -> float:
         """Return when a call ends behind that demand, in seconds, with a margin."""
         share = demand / self.slots + own
-        return self.slots * share + _margin(self.slots, share, variance, spread)
+        return self.slots * share + self._margin(self.slots, share, variance, spread)
 
     def _mean_of(self, ticket: Ticket) -> float:
         return self.estimates.guess(ticket.kind).mean
@@ -279,6 +296,19 @@ class Forecast(Generic[Queued]):
         """Return how many slots what runs and these calls will use at once, in full batches."""
         return min(self.slots, self.most_at_once(waiting[:: self.max_batch]))
 
+    @property
+    def _care(self) -> _Care:
+        return _WHILE_IT_STANDS if self.stands else _IN_BURSTS
+
+    def _margin(self, at_once: int, demand: float, variance: float, own: float) -> float:
+        """Return the seconds to spare for a call that ends after that demand, with that variance.
+
+        `own` is the mean deviation of the call itself.
+        """
+        care = self._care
+        behind, alone = care.margin * math.sqrt(variance), LAST_MARGIN * at_once * own
+        return math.hypot(behind, alone) + care.drift * at_once * demand + WAY_BACK
+
     def _guesses(self, tickets: Sequence[Ticket]) -> list[Estimate]:
         """Return the estimates of calls that run as one."""
         if len(tickets) == 1:
@@ -286,15 +316,6 @@ class Forecast(Generic[Queued]):
         count, kinds = len(tickets), {ticket.kind for ticket in tickets}
         found = {kind: self.estimates.guess_in_batch(kind, count) for kind in kinds}
         return [found[ticket.kind] for ticket in tickets]
-
-
-def _margin(at_once: int, demand: float, variance: float, own: float) -> float:
-    """Return the seconds to spare for a call that ends after that demand, with that variance.
-
-    `own` is the mean deviation of the call itself.
-    """
-    behind, alone = _MARGIN * math.sqrt(variance), LAST_MARGIN * at_once * own
-    return math.hypot(behind, alone) + _DRIFT * at_once * demand + WAY_BACK
 
 
 def _left(done: float, estimates: Sequence[Estimate]) -> float:

@@ -6,6 +6,7 @@ What one leaves, the others have. A token may have at most the share that it was
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -34,14 +35,17 @@ class Shares(Generic[Queued]):
     queue: Queue[Queued]
     quotas: Quotas
     _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
-    _admitted: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+    _had: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
 
-    def note(self, now: float, ticket: Ticket, *, is_admitted: bool) -> None:
+    def note_arrival(self, now: float, ticket: Ticket) -> None:
         """Count a call that has arrived."""
-        model, demand = ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean
-        self._offered.add(model, demand, now)
-        if is_admitted:
-            self._admitted.add(model, demand, now)
+        self._offered.add(ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean, now)
+
+    def note_start(self, now: float, tickets: Sequence[Ticket]) -> None:
+        """Count calls that start together."""
+        for ticket in tickets:
+            demand = self.forecast.estimates.guess_in_batch(ticket.kind, len(tickets)).mean
+            self._had.add(ticket.kind.model, demand, now)
 
     def overrun(self, now: float, ticket: Ticket) -> tuple[float, float]:
         """Return how late the call would be if its model or token had but its share, and that.
@@ -99,9 +103,9 @@ class Shares(Generic[Queued]):
 
     def _greedy(self, now: float, model: str) -> set[str]:
         """Return the models that have had more than an equal part, if this one has had less."""
-        had = {name: rate for name, rate in self._admitted.items(now) if name != model}
+        had = {name: rate for name, rate in self._had.items(now) if name != model}
         others = sum(rate >= _AT_WORK for rate in had.values())
         part = 1 / (others + 1)
-        if not others or self._admitted.of(model, now) * _SPARE >= part:
+        if not others or self._had.of(model, now) * _SPARE >= part:
             return set()
         return {name for name, rate in had.items() if rate > part * _SPARE}
