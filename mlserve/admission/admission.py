@@ -38,7 +38,7 @@ from typing import Generic
 
 from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey, Estimates
-from mlserve.admission.forecast import LAST_MARGIN, WAY_BACK, Forecast, Overrun
+from mlserve.admission.forecast import WAY_BACK, Forecast, Overrun
 from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.quotas import HeldBack, Quotas
@@ -379,7 +379,9 @@ class Admission(Generic[Queued]):
             return 0.0
         if not others:
             return estimate.least
-        return self._at_once() * (estimate.mean + LAST_MARGIN * estimate.spread) + WAY_BACK
+        return (
+            self._at_once() * (estimate.mean + self.forecast.care.last * estimate.spread) + WAY_BACK
+        )
 
     def _at_once(self) -> int:
         return min(self.slots, self.forecast.most_at_once(self.waiting))

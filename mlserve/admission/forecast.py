@@ -19,8 +19,6 @@ from mlserve.admission.estimates import CostKey, Estimate, Estimates, Meter
 from mlserve.admission.queue import Queue
 from mlserve.admission.tickets import Queued, Slot, Ticket
 
-LAST_MARGIN = 2.0
-"""The same for a call about to start: there is no later moment to give it up without waste."""
 WAY_BACK = 0.005
 """Seconds for the answer to travel back to the client."""
 _MANY = 32
@@ -30,20 +28,22 @@ then, and a walk through all of them would cost more than a refusal may."""
 
 @dataclass(frozen=True, slots=True)
 class _Care:
-    """How much a call must have to spare to be admitted.
+    """How much a call must have to spare to be admitted, and to be started.
 
-    `margin` is in mean deviations, `drift` the fraction by which all calls together may exceed
-    their estimates as a machine gets busier.
+    `margin` and `last` are in mean deviations: of all that run before it, and of the call itself.
+    `drift` is the fraction by which all together may exceed their estimates as a machine gets
+    busier.
     """
 
     margin: float
+    last: float
     drift: float
 
 
-_IN_BURSTS = _Care(1.5, 0.02)
+_IN_BURSTS = _Care(1.5, 2.0, 0.02)
 """More would leave the server idle at the end of a burst (`benchmarks/policies`), and most of those
 that turn out to be late are not started."""
-_WHILE_IT_STANDS = _Care(3.0, 0.08)
+_WHILE_IT_STANDS = _Care(3.0, 3.0, 0.08)
 """A shorter queue then keeps the slots as busy, and hardly any of those let in are late."""
 
 
@@ -165,7 +165,7 @@ class Forecast(Generic[Queued]):
         if any(self.estimates.of(ticket.kind, now) is None for ticket in tickets):
             return now
         guesses = self._guesses(tickets)
-        need = sum(guess.mean + self._care.margin * guess.spread for guess in guesses)
+        need = sum(guess.mean + self.care.margin * guess.spread for guess in guesses)
         return min(ticket.due_at for ticket in tickets) - self.slots * need - WAY_BACK
 
     def most_at_once(self, starts: Iterable[Ticket]) -> int:
@@ -191,11 +191,10 @@ class Forecast(Generic[Queued]):
             demand += count * guess.mean
             variance += count * guess.spread * guess.spread
             widest = max(widest, guess.spread)
-        margin = math.hypot(
-            self._care.margin * math.sqrt(variance), LAST_MARGIN * self.slots * widest
-        )
+        care = self.care
+        margin = math.hypot(care.margin * math.sqrt(variance), care.last * self.slots * widest)
         demand += self.climb(now, ticket)
-        return self.slots * demand * (1 + self._care.drift) + margin + WAY_BACK
+        return self.slots * demand * (1 + care.drift) + margin + WAY_BACK
 
     def _ends(
         self, now: float, queue: Queue[Queued], ticket: Ticket, place: int
@@ -249,7 +248,7 @@ class Forecast(Generic[Queued]):
         if now + end + extra > ticket.due_at:
             return Overrun(now + end + extra - ticket.due_at)
         demand, variance = demand + own.mean, variance + own.spread * own.spread
-        step = widest * (1 + self._care.drift) + self._care.margin * spread
+        step = widest * (1 + self.care.drift) + self.care.margin * spread
         index = place
         while index < len(line):
             end = self._even_end(demand, demands[index] * scale, variance, spread)
@@ -297,7 +296,8 @@ class Forecast(Generic[Queued]):
         return min(self.slots, self.most_at_once(waiting[:: self.max_batch]))
 
     @property
-    def _care(self) -> _Care:
+    def care(self) -> _Care:
+        """How much calls must have to spare now."""
         return _WHILE_IT_STANDS if self.stands else _IN_BURSTS
 
     def _margin(self, at_once: int, demand: float, variance: float, own: float) -> float:
@@ -305,8 +305,8 @@ class Forecast(Generic[Queued]):
 
         `own` is the mean deviation of the call itself.
         """
-        care = self._care
-        behind, alone = care.margin * math.sqrt(variance), LAST_MARGIN * at_once * own
+        care = self.care
+        behind, alone = care.margin * math.sqrt(variance), care.last * at_once * own
         return math.hypot(behind, alone) + care.drift * at_once * demand + WAY_BACK
 
     def _guesses(self, tickets: Sequence[Ticket]) -> list[Estimate]:
