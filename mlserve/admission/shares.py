@@ -20,8 +20,6 @@ _MEMORY = 2.0
 """Seconds over which it is measured what the models ask for and get."""
 _AT_WORK = 0.01
 """The least part of the server's time that a model asks for to count as one of several."""
-_SPARE = 1.03
-"""How far a model must be beyond its share for its calls to give way, and so often below it."""
 
 _LEEWAY = 1.08
 """How much longer a token's calls may wait than at the rate of its share: starts are not even."""
@@ -106,6 +104,6 @@ class Shares(Generic[Queued]):
         had = {name: rate for name, rate in self._had.items(now) if name != model}
         others = sum(rate >= _AT_WORK for rate in had.values())
         part = 1 / (others + 1)
-        if not others or self._had.of(model, now) * _SPARE >= part:
+        if not others or self._had.of(model, now) >= part:
             return set()
-        return {name for name, rate in had.items() if rate > part * _SPARE}
+        return {name for name, rate in had.items() if rate > part}
