@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mlserve.errors import MlserveError, UsageError, escaped, readable
+from mlserve.errors import MlserveError, Overloaded, UsageError, escaped, readable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -72,6 +72,8 @@ def json_text(data: Any, *, indent: int | None = None) -> str:
 def print_error(error: MlserveError, *, as_json: bool) -> None:
     """Print an error on stderr: `error: ...` and `hint: ...`, or one JSON object.
 
+    With a refusal that has a price, which only mlserve's server tells, comes the command that
+    explains it.
     If the error has the end of a server's log, that comes last.
     """
     if as_json:
@@ -80,6 +82,9 @@ def print_error(error: MlserveError, *, as_json: bool) -> None:
     note(f"error: {error.message}")
     if error.hint:
         note(f"hint: {error.hint}")
+    request_id = error.details.get("request_id")
+    if isinstance(error, Overloaded) and error.price is not None and request_id:
+        note(f"why: mlserve why {request_id}")
     log = error.details.get("log")
     if log:
         note(f"the end of its log (all of it: {log['command']}):")

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from mlserve.cli.output import fix_line, print_table
+from mlserve.cli.output import fix_line, print_error, print_table
+from mlserve.errors import Overloaded
 
 _WIDTH = 80
 
@@ -90,3 +91,14 @@ def _is_path(line: str) -> bool:
     """Whether it is one long word, which is not cut, or a command to be copied."""
     is_command = line.lstrip().startswith("fix: pip ")
     return is_command or len(line.rsplit(maxsplit=1)[-1]) > _WIDTH // 2
+
+
+@pytest.mark.parametrize(("price", "is_told"), [(0.83, True), (None, False)])
+def test_a_refusal_of_mlserves_server_names_the_command_that_explains_it(
+    capsys: pytest.CaptureFixture[str], price: float | None, is_told: bool
+) -> None:
+    error = Overloaded("2 requests are running and 19 waiting")
+    error.price = price
+    error.details["request_id"] = "5e39820b"
+    print_error(error, as_json=False)
+    assert ("why: mlserve why 5e39820b" in capsys.readouterr().err) == is_told
