@@ -11,13 +11,13 @@ _BODY = b'{"model_version_status": [{"version": "1", "state": "AVAILABLE", "stat
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(
     _BODY
 )
-_CALLS, _TIMEOUT = 130, 20.0
+_CALLS, _AT_ONCE, _TIMEOUT = 300, 256, 20.0
 
 
 async def _ask_all() -> tuple[int, list[int]]:
     """Return the most requests that were there at once, and the time that each was told, in ms.
 
-    The first hundred are answered once all of them are there, and no other has come by then.
+    The first 256 are answered once all of them are there, and no other has come by then.
     """
     there, most, told = 0, 0, list[int]()
     are_there = asyncio.Event()
@@ -32,7 +32,7 @@ async def _ask_all() -> tuple[int, list[int]]:
                 told.append(int(found[1]))
                 there += 1
                 most = max(most, there)
-                if there == 100:
+                if there == _AT_ONCE:
                     asyncio.get_running_loop().call_later(0.3, are_there.set)
                 await are_there.wait()
                 there -= 1
@@ -51,5 +51,5 @@ async def _ask_all() -> tuple[int, list[int]]:
 
 def test_calls_wait_for_a_connection_and_then_tell_the_time_that_is_left() -> None:
     most, told = asyncio.run(_ask_all())
-    assert (most, len(told)) == (100, _CALLS)
-    assert max(told[100:]) <= 1000 * _TIMEOUT - 300  # those that came later have waited so long
+    assert (most, len(told)) == (_AT_ONCE, _CALLS)
+    assert max(told[_AT_ONCE:]) <= 1000 * _TIMEOUT - 300  # those that came later have waited so long
