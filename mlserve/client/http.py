@@ -92,11 +92,9 @@ class RestTransport:
         client = await self._open()
         if self._places.locked():
             state.enter("connect", f"waiting for one of {_MOST_CONNECTIONS} connections to be free")
-            state.is_in_line = True
         handled = sys.exception()
         try:
             async with self._places:
-                state.is_in_line = False
                 answer = await self._exchange(client, self._request(call, state), state)
         except httpx.HTTPError as error:
             raise await self._lost(error, _first_words(error, handled), state.deadline) from error

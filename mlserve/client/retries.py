@@ -118,8 +118,6 @@ class CallState:
     )
     retries: list[Retry] = field(default_factory=list)
     has_asked: bool = False
-    is_in_line: bool = False
-    """Whether it waits for one of the client's own connections, as more calls were made."""
     _part: str = "start"
     _since: float = field(init=False)
 

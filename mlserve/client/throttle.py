@@ -26,7 +26,6 @@ what is due in 5 s. Only inference is counted, and not what is asked of metadata
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -90,12 +89,6 @@ class Throttle:
                 answer = await attempt()
             except Overloaded as error:
                 self.refused(sent, error, time.monotonic())
-                raise
-            except asyncio.CancelledError:
-                # Its time passed before this client came to send it: more calls than it can make
-                # help nobody, and those that are made take the CPU from those that are in time.
-                if state.is_in_line and state.deadline.is_expired:
-                    self.refused(sent, Overloaded("not even sent"), time.monotonic())
                 raise
             except (UsageError, InferenceFailed):
                 self.accepted(sent, time.monotonic())
@@ -167,12 +160,10 @@ def throttle_for(connection: Connection, model: str) -> Throttle | None:
 
 def _not_sent(endpoint: Endpoint, budget: Budget, now: float) -> NotSent:
     pause = max(_SHORTEST_PAUSE, budget.come_back_at - now)
-    why = f"the server at {endpoint} refuses {budget.price:.0%} of the calls of its kind now"
-    if budget.price < 0:
-        why = f"most calls of its kind to {endpoint} are refused now, or are not sent in time"
+    share = "most calls" if budget.price < 0 else f"{budget.price:.0%} of the calls"
     return NotSent(
-        f"the call was not sent: {why}, the last one "
-        f"{in_words(max(0.0, now - budget.refused_at))} ago",
+        f"the call was not sent: the server at {endpoint} refuses {share} of its kind now, the "
+        f"last one {in_words(max(0.0, now - budget.refused_at))} ago",
         hint=f"try again in {in_words(pause)}, or with fewer requests at once; to send every call: "
         "{no_throttle}",
         retry_after=pause,
