@@ -82,7 +82,7 @@ class Admission(Generic[Queued]):
     _arrived: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     _refused: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     _busy_since: float | None = None
-    """Since when no slot has been free; None while one is."""
+    """Since when the slots have been in use without a break in which nothing waited; else None."""
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -128,9 +128,12 @@ class Admission(Generic[Queued]):
             self._note(now, ticket, verdict)
         return verdict
 
-    def check_room(self, now: float, held: int = 0) -> Verdict | None:
-        """Return why no call can be admitted, of so many bytes; None if one can."""
-        if self.has_slot():
+    def check_room(self, now: float, held: int = 0, ticket: Ticket | None = None) -> Verdict | None:
+        """Return why no call can be admitted, of so many bytes; None if one can.
+
+        `ticket` is the call, if it is known: its model may have no slot though one is free.
+        """
+        if self.has_slot() and not (ticket is not None and self.is_full(ticket)):
             return None
         if len(self.waiting) >= self.max_waiting:
             why, limit = Refusal.QUEUE_FULL, self.max_waiting
@@ -159,7 +162,13 @@ class Admission(Generic[Queued]):
         if not ticket.is_waiting:
             return False
         self.waiting.remove(ticket)
+        self._note_if_idle()
         return True
+
+    def width_of(self, model: str) -> int | None:
+        """Return the width of a model that runs; None without one, or if it does not run."""
+        running = (slot.tickets[0] for slot in self.running if slot.model == model)
+        return next((ticket.width for ticket in running), None)
 
     def has_slot(self) -> bool:
         """Return whether a slot is free."""
@@ -224,13 +233,16 @@ class Admission(Generic[Queued]):
     def end(self, now: float, slot: Slot[Queued]) -> float:
         """Free the slot; return the demand of each of its calls, in seconds."""
         demand = self.forecast.end(now, slot)
-        if not len(self.waiting):
-            self._busy_since = None
+        self._note_if_idle()
         return demand
+
+    def _note_if_idle(self) -> None:
+        if self.has_slot() and not len(self.waiting):
+            self._busy_since = None
 
     def _verdict(self, now: float, ticket: Ticket, *, may_shed: bool) -> Verdict | None:
         self.forecast.stands = self._is_busy_for(now, _STANDING)
-        verdict = self.check_room(now, ticket.held)
+        verdict = self.check_room(now, ticket.held, ticket)
         if verdict is None:
             verdict = self.check_kind(now, ticket.least_kind, ticket.expires_at)
             if verdict is not None or not (self.running or len(self.waiting)):
@@ -311,7 +323,8 @@ class Admission(Generic[Queued]):
 
     def _is_busy_for(self, now: float, seconds: float) -> bool:
         """Return whether no slot has been free for so long."""
-        return self._busy_since is not None and now - self._busy_since >= seconds
+        since = None if self.has_slot() else self._busy_since
+        return since is not None and now - since >= seconds
 
     def _overrun(self, now: float, ticket: Ticket) -> Overrun | None:
         if self.forecast.is_roomy(now, self.waiting, ticket):
@@ -327,23 +340,25 @@ class Admission(Generic[Queued]):
         """
         if verdict.why is Refusal.SHARE or verdict.why is Refusal.TOO_SLOW:
             return False
+        if self.forecast.is_hopeless(now, ticket):
+            return False
         victims = self._shares.victims(now, ticket)
         if not victims or not may_shed:
             return bool(victims)
         for count in self._counts(victims, verdict):
             taken = victims[:count]
-            for victim in taken:
-                self.waiting.remove(victim)
-            if self.check_room(now, ticket.held) is None and self._check_time(now, ticket) is None:
+            put_back = self.waiting.take_out(taken)
+            is_room = self.check_room(now, ticket.held, ticket) is None
+            if is_room and self._check_time(now, ticket) is None:
                 self.shed += taken
                 return True
-            for victim in taken:
-                self.waiting.enter(victim)
+            put_back()
         return False
 
     def _counts(self, victims: Sequence[Queued], verdict: Verdict) -> Iterator[int]:
         """Yield how many of them to try without: as many as fill the missing time, then more."""
-        missing = verdict.seconds if verdict.why is not Refusal.MEMORY else 0.0
+        is_late = verdict.why in (Refusal.DEADLINE, Refusal.PATIENCE)
+        missing = verdict.seconds if is_late else 0.0
         demands = accumulate(self.estimates.guess(victim.kind).mean for victim in victims)
         count = 1 + next((n for n, demand in enumerate(demands) if demand >= missing), 0)
         while count < len(victims):
@@ -353,9 +368,10 @@ class Admission(Generic[Queued]):
 
     def _note(self, now: float, ticket: Ticket, verdict: Verdict | None) -> None:
         self._arrived.add(ticket.priority, 1.0, now)
-        if verdict is not None:
+        if verdict is not None and verdict.is_for_time:
             self._refused.add(ticket.priority, 1.0, now)
-        self._shares.note_arrival(now, ticket)
+        if verdict is None or verdict.why is not Refusal.TOO_SLOW:  # which asks for what cannot be
+            self._shares.note_arrival(now, ticket)
 
     def _first(self, line: Sequence[Queued], held: Container[Queued]) -> Queued | None:
         ready = (ticket for ticket in line if ticket not in held)

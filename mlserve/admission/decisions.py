@@ -29,6 +29,8 @@ from mlserve.admission.verdicts import Outcome, Refusal, Verdict
 SIZE = 20_000
 """Calls that are remembered."""
 _MOST_KNOWN = 4000
+_MOST_TRIES = 20
+"""Decisions that are told of one id, the last ones: an id that many calls share tells little."""
 """Different kinds and callers that are known before those are dropped that no kept call has."""
 
 _STARTED, _ENDED, _DEMAND, _OUT, _LEFT, _TOGETHER, _WHY, _OUTCOME = range(8)
@@ -192,7 +194,9 @@ class Decisions:
         )
 
     def _know_kind(self, ticket: Ticket) -> CostKey:
-        if ticket.width is not None:
+        if ticket.width is None:
+            self._widths.pop(ticket.kind.model, None)
+        else:
             self._widths[ticket.kind.model] = ticket.width
         return self._know(ticket.kind)
 
@@ -237,11 +241,13 @@ class Copy:
         size = len(self.arrivals)
         places = [number % size for number in range(max(0, self.count - size), self.count)]
         hosts: dict[str, str] = {"": ""}
-        for place in places:
-            if not request_id:
-                yield self._decision(place, hosts, None)
-            elif self.arrivals[place][0] == request_id:
+        if request_id:
+            of_id = [place for place in places if self.arrivals[place][0] == request_id]
+            for place in of_id[-_MOST_TRIES:]:
                 yield self._decision(place, hosts, self._ahead(place, places))
+            return
+        for place in places:
+            yield self._decision(place, hosts, None)
 
     def _decision(self, place: int, hosts: dict[str, str], ahead: int | None) -> Decision:
         """Return the decision in that place. Addresses are numbered: they are nobody's business.

@@ -139,11 +139,6 @@ class Estimates:
         found = (estimates.get(kind) for estimates in (first, other))
         return next((each for each in found if each is not None and each.holds(now)), None)
 
-    @property
-    def usual_demand(self) -> float:
-        """The demand of calls of all kinds, in seconds; 0 before the first."""
-        return 0.0 if self._any is None else self._any.mean
-
     def least_of(self, model: str, now: float) -> CostKey | None:
         """Return the kind of call of that model that takes least; None if none is measured.
 
@@ -158,7 +153,7 @@ class Estimates:
 
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""
-        known = self._kinds.get(kind) or self._alone.get(kind)
+        known = _latest(self._kinds.get(kind), self._alone.get(kind))
         return known or self._any or Estimate(0.0, 0.0, samples=0)
 
     def guess_in_batch(self, kind: CostKey, together: int) -> Estimate:
@@ -168,7 +163,8 @@ class Estimates:
         no more than a whole larger batch takes; without those, the call's own.
         """
         size = (together - 1).bit_length()
-        exact = self._batches.get((kind, size)) or (None if size else self._alone.get(kind))
+        alone = None if size else self._alone.get(kind)
+        exact = _latest(self._batches.get((kind, size)), alone)
         if exact is not None:
             return exact
         if not self._batches:
@@ -219,6 +215,13 @@ class Estimates:
         """Note that a call of that kind, ended early, takes longer than this."""
         if seconds > self.guess(kind).mean:
             self.learn(kind, seconds, now)
+
+
+def _latest(*found: Estimate | None) -> Estimate | None:
+    """Return the first of these, unless it no longer held when another was confirmed."""
+    known = [estimate for estimate in found if estimate is not None]
+    now = max((estimate.seen for estimate in known), default=0.0)
+    return next((estimate for estimate in known if estimate.holds(now)), None)
 
 
 Key = TypeVar("Key")

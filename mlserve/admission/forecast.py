@@ -26,6 +26,11 @@ _MANY = 32
 then, and a walk through all of them would cost more than a refusal may."""
 
 
+_LEAST_SCALE = 0.8
+"""How much less the calls of a queue may be expected to take in all than when they entered, before
+each of them is valued again; and likewise more."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Care:
     """How much a call must have to spare to be admitted, and to be started.
@@ -92,15 +97,18 @@ class Forecast(Generic[Queued]):
         slot.has_ended = True
         return (self._meter.change(now, len(self.running)) - slot.shown) / len(slot.tickets)
 
+    def is_hopeless(self, now: float, ticket: Ticket) -> bool:
+        """Return whether the call would be late even if none of those waited that do."""
+        free, _ = self._slots(now)
+        mean = self.estimates.guess_in_batch(ticket.kind, 1).mean
+        at_once = self._at_once([ticket])
+        return now + at_once * (free[0] + mean) + WAY_BACK > ticket.due_at
+
     def until_free(self, now: float) -> float | None:
         """Return the demand, in seconds, until the next slot is free; None if nothing is known."""
         started = (ticket for slot in self.running for ticket in slot.tickets)
         is_measured = any(self.estimates.guess(ticket.kind).samples for ticket in started)
         return self._slots(now)[0][0] if is_measured else None
-
-    def running_demand(self, now: float) -> float:
-        """Return the seconds of the whole server that the running calls still need."""
-        return sum(self._slots(now)[0])
 
     def demand(self, counts: Iterable[tuple[CostKey, int]]) -> float:
         """Return the seconds of the whole server that so many calls of these kinds need."""
@@ -240,6 +248,8 @@ class Forecast(Generic[Queued]):
         left, variance = self._slots(now)
         # What calls take may have changed since they entered.
         expected = sum(count * guesses[kind].mean for kind, count in queue.kinds.items())
+        if not _LEAST_SCALE * queue.demand <= expected <= queue.demand / _LEAST_SCALE:
+            queue.revalue({kind: guess.mean for kind, guess in guesses.items()})
         scale = expected / queue.demand if queue.demand > 0 else 1.0
         ahead = queue.demand - sum(demands[place:]) - sum(call.demand for call in queue.overdue)
         demand = sum(left) + max(0.0, ahead) * scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from mlserve.admission.callers import Priority
@@ -67,6 +67,33 @@ class Queue(Generic[Queued]):
             self.overdue.remove(ticket)
         self._count(ticket, -1)
         ticket.is_waiting = False
+
+    def revalue(self, means: Mapping[CostKey, float]) -> None:
+        """Expect of each call what calls of its kind take now."""
+        for ticket in self:
+            ticket.demand = means[ticket.kind]
+        self.demands[:] = [ticket.demand for ticket in self.line]
+        self.demand = sum(self.demands) + sum(ticket.demand for ticket in self.overdue)
+
+    def take_out(self, tickets: Collection[Queued]) -> Callable[[], None]:
+        """Take these calls out, which wait; return what puts everything back as it was."""
+        line, demands, overdue = self.line[:], self.demands[:], self.overdue[:]
+        gone = set(tickets)
+        kept = [n for n, ticket in enumerate(line) if ticket not in gone]
+        self.line[:] = [line[n] for n in kept]
+        self.demands[:] = [demands[n] for n in kept]
+        self.overdue[:] = [ticket for ticket in overdue if ticket not in gone]
+        for ticket in tickets:
+            self._count(ticket, -1)
+            ticket.is_waiting = False
+
+        def put_back() -> None:
+            self.line[:], self.demands[:], self.overdue[:] = line, demands, overdue
+            for ticket in tickets:
+                self._count(ticket, 1)
+                ticket.is_waiting = True
+
+        return put_back
 
     def note_overdue(self, ticket: Queued, shows_at: float) -> None:
         """Put a call apart whose caller may hang up any moment, until that moment."""

@@ -6,7 +6,6 @@ Moments are seconds before the recording was made, so negative; lengths of time 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import islice
@@ -120,7 +119,7 @@ class Recording:
             server = _server(_object(table["server"], "server"))
             kept, forgotten = _count(table["kept"]), _count(table["forgotten"])
             return cls(_number(table["wall"]), server, kept, forgotten, decisions)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise ValueError(f"it is not whole: {type(error).__name__} {error}") from error
 
 
@@ -210,16 +209,26 @@ def _kind(read: Any) -> CostKey:
     )
 
 
+_MOST_SECONDS = 1e11
+"""Further away is no moment that can be told: the year 5138."""
+
+
 def _server(read: Mapping[str, Any]) -> ServerFacts:
     waiting, held = read["max_waiting"], read["max_held"]
     return ServerFacts(
-        slots=_count(read["slots"]),
-        max_batch=_count(read["max_batch"]),
+        slots=_at_least_one(read["slots"]),
+        max_batch=_at_least_one(read["max_batch"]),
         max_waiting=None if waiting is None else _count(waiting),
         max_held=None if held is None else _count(held),
         token_shares={_text(name): _number(share) for name, share in read["token_shares"].items()},
         widths={_text(name): _count(width) for name, width in read["widths"].items()},
     )
+
+
+def _at_least_one(read: Any) -> int:
+    if _count(read) < 1:
+        raise TypeError(f"{read!r} is less than 1")
+    return _count(read)
 
 
 def _priority(word: str) -> Priority:
@@ -242,7 +251,8 @@ def _text(read: Any) -> str:
 
 
 def _number(read: Any) -> float:
-    if isinstance(read, bool) or not isinstance(read, int | float) or not math.isfinite(read):
+    is_number = isinstance(read, int | float) and not isinstance(read, bool)
+    if not is_number or not abs(read) <= _MOST_SECONDS:
         raise TypeError(f"{read!r} is no number")
     return float(read)
 

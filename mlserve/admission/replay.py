@@ -289,4 +289,4 @@ class AdmissionScheduler:
         if most == 1:
             return [first]
         alike = [call for call in self._admission.waiting if call.kind[:3] == first.kind[:3]]
-        return alike[:most]
+        return [first, *(call for call in alike if call is not first)][:most]

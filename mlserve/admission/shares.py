@@ -34,10 +34,18 @@ class Shares(Generic[Queued]):
     quotas: Quotas
     _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
     _had: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+    _asked: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+    """The calls of each token, where any has a share."""
 
     def note_arrival(self, now: float, ticket: Ticket) -> None:
         """Count a call that has arrived."""
+        if self.quotas.shares:
+            self._asked.add(ticket.caller.token, 1.0, now)
         self._offered.add(ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean, now)
+
+    def _others_ask(self, now: float, token: str) -> bool:
+        """Return whether callers with another token, or none, have asked for anything lately."""
+        return any(name != token for name, _ in self._asked.items(now))
 
     def note_start(self, now: float, tickets: Sequence[Ticket]) -> None:
         """Count calls that start together."""
@@ -61,7 +69,7 @@ class Shares(Generic[Queued]):
             )
             over, share = self._late(now, ticket, ahead, of_model), of_model
         of_token = self.quotas.shares.get(token)
-        if of_token is not None and over <= 0:
+        if of_token is not None and over <= 0 and self._others_ask(now, token):
             own = ((kind, n) for (name, kind), n in self.queue.tokens.items() if name == token)
             late = self._late(now, ticket, self.forecast.demand(own) * _LEEWAY, of_token)
             over, share = late + self.quotas.owed(now, token), of_token

@@ -68,6 +68,11 @@ class Verdict:
     limit: float = 0.0
     for_another: bool = False
 
+    @property
+    def is_for_time(self) -> bool:
+        """Whether there was not enough time for it, rather than no place or memory."""
+        return self.why not in (Refusal.QUEUE_FULL, Refusal.MEMORY)
+
 
 def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -> MlserveError:
     """Return the error for that verdict, with how many calls run and wait."""
@@ -82,10 +87,10 @@ def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -
             said, hint = f"{busy}: they may hold {most} together", _FEWER
         case Refusal.DEADLINE:
             late = in_words(verdict.seconds)
-            said = (
-                f"{busy}: the answer would come about {late} after the deadline of "
-                f"{in_words(deadline.timeout)}, or make another one late"
-            )
+            timeout = in_words(deadline.timeout)
+            said = f"{busy}: the answer would come about {late} after the deadline of {timeout}"
+            if verdict.for_another:
+                said = f"{busy}: the answer would make another one come about {late} late"
             hint = _OR_ANOTHER_SERVER
         case Refusal.PATIENCE:
             said = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +12,12 @@ from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_wra
 from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json, with_server_choice
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
-from mlserve.errors import NotFound
+from mlserve.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
+
+_AN_ID = re.compile(r"[!-~]{1,128}")
 
 
 @with_server_choice
@@ -44,6 +47,11 @@ def why(
     """
     from mlserve.audit.explanation import about, explained, to_json
 
+    if not _AN_ID.fullmatch(request_id):
+        raise UsageError(
+            f"{request_id!r} is no request's id: that has 1 to 128 visible ASCII characters",
+            hint="it is the header x-request-id of the answer",
+        )
     deadline = Deadline.after(timeout, since=clock.command_start())
     with choice.find_each(deadline)[0].connect() as client:
         recording = client.decisions(request_id, timeout=deadline)

@@ -33,6 +33,8 @@ _WAYS = 8
 """Entries that a key may be in: those of its row."""
 _ROWS = 64
 _ROW_BYTES = _WAYS * _ENTRY_BYTES
+_LATEST = 61.0
+"""Seconds after which a server may ask to be left alone, at most (`throttle`), and one more."""
 _LATER = 1.0
 """Seconds by which a time in the file may be later than one's own."""
 _MOST_OWN = 1000
@@ -63,7 +65,10 @@ class Budget(NamedTuple):
             return False
         # Another process may have looked at the clock a little later. Far in the future is a time
         # of another boot, or none at all.
-        return now - FORGOTTEN_AFTER < self.refused_at <= self.counted_at <= now + _LATER
+        is_sane = self.come_back_at <= now + _LATEST and self.price <= 1
+        return (
+            is_sane and now - FORGOTTEN_AFTER < self.refused_at <= self.counted_at <= now + _LATER
+        )
 
 
 class Budgets:

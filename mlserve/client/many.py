@@ -67,7 +67,7 @@ class Window(Generic[F]):
 
 def capacity_of(load: ServerLoad | None) -> int:
     """Return how many calls to make at once: so many for each that the server runs at once."""
-    return USUAL_PARALLEL if load is None else min(_PER_SLOT * load.slots, _MOST_PARALLEL)
+    return USUAL_PARALLEL if load is None else min(max(1, _PER_SLOT * load.slots), _MOST_PARALLEL)
 
 
 def check_many(name: str, items: object, parallel: int | None) -> None:

@@ -70,10 +70,12 @@ class Retries:
             )
 
     def pause(self, failed: int, error: Transient) -> float:
-        """Return the seconds to wait after the `failed`-th failure; infinity: do not retry."""
+        """Return the seconds to wait after the `failed`-th failure; infinity: do not retry.
+
+        A call that was not sent has not failed once more, and 0 is one that never was.
+        """
         is_patient = self.outlast_overload and isinstance(error, Overloaded)
-        most = 1 if failed == 1 and isinstance(error, NotSent) else self.max_attempts
-        if failed >= most and not is_patient:
+        if not 1 <= failed < self.max_attempts and not is_patient:
             return float("inf")
         longest = min(self.cap, self.base * 2.0 ** min(failed - 1, _MOST_DOUBLINGS))
         return (error.retry_after or 0.0) + self._chance().uniform(0, longest)
@@ -117,6 +119,8 @@ class CallState:
         default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
     )
     retries: list[Retry] = field(default_factory=list)
+    not_sent: int = 0
+    """How many of the retries followed an attempt that was not sent."""
     has_asked: bool = False
     _part: str = "start"
     _since: float = field(init=False)
@@ -127,7 +131,7 @@ class CallState:
     @property
     def attempts(self) -> int:
         """How often this request was sent: one more than the failed attempts."""
-        return len(self.retries) + 1
+        return len(self.retries) + 1 - self.not_sent
 
     def require(self) -> float:
         """Return the seconds left; raise DeadlineExceeded, naming the activity, if none are."""
@@ -151,11 +155,12 @@ class CallState:
 
     def pause(self, error: Transient) -> float:
         """Return the seconds to wait before the next attempt; infinity: do not retry."""
-        return self.allowed.pause(self.attempts, error)
+        return self.allowed.pause(self.attempts - isinstance(error, NotSent), error)
 
     def begin_again(self, error: Transient, pause: float, before: Mapping[str, float]) -> None:
         """Record a failed attempt. `before` is `spent` at its start."""
         self.enter("wait", f"waiting to ask again after: {error.message}")
+        self.not_sent += isinstance(error, NotSent)
         for part in ("connect", "request"):
             self.spent["wait"] += self.spent[part] - before[part]
             self.spent[part] = before[part]

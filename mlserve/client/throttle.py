@@ -159,7 +159,8 @@ def throttle_for(connection: Connection, model: str) -> Throttle | None:
 
 
 def _not_sent(endpoint: Endpoint, budget: Budget, now: float) -> NotSent:
-    pause = max(_SHORTEST_PAUSE, budget.come_back_at - now)
+    next_one = (1 - budget.left) / _PER_SECOND
+    pause = max(_SHORTEST_PAUSE, next_one, budget.come_back_at - now)
     share = "most calls" if budget.price < 0 else f"{budget.price:.0%} of the calls"
     return NotSent(
         f"the call was not sent: the server at {endpoint} refuses {share} of its kind now, the "

@@ -7,7 +7,7 @@ application that the server is mounted in. Everything else sees only these class
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -154,7 +154,7 @@ class Request(ABC):
         """Return the next part of the body; empty at its end. Raises ClientGone."""
 
     @abstractmethod
-    async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def while_connected(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Return the result of `work`; if the client leaves, cancel it and raise ClientGone.
 
         Call it once the body has been read.

@@ -194,7 +194,7 @@ class RequestRecord:
     def take_priority(self, header: Callable[[str], str | None]) -> None:
         """Note how important the caller says that its call is. Raises InvalidInput."""
         text = header(REQUEST_PRIORITY)
-        if text is not None:
+        if text:  # a proxy may set it to a variable that is empty
             self.priority = _priority(text)
 
     def answered(self) -> None:

@@ -614,3 +614,41 @@ class TestOnALadder:
         [(_, end)] = admission.forecast._ends(0.0, admission.waiting, last, len(ladder))
         expected = 10 * self.USUAL + 11 * self.STAYED
         assert expected < end < expected * 1.5
+
+
+def test_what_calls_took_beside_others_long_ago_gives_way_to_what_they_take_now() -> None:
+    """Or calls beside others would be refused, and so never be measured again."""
+    admission = Admission[Ticket](2)
+    for _ in range(10):
+        admission.estimates.learn_run({KIND}, set(), 1.0, 0.0)
+        admission.estimates.learn_run({KIND}, set(), 0.01, 1000.0, alone=True)
+    admission.enter(Ticket(KIND, 1000.5))
+    admission.start(1000.0, admission.waiting.line[:1])
+    assert admission.check(1000.0, Ticket(KIND, 1000.5)) is None
+
+
+def test_calls_that_entered_before_anything_was_measured_count_for_what_they_take() -> None:
+    admission = Admission[Ticket](2)
+    for _ in range(1000):
+        admission.enter(Ticket(KIND, 120.0))
+    for _ in range(2):
+        admission.start(0.0, admission.waiting.line[:1])
+    for _ in range(10):
+        admission.estimates.learn(KIND, 0.05, 1.0)
+    let_in = [Ticket(KIND, 3.0) for _ in range(20)]
+    for ticket in let_in:
+        assert admission.check(1.0, ticket) is None
+        admission.enter(ticket)
+
+
+def test_a_model_with_a_width_may_not_fill_the_memory() -> None:
+    admission = Admission[Ticket](2, max_waiting=4)
+    admission.enter(Ticket(KIND, 99.0, width=1))
+    admission.start(0.0, admission.waiting.line[:1])
+    for _ in range(4):
+        ticket = Ticket(KIND, 99.0, width=1)
+        assert admission.check(0.0, ticket) is None
+        admission.enter(ticket)
+    verdict = admission.check(0.0, Ticket(KIND, 99.0, width=1))
+    assert verdict is not None
+    assert verdict.why is Refusal.QUEUE_FULL

@@ -220,3 +220,13 @@ def test_a_head_is_refused_only_where_its_call_would_be(waiting: int) -> None:
         head = Ticket(KIND, tenths / 10)
         is_refused = admission.check_head(0.0, head) is not None
         assert is_refused == (admission.check(0.0, ticket) is not None)
+
+
+def test_a_server_that_was_idle_since_refuses_nobody_for_their_patience() -> None:
+    admission = admission_of(0.5, is_known=True)
+    busy = admission.start(0.0, [let_in(admission, 0.0)])
+    waiting = let_in(admission, 0.0)
+    admission.end(0.1, busy)
+    admission.leave(waiting)
+    admission.start(3600.0, [let_in(admission, 3600.0)])
+    assert Refusal.PATIENCE not in [arrive(admission, 3600.1) for _ in range(20)]

@@ -123,12 +123,40 @@ def test_one_model_may_use_what_the_other_leaves() -> None:
 def test_a_token_may_queue_what_its_share_allows() -> None:
     admission = busy(token_shares={"batch": 0.3})
     batch, web = Caller("rest", token="batch"), Caller("rest", token="web")
+    assert admission.check(0.0, Ticket(FAST, 1.0, caller=web)) is None
     first = fill(admission, FAST, 0.0, caller=batch)
     assert 20 <= first <= 30
     verdict = admission.check(0.0, Ticket(FAST, 1.0, caller=batch))
     assert verdict is not None
     assert (verdict.why, verdict.limit) == (Refusal.SHARE, 0.3)
     assert 50 <= fill(admission, FAST, 0.0, caller=web) <= 70
+
+
+def test_a_token_has_all_of_a_server_that_no_one_else_asks() -> None:
+    admission = busy(token_shares={"batch": 0.3})
+    assert fill(admission, FAST, 0.0, caller=Caller("rest", token="batch")) > 80
+
+
+def test_a_model_that_asks_for_what_cannot_be_takes_nothing_from_the_others() -> None:
+    admission = busy()
+    for _ in range(50):
+        verdict = admission.check(0.0, Ticket(SLOW, 0.01))
+        assert verdict is not None
+        assert verdict.why is Refusal.TOO_SLOW
+    assert fill(admission, FAST, 0.0) > 80
+
+
+def test_of_calls_that_give_way_in_vain_nothing_has_changed() -> None:
+    admission = busy()
+    for _ in range(5):
+        admission.enter(Ticket(SLOW, 0.5))
+    before = list(admission.waiting.line), list(admission.waiting.demands), admission.waiting.held
+    assert admission.check(0.0, Ticket(SLOW, 0.05, priority=Priority.CRITICAL)) is not None
+    assert before == (
+        list(admission.waiting.line),
+        list(admission.waiting.demands),
+        admission.waiting.held,
+    )
 
 
 def test_a_share_limits_nothing_while_a_slot_is_free() -> None:

@@ -8,7 +8,9 @@ from random import Random
 import pytest
 
 from mlserve.client import Retries
-from mlserve.client.retries import NotSent
+from mlserve.client.call import CallIds, Trace
+from mlserve.client.retries import CallState, NotSent
+from mlserve.deadline import Deadline
 from mlserve.errors import Overloaded, Unavailable, UsageError
 
 
@@ -32,10 +34,21 @@ def test_a_hint_comes_before_the_chance() -> None:
 def test_a_new_call_that_is_not_sent_ends_at_once_and_one_that_was_sent_waits() -> None:
     error = NotSent("not sent", hint="", retry_after=0.5)
 
-    assert Retries().pause(1, error) == math.inf
-    assert 0.5 < Retries().pause(2, error) < math.inf
-    assert 0.5 < Retries().for_many().pause(1, error) < math.inf
+    assert Retries().pause(0, error) == math.inf
+    assert 0.5 < Retries().pause(1, error) < math.inf
+    assert 0.5 < Retries().for_many().pause(0, error) < math.inf
     assert (error.kind, error.exit_code) == ("overloaded", 7)
+
+
+def test_attempts_that_are_not_sent_use_up_none_of_those_allowed() -> None:
+    state = CallState(Deadline.after(5.0), CallIds(Trace("1" * 32)), Retries(max_attempts=2))
+    not_sent = NotSent("not sent", hint="", retry_after=0.5)
+    state.begin_again(Overloaded("full"), 0.0, state.spent_so_far())
+    for _ in range(10):
+        assert state.pause(not_sent) < math.inf
+        state.begin_again(not_sent, 0.5, state.spent_so_far())
+    assert state.attempts == 2
+    assert state.pause(Overloaded("full")) == math.inf
 
 
 @pytest.mark.parametrize("attempts", [0, True])

@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
+from itertools import islice
 from threading import RLock
 from typing import Any
 
@@ -215,9 +216,11 @@ class Engine:
             async with asyncio.timeout(seconds):
                 await self._is_idle.wait()
         except TimeoutError:
-            for job in list(self._admission.waiting):
-                self._drop(job, Refusal.DRAINING)
-                job.settle(Unavailable("the server is shutting down"))
+            with self._lock:
+                waiting = list(self._admission.waiting)
+            for job in waiting:
+                if self._take_out(job, Refusal.DRAINING):
+                    job.settle(Unavailable("the server is shutting down"))
         return not self.unfinished
 
     def close(self) -> None:
@@ -229,10 +232,10 @@ class Engine:
         # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with
         # the caller's wait. A call whose deadline has passed may still be running.
         served = loaded.model, loaded.version
-        if call.signature and call.rows is not None:
+        is_known = call.signature in loaded.runner.signatures
+        if is_known and call.rows is not None and call.rows >= 0:
             kind = CostKey.from_rows(*served, call.signature, call.rows)
         else:
-            is_known = call.signature in loaded.runner.signatures
             kind = CostKey.from_length(*served, call.signature if is_known else "", call.body)
         record = request.current()
         record.model, record.version = served
@@ -282,7 +285,8 @@ class Engine:
                 job.settle(self._error_of(verdict, job.deadline))
                 continue
             alike = self._alike(job)
-            jobs = alike[: self._batching(job).most]
+            others = (other for other in alike if other is not job)
+            jobs = [job, *islice(others, self._batching(job).most - 1)]
             due = self._start_of(now, jobs)
             if due > now:
                 due_next = min(due, due_next)
@@ -439,13 +443,15 @@ class Engine:
         """Return the call as its head shows it: the shortest that it may be. None if unknown."""
         names = self._models.names
         model = head.model or (names[0] if len(names) == 1 else "")
-        kind = self._admission.estimates.least_of(model, time.monotonic()) if model else None
+        is_served = model in names
+        kind = self._admission.estimates.least_of(model, time.monotonic()) if is_served else None
         if kind is None:
             return None
         record = request.current()
         return Ticket(
             kind,
             deadline.expires_at,
+            self._admission.width_of(model),
             caller=record.caller,
             priority=record.priority,
             is_asked=deadline.is_asked,
@@ -476,8 +482,7 @@ class Engine:
     ) -> MlserveError:
         error = error_of(verdict, deadline, self.running, self.waiting)
         # A short queue may be full and the server idle the next moment: that has no price.
-        is_for_time = verdict.why not in (Refusal.QUEUE_FULL, Refusal.MEMORY)
-        if isinstance(error, Overloaded) and is_for_time:
+        if isinstance(error, Overloaded) and verdict.is_for_time:
             error.price = self._admission.price(time.monotonic(), priority)
         return error
 

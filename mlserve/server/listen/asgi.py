@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
@@ -61,9 +61,9 @@ class AsgiRequest(Request):
                 return bytes(body)
         return b""
 
-    async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def while_connected(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         # From now on a request receives nothing but the disconnect.
-        answer = asyncio.ensure_future(work)
+        answer = asyncio.ensure_future(work())
         told = asyncio.ensure_future(self._receive())
         try:
             await asyncio.wait((answer, told), return_when=asyncio.FIRST_COMPLETED)

@@ -90,7 +90,8 @@ class RestInference:
     ) -> Result:
         with Body(self._memory, deadline) as body:
             await body.receive(request, self._engine.settings.max_request_bytes)
-            return await request.while_connected(self._engine.serve(read(body)))
+            call = read(body)
+            return await request.while_connected(lambda: self._engine.serve(call))
 
 
 class BodyCodec(Codec[Result]):

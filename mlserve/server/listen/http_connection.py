@@ -342,7 +342,8 @@ class HttpConnection(asyncio.Protocol):
         if self._queue:
             following = self._queue.popleft()
             self._begin(following)
-            self._note_work(self._last or following)
+            if self._last is not None and self._is_at_work():  # or it has been refused by its head
+                self._note_work(self._last)
             return
         self._stop_waiting()
         self._port.waiting[self] = None

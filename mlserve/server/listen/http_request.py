@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -105,14 +105,13 @@ class HttpRequest(Request):
         self._size = 0
         return part
 
-    async def while_connected(self, work: Coroutine[Any, Any, Result]) -> Result:
+    async def while_connected(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         if self.is_gone:
-            work.close()
             raise ClientGone
         self._serving = task = asyncio.current_task()
         assert task is not None
         try:
-            return await work
+            return await work()
         except asyncio.CancelledError:
             if self.is_gone and task.uncancel() == 0:
                 raise ClientGone from None
@@ -126,6 +125,8 @@ class HttpRequest(Request):
             return False
         if not self.is_gone:
             self._write(response)
+            self._body.clear()
+            self._size = 0
             self._connection.on_answered(self)
         return True
 
@@ -138,6 +139,7 @@ class HttpRequest(Request):
         if self._expects and self.more_body:
             # The client may leave its body out now, and what it sends next would be taken for that.
             self._expects, self.keeps_alive, lingers = False, False, True
+        lingers = lingers or (self.more_body and not self.keeps_alive)
         self._write(response)
         if lingers:
             try:

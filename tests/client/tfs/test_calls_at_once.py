@@ -52,4 +52,6 @@ async def _ask_all() -> tuple[int, list[int]]:
 def test_calls_wait_for_a_connection_and_then_tell_the_time_that_is_left() -> None:
     most, told = asyncio.run(_ask_all())
     assert (most, len(told)) == (_AT_ONCE, _CALLS)
-    assert max(told[_AT_ONCE:]) <= 1000 * _TIMEOUT - 300  # those that came later have waited so long
+    assert (
+        max(told[_AT_ONCE:]) <= 1000 * _TIMEOUT - 300
+    )  # those that came later have waited so long

@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -202,3 +203,11 @@ def test_a_priority_that_does_not_exist(server: EchoServer, connect: Connect) ->
         raw.call(1, PREDICT, [("x-request-priority", "high")], data=message(b""))
         answer = raw.answer(1)
         assert (answer.status, answer.message) == (INVALID_ARGUMENT, said)
+
+
+def test_a_head_that_is_begun_behind_pipelined_refusals_has_its_time(tmp_path: Path) -> None:
+    """A connection that no limit closes would keep a place for ever."""
+    refused = f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    with serving(tmp_path, "--header-timeout=0.6") as server, connected(server) as client:
+        client.sendall(LIVE + refused + b"GET /v1/models/m HT")
+        assert statuses(everything_from(client)) == [200, 405, 408]

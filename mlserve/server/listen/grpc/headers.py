@@ -21,7 +21,7 @@ from mlserve.server.listen.grpc import frames
 from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
 from mlserve.server.listen.grpc.status import CODES, GrpcStatus, Metadata
 
-_USUAL_BLOCK = 2**10
+USUAL_BLOCK = 2**10
 """Bytes of compressed headers above which a block counts against `Patience`."""
 MOST_KNOWN = 16
 """Blocks that are remembered: those of a client that sends a few timeouts in turn."""
@@ -100,8 +100,8 @@ class HeaderReader:
 
     def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
         """Return the fields of a block; the same list again for one that is sent again."""
-        if len(block) > _USUAL_BLOCK:
-            self._patience.spend(len(block) / _USUAL_BLOCK)
+        if len(block) > USUAL_BLOCK:
+            self._patience.spend(len(block) / USUAL_BLOCK)
         known = self._usual.get(block)
         if known is not None:
             return known
@@ -118,7 +118,7 @@ class HeaderReader:
         # The same bytes mean the same as long as the table does.
         if self._table() != before or len(self._usual) >= MOST_KNOWN:
             self._usual.clear()
-        if self._table() == before and len(block) <= _USUAL_BLOCK:
+        if self._table() == before and len(block) <= USUAL_BLOCK:
             self._usual[block] = found
         return found
 

@@ -18,6 +18,7 @@ from mlserve.server.listen.grpc.frames import ConnectionFault, Patience
 from mlserve.server.listen.grpc.headers import (
     MOST_KNOWN,
     MOST_METADATA,
+    USUAL_BLOCK,
     Head,
     HeaderReader,
     Malformed,
@@ -261,9 +262,10 @@ class Streams:
         known = self._heads.get(id(fields))
         if known is None:
             known = fields, read_head(fields)
-            if len(self._heads) >= MOST_KNOWN:
-                self._heads.clear()
-            self._heads[id(fields)] = known
+            if known[1].size <= USUAL_BLOCK:  # no others are given twice
+                if len(self._heads) >= MOST_KNOWN:
+                    self._heads.clear()
+                self._heads[id(fields)] = known
         return known[1]
 
     def _begin(self, call: GrpcCall) -> None:

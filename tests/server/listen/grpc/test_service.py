@@ -231,6 +231,7 @@ def test_reflection(server: Any, channel_to: Any) -> None:
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
         "inference.GRPCInferenceService",
+        "mlserve.Server",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
