@@ -43,6 +43,8 @@ class Hangups:
         if self._watched.pop(descriptor, None) is not None and self._epoll is not None:
             with suppress(OSError):  # it is closed already, and with that forgotten
                 self._epoll.unregister(descriptor)
+            if not self._watched:  # it is rare that one is: no file stays open for that
+                self.close()
 
     def close(self) -> None:
         """Watch nothing any more."""
