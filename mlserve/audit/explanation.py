@@ -24,7 +24,7 @@ def explained(recording: Recording, decision: Decision) -> str:
 
 
 def about(decision: Decision) -> str:
-    """Return who asked for what: the model, the caller, and the time that the call had."""
+    """Return who asked for what: the model and the caller."""
     kind, caller = decision.kind, decision.caller
     asked = f"{kind.model} version {kind.version}" if kind.model else "a call not read yet"
     token = f"token {caller.token}" if caller.token else ""

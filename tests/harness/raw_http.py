@@ -18,6 +18,11 @@ def everything_from(client: socket.socket) -> bytes:
 
 def is_good(client: socket.socket) -> bool:
     """Read the next response whole; return whether it is a 200."""
+    return response_from(client).startswith(b"HTTP/1.1 200 ")
+
+
+def response_from(client: socket.socket) -> bytes:
+    """Read the next response whole, and nothing of what follows it."""
     heard = b""
     while b"\r\n\r\n" not in heard:
         part = client.recv(1)
@@ -25,8 +30,10 @@ def is_good(client: socket.socket) -> bool:
         heard += part
     left = int(heard.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
     while left:
-        left -= len(client.recv(left))
-    return heard.startswith(b"HTTP/1.1 200 ")
+        part = client.recv(left)
+        assert part, heard
+        heard, left = heard + part, left - len(part)
+    return heard
 
 
 def statuses(answer: bytes) -> list[int]:

@@ -54,10 +54,9 @@ UNREAD = Head()
 
 
 class Job(Ticket, Generic[Answer]):
-    """An admitted call, on the event loop's thread.
+    """An admitted call. Its caller is told on the event loop's thread.
 
-    The queue is ordered by `expires_at`; `deadline` may be earlier if the request itself brings
-    one.
+    `deadline` may be earlier than `expires_at` if the request itself brings one.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from mlserve.server.tfs.tensor_proto import from_array
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
 from mlserve.wire.proto.serving_pb2 import PredictRequest
-from tests.harness.raw_http import everything_from, is_good, statuses
+from tests.harness.raw_http import everything_from, is_good, response_from, statuses
 from tests.harness.raw_http2 import RawHttp2, message
 from tests.harness.server import MODEL, EchoServer, serving
 
@@ -71,15 +71,7 @@ def metrics(server: EchoServer) -> bytes:
 
 def refusal_from(client: socket.socket) -> bytes:
     """Read one response whole, which has to be a refusal."""
-    heard = b""
-    while b"\r\n\r\n" not in heard:
-        part = client.recv(1)
-        assert part, heard
-        heard += part
-    left = int(heard.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    while left:
-        part = client.recv(left)
-        heard, left = heard + part, left - len(part)
+    heard = response_from(client)
     assert heard.startswith(b"HTTP/1.1 429 "), heard
     assert b"\r\nretry-after-ms: " in heard
     assert b"\r\nx-request-id: " in heard
