@@ -1,7 +1,8 @@
 """Whose calls go first under overload: classes, and shares of the server's time.
 
 Of several models, each is sure of an equal part of the server's time, as far as it asks for it.
-What one leaves, the others have. A token may have at most the share that it was given, while others ask for anything.
+What one leaves, the others have. A token may have at most the share that it was given, while others
+ask for anything.
 """
 
 from __future__ import annotations
