@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,9 +128,13 @@ def _require_quantised(model: Model, file: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the quantisation's advice, which is logged by the root logger, off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    ours = threading.get_ident()
+
+    def says_more_than_advice(record: logging.LogRecord) -> bool:
+        return record.thread != ours or record.levelno > logging.WARNING
+
+    logging.root.addFilter(says_more_than_advice)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.root.removeFilter(says_more_than_advice)

@@ -252,7 +252,7 @@ def test_a_deadline_that_is_no_number(http: httpx.Client, value: str) -> None:
 def test_the_deadline_covers_a_body_that_drips(server: Any) -> None:
     with connect(server) as connection:
         connection.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\n")
-        connection.sendall(b"X-Request-Timeout-Ms: 100\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"X-Request-Timeout-Ms: 1000\r\nContent-Length: 100\r\n\r\n{")
         answer = b""
         while not answer.endswith(b"}"):
             part = connection.recv(1000)
