@@ -25,7 +25,8 @@ RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]
 ALL := -e '.[server,images,signing,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
 	-e 'plugins/torch[export]' -e 'plugins/tfserving[export]' \
 	-e 'plugins/onnxruntime[export,sklearn,torch]' \
-	-e 'plugins/openvino[export,onnx,torch]' -e plugins/model-server -e tests/echo
+	-e 'plugins/openvino[export,onnx,torch]' -e plugins/model-server \
+	-e plugins/ray -e tests/echo
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench bench-peers \

@@ -23,6 +23,7 @@ FOLDERS = {
     "mlserve-tfserving": "plugins/tfserving",
     "mlserve-onnxruntime": "plugins/onnxruntime",
     "mlserve-openvino": "plugins/openvino",
+    "mlserve-ray": "plugins/ray",
     "mlserve-sklearn": "plugins/sklearn",
     "mlserve-model-server": "plugins/model-server",
     "mlserve-torch": "plugins/torch",

@@ -26,6 +26,7 @@ class HelpPanel(StrEnum):
     LIMITS = "Limits"
     ACCESS = "Access"
     LOGS = "Logs"
+    CLUSTER = "On a cluster"
 
 
 def option(

@@ -1,0 +1,1 @@
+"""The ingress: one address in front of the replicas, which knows no Ray."""
