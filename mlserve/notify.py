@@ -40,6 +40,12 @@ class Notifier:
         seconds = int(usec) / 1e6 if usec and usec.isdecimal() and is_ours else 0.0
         return cls(address, seconds or None)
 
+    @staticmethod
+    def left_to_child(environ: MutableMapping[str, str] = os.environ) -> Notifier:
+        """Return one that tells nothing, and let the program that this process starts tell."""
+        environ.pop("WATCHDOG_PID", None)
+        return Notifier()
+
     def ready(self, status: str) -> None:
         """Tell that the service is up, or that it has reloaded; `status` says it to people."""
         self._tell("READY=1", f"STATUS={status}")
