@@ -61,6 +61,15 @@ Memory = Annotated[
     ),
 ]
 Gpus = Annotated[int, typer.Option("--gpus", min=0, metavar="N", help="GPUs of a replica.")]
+Wait = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        min=1,
+        metavar="SECONDS",
+        help="Seconds within which a replica must be ready, or it is started again.",
+    ),
+]
 OutputDir = Annotated[
     Path | None,
     typer.Option("--output-dir", metavar="DIR", help="The folder to write into."),
