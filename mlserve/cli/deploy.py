@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mlserve.cli import deploy_cluster
+from mlserve.cli import deploy_cluster, deploy_machine
 from mlserve.cli.usage import Command, CommandGroup
 
 deploy = typer.Typer(
@@ -15,5 +15,5 @@ deploy = typer.Typer(
     "registry.example/efficientnet:3 --replicas 2..6 --output-dir k8s/",
 )
 
-for _command in (deploy_cluster.kubernetes,):
+for _command in (deploy_cluster.kubernetes, deploy_machine.compose, deploy_machine.systemd):
     deploy.command(_command.__name__, cls=Command)(_command)
