@@ -15,5 +15,5 @@ deploy = typer.Typer(
     "registry.example/efficientnet:3 --replicas 2..6 --output-dir k8s/",
 )
 
-for _command in (deploy_cluster.kubernetes,):
+for _command in (deploy_cluster.kubernetes, deploy_cluster.helm, deploy_cluster.kserve):
     deploy.command(_command.__name__, cls=Command)(_command)
