@@ -25,6 +25,7 @@ from mlserve.cli.deploy_arguments import (
     Memory,
     OutputDir,
     Print,
+    Replicas,
     Wait,
     plan_of,
     write_out,
@@ -66,6 +67,7 @@ def _shared(
     store: StoreOption = None,
     name: DeployName = None,
     image: DeployImage = None,
+    replicas: Replicas = "1",
     cpus: Cpus = 1.0,
     memory: Memory = None,
     gpus: Gpus = 0,
@@ -101,7 +103,7 @@ def _asked(given: dict[str, Any]) -> Asked:
         )
     output = given.pop("output")
     own = {name: given.pop(name) for name in inspect.signature(_shared).parameters if name in given}
-    return Asked(plan_of(given, **own, replicas=setup.replicas), setup, where, output)
+    return Asked(plan_of(given, **own), setup, where, output)
 
 
 @_for_cluster

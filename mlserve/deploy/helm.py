@@ -106,7 +106,7 @@ def _values(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
         "readyWithinSeconds": _number(plan.wait),
         "replicas": {"least": plan.least, "most": plan.most},
         "autoscaling": {
-            "enabled": setup.scales,
+            "enabled": setup.scales(plan),
             "kind": Noted(setup.autoscaler.value, "hpa, with prometheus-adapter; or keda."),
             "targetWaitSeconds": _number(setup.target_wait),
             "busySlots": Noted(None, f"null: {BUSY_SHARE:g} of what a replica does at once."),

@@ -65,10 +65,10 @@ def _objects(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Iterator[
             _service(plan, setup, values), "It needs KServe 0.16 or later, for its Standard mode."
         ),
     )
-    if setup.scales and setup.autoscaler is Autoscaler.HPA:
+    if setup.scales(plan) and setup.autoscaler is Autoscaler.HPA:
         needs = f"It needs the custom metrics of prometheus-adapter: {ADAPTER} has the rules."
         yield "hpa", Object(horizontal_autoscaler(values), needs)
-    elif setup.scales:
+    elif setup.scales(plan):
         yield "scaledobject", Object(scaled_object(values), "It needs KEDA, and Prometheus.")
     if Part.BUDGET not in setup.left_out:
         yield "pdb", Object(disruption_budget(values))
@@ -139,7 +139,7 @@ def _service(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Any:
             "Standard", "Both ports need it: a Knative service has only one."
         )
     }
-    if setup.scales:
+    if setup.scales(plan):
         annotations["serving.kserve.io/autoscalerClass"] = Noted(
             "external", "The autoscaler beside this file reads what callers meet, and not the CPU."
         )

@@ -81,8 +81,8 @@ def objects_of(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[st
     every = every_object(plan, setup, values)
     is_wanted = {
         "configmap": setup.config_map,
-        "hpa": setup.scales and setup.autoscaler is Autoscaler.HPA,
-        "scaledobject": setup.scales and setup.autoscaler is Autoscaler.KEDA,
+        "hpa": setup.scales(plan) and setup.autoscaler is Autoscaler.HPA,
+        "scaledobject": setup.scales(plan) and setup.autoscaler is Autoscaler.KEDA,
         "pdb": Part.BUDGET not in setup.left_out,
         "networkpolicy": Part.NETWORK_POLICY not in setup.left_out,
         "servicemonitor": Part.MONITOR not in setup.left_out,
@@ -150,7 +150,7 @@ def _about(plan: DeployPlan, setup: ClusterSetup) -> list[str]:
     command = secret_command(plan, setup.namespace)
     if command is not None:
         about.append(f"It needs a Secret, which is not written here: {command}")
-    if setup.scales:
+    if setup.scales(plan):
         about.append("How many replicas run is up to the autoscaler, so it is not said here.")
     return about
 

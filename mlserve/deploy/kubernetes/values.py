@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mlserve.cluster_options import ClusterOptions
 from mlserve.deploy.artifacts import Artifacts
 from mlserve.deploy.plan import DeployPlan, cpus_text, memory_text
 from mlserve.errors import UsageError
@@ -41,14 +40,6 @@ class ClusterSetup(Options):
     Raises UsageError for what does not go together.
     """
 
-    replicas: str = field(
-        default="1",
-        metadata=option(
-            HelpPanel.CLUSTER,
-            "How many replicas run: a number, or MIN..MAX to let the load decide.",
-            unit="n",
-        ),
-    )
     namespace: str | None = field(
         default=None, metadata=option(HelpPanel.CLUSTER, "The namespace.", unit="name")
     )
@@ -132,7 +123,6 @@ class ClusterSetup(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
-        ClusterOptions(replicas=self.replicas)
         if self.hostnames and self.gateway is None:
             raise UsageError("--hostnames needs --gateway", hint="name the gateway: --gateway NAME")
         for part in names_in(self.without):
@@ -153,11 +143,9 @@ class ClusterSetup(Options):
         """What is left out."""
         return frozenset(map(Part, names_in(self.without)))
 
-    @property
-    def scales(self) -> bool:
-        """Whether an autoscaler decides how many replicas run."""
-        replicas = ClusterOptions(replicas=self.replicas)
-        return replicas.most > replicas.least and Part.AUTOSCALER not in self.left_out
+    def scales(self, plan: DeployPlan) -> bool:
+        """Whether an autoscaler decides how many replicas of the plan run."""
+        return plan.most > plan.least and Part.AUTOSCALER not in self.left_out
 
 
 def names_in(text: str | None) -> list[str]:
@@ -242,7 +230,7 @@ def values_of(plan: DeployPlan, setup: ClusterSetup, arguments: Sequence[str]) -
         namespace=setup.namespace,
         namespace_asked=setup.namespace,
         image=plan.image,
-        replicas=None if setup.scales else plan.least,
+        replicas=None if setup.scales(plan) else plan.least,
         least=plan.least,
         most=plan.most,
         cpus=cpus_text(plan.cpus),
