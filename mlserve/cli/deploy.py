@@ -15,5 +15,9 @@ deploy = typer.Typer(
     "registry.example/efficientnet:3 --replicas 2..6 --output-dir k8s/",
 )
 
-for _command in (deploy_cluster.kubernetes, deploy_machine.compose, deploy_machine.systemd):
+_COMMANDS = (
+    *(deploy_cluster.kubernetes, deploy_cluster.helm, deploy_cluster.kserve),
+    *(deploy_machine.compose, deploy_machine.systemd),
+)
+for _command in _COMMANDS:
     deploy.command(_command.__name__, cls=Command)(_command)

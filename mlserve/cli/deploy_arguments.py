@@ -61,6 +61,14 @@ Memory = Annotated[
     ),
 ]
 Gpus = Annotated[int, typer.Option("--gpus", min=0, metavar="N", help="GPUs of a replica.")]
+Replicas = Annotated[
+    str,
+    typer.Option(
+        "--replicas",
+        metavar="N|MIN..MAX",
+        help="How many replicas run: a number, or MIN..MAX to let the load decide.",
+    ),
+]
 Wait = Annotated[
     float,
     typer.Option(

@@ -1,7 +1,8 @@
 """YAML as people write it: blocks, comments with reasons, and quotes only where they are needed.
 
 What is written is data of dicts, lists, texts, numbers, truth values and None. `Noted` puts a
-comment above a value, and `Raw` writes a text as it is, such as an expression of a template.
+comment above a value. For templates of Helm there are `Raw`, an expression in place of a value, and
+`When`, a condition of a key.
 Every text that a reader of YAML 1.1 or 1.2 could take for something else is quoted.
 """
 
@@ -38,6 +39,14 @@ class Raw:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class When:
+    """A value of a dict whose key is there only if this condition of a template holds."""
+
+    value: Any
+    condition: str
+
+
 def yaml_text(data: Any, comment: str = "") -> str:
     """Return data as a document of YAML, below a comment that is wrapped."""
     lines = [*_comment(comment, ""), *_lines(data, "")]
@@ -57,6 +66,11 @@ def _lines(data: Any, indent: str) -> Iterator[str]:
 
 def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
     """Yield the lines of a key and its value."""
+    if isinstance(value, When):
+        yield f"{indent}{{{{- if {value.condition} }}}}"
+        yield from _entry(head, value.value, indent)
+        yield f"{indent}{{{{- end }}}}"
+        return
     if isinstance(value, Noted):
         yield from _comment(value.note, indent)
         value = value.value

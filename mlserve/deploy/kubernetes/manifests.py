@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from mlserve.deploy.artifacts import Scheme
 from mlserve.deploy.kubernetes.configuration import config_map, secret_command, server_arguments
@@ -37,7 +37,13 @@ from mlserve.errors import UsageError
 COMMAND = "kubernetes"
 ADAPTER = "prometheus-adapter-values.yaml"
 """Not a manifest: values for the chart of prometheus-adapter."""
-_KUSTOMIZATION = "kustomization.yaml"
+
+
+class Object(NamedTuple):
+    """An object of Kubernetes as data, and what it needs, for the comment above it."""
+
+    data: Any
+    needs: str = ""
 
 
 def manifest_files(plan: DeployPlan, setup: ClusterSetup) -> dict[str, str]:
@@ -48,52 +54,63 @@ def manifest_files(plan: DeployPlan, setup: ClusterSetup) -> dict[str, str]:
     require_possible(plan, setup)
     arguments = server_arguments(plan, follows_config=setup.config_map)
     objects = objects_of(plan, setup, values_of(plan, setup, arguments))
-    files = {name: yaml_text(data, comment) for name, (data, comment) in objects.items()}
-    listed = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": list(files),
+    about = {"deployment": _about(plan, setup)}
+    files = {
+        f"{name}.yaml": yaml_text(each.data, comment_of(COMMAND, each, about.get(name, ())))
+        for name, each in objects.items()
     }
-    files[_KUSTOMIZATION] = yaml_text(listed, f"{MARK} {COMMAND}`: apply it with kubectl apply -k")
+    files |= kustomization(COMMAND, list(files))
     if "hpa.yaml" in files:
         files[ADAPTER] = yaml_text(adapter_rules(), _about_adapter())
     return files
 
 
-def objects_of(
-    plan: DeployPlan, setup: ClusterSetup, values: Values
-) -> Mapping[str, tuple[Any, str]]:
-    """Return each object and the comment above it, by the name of its file."""
-    scales = setup.scales
-    found: dict[str, tuple[Any, str]] = {}
+def kustomization(command: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the file that lists these files for `kubectl apply -k`."""
+    data = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(names),
+    }
+    text = yaml_text(data, f"{MARK} {command}`: apply it with kubectl apply -k")
+    return {"kustomization.yaml": text}
 
-    def add(name: str, data: Any, *about: str) -> None:
-        found[f"{name}.yaml"] = data, "\n".join((f"{MARK} {COMMAND}`.", *about))
 
-    add("deployment", deployment(plan, setup, values, scales=scales), *_about(plan, setup))
-    add("service-rest", rest_service(plan, values))
-    add("service-grpc", grpc_service(plan, values))
-    if setup.config_map:
-        add("configmap", config_map(plan, values))
-    if scales and setup.autoscaler is Autoscaler.HPA:
-        add(
-            "hpa",
+def objects_of(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Object]:
+    """Return the objects that this setup asks for, by the names of their files."""
+    every = every_object(plan, setup, values)
+    is_wanted = {
+        "configmap": setup.config_map,
+        "hpa": setup.scales(plan) and setup.autoscaler is Autoscaler.HPA,
+        "scaledobject": setup.scales(plan) and setup.autoscaler is Autoscaler.KEDA,
+        "pdb": Part.BUDGET not in setup.left_out,
+        "networkpolicy": Part.NETWORK_POLICY not in setup.left_out,
+        "servicemonitor": Part.MONITOR not in setup.left_out,
+        "httproute": setup.gateway is not None,
+        "grpcroute": setup.gateway is not None,
+    }
+    return {name: each for name, each in every.items() if is_wanted.get(name, True)}
+
+
+def every_object(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Object]:
+    """Return every object that there can be, by the name of its file without its ending."""
+    needs_gateway = "It needs the Gateway API, v1.1 or later, and an implementation of it."
+    return {
+        "deployment": Object(deployment(plan, setup, values)),
+        "service-rest": Object(rest_service(plan, values)),
+        "service-grpc": Object(grpc_service(plan, values)),
+        "configmap": Object(config_map(plan, values)),
+        "hpa": Object(
             horizontal_autoscaler(values),
             f"It needs the custom metrics of prometheus-adapter: {ADAPTER} has the rules.",
-        )
-    elif scales:
-        add("scaledobject", scaled_object(values, setup), "It needs KEDA, and Prometheus.")
-    if Part.BUDGET not in setup.left_out:
-        add("pdb", disruption_budget(values))
-    if Part.NETWORK_POLICY not in setup.left_out:
-        add("networkpolicy", network_policy(plan, values))
-    if Part.MONITOR not in setup.left_out:
-        add("servicemonitor", service_monitor(plan, values), "It needs Prometheus's operator.")
-    if setup.gateway is not None:
-        about = "It needs the Gateway API (v1.1 or later) and an implementation of it."
-        add("httproute", http_route(plan, values), about)
-        add("grpcroute", grpc_route(plan, values), about)
-    return found
+        ),
+        "scaledobject": Object(scaled_object(values), "It needs KEDA, and Prometheus."),
+        "pdb": Object(disruption_budget(values)),
+        "networkpolicy": Object(network_policy(plan, values)),
+        "servicemonitor": Object(service_monitor(plan, values), "It needs Prometheus's operator."),
+        "httproute": Object(http_route(plan, values), needs_gateway),
+        "grpcroute": Object(grpc_route(plan, values), needs_gateway),
+    }
 
 
 def require_possible(plan: DeployPlan, setup: ClusterSetup) -> None:
@@ -122,13 +139,18 @@ def require_possible(plan: DeployPlan, setup: ClusterSetup) -> None:
         )
 
 
+def comment_of(command: str, each: Object, about: Sequence[str] = ()) -> str:
+    """Return the comment above an object."""
+    return "\n".join(filter(None, (f"{MARK} {command}`.", each.needs, *about)))
+
+
 def _about(plan: DeployPlan, setup: ClusterSetup) -> list[str]:
     model = plan.model
     about = [f"{model.model} ({model.backend}), version {', '.join(map(str, model.expected))}."]
     command = secret_command(plan, setup.namespace)
     if command is not None:
         about.append(f"It needs a Secret, which is not written here: {command}")
-    if setup.scales:
+    if setup.scales(plan):
         about.append("How many replicas run is up to the autoscaler, so it is not said here.")
     return about
 

@@ -108,10 +108,13 @@ def _route(values: Values) -> dict[str, Any]:
 def network_policy(plan: DeployPlan, values: Values) -> Any:
     """Return who may connect to the pods, and that they connect to nobody."""
     peers: list[Any] = [{"podSelector": {}}]
-    peers += [
-        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-        for namespace in values.allowed
-    ]
+    if values.allowed:
+        named = {
+            "key": "kubernetes.io/metadata.name",
+            "operator": "In",
+            "values": values.allowed,
+        }
+        peers.append({"namespaceSelector": {"matchExpressions": [named]}})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -155,10 +158,10 @@ def disruption_budget(values: Values) -> Any:
     }
 
 
-def service_monitor(plan: DeployPlan, values: Values) -> Any:
-    """Return what Prometheus's operator scrapes."""
+def service_monitor(plan: DeployPlan, values: Values, port: str = "rest") -> Any:
+    """Return what Prometheus's operator scrapes: the port of that name of the pods' Service."""
     endpoint: dict[str, Any] = {
-        "port": "rest",
+        "port": port,
         "path": "/metrics",
         "interval": f"{_SCRAPE_SECONDS}s",
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.admission.verdicts import Refusal
-from mlserve.deploy.kubernetes.values import ClusterSetup, Values
+from mlserve.deploy.kubernetes.values import Values
 from mlserve.deploy.yaml_text import Noted
 
 CAPACITY = (
@@ -113,12 +113,11 @@ def _behavior() -> dict[str, Any]:
     }
 
 
-def scaled_object(values: Values, setup: ClusterSetup) -> Any:
+def scaled_object(values: Values) -> Any:
     """Return the ScaledObject, with which KEDA asks Prometheus itself."""
-    where = {} if setup.namespace is None else {"namespace": setup.namespace}
-    labels = ",".join(
-        f'{key}="{value}"' for key, value in {**where, "service": values.name}.items()
-    )
+    labels = f'service="{values.name}"'
+    if values.namespace_asked is not None:
+        labels = f'namespace="{values.namespace_asked}",{labels}'
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mlserve.cluster_options import ClusterOptions
 from mlserve.deploy.artifacts import Artifacts
 from mlserve.deploy.plan import DeployPlan, cpus_text, memory_text
 from mlserve.errors import UsageError
@@ -41,14 +40,6 @@ class ClusterSetup(Options):
     Raises UsageError for what does not go together.
     """
 
-    replicas: str = field(
-        default="1",
-        metadata=option(
-            HelpPanel.CLUSTER,
-            "How many replicas run: a number, or MIN..MAX to let the load decide.",
-            unit="n",
-        ),
-    )
     namespace: str | None = field(
         default=None, metadata=option(HelpPanel.CLUSTER, "The namespace.", unit="name")
     )
@@ -132,10 +123,9 @@ class ClusterSetup(Options):
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
-        ClusterOptions(replicas=self.replicas)
         if self.hostnames and self.gateway is None:
             raise UsageError("--hostnames needs --gateway", hint="name the gateway: --gateway NAME")
-        for part in _names_in(self.without):
+        for part in names_in(self.without):
             if part not in tuple(Part):
                 raise UsageError(
                     f"{part!r} is not a valid value of --without",
@@ -151,16 +141,15 @@ class ClusterSetup(Options):
     @property
     def left_out(self) -> frozenset[Part]:
         """What is left out."""
-        return frozenset(map(Part, _names_in(self.without)))
+        return frozenset(map(Part, names_in(self.without)))
 
-    @property
-    def scales(self) -> bool:
-        """Whether an autoscaler decides how many replicas run."""
-        replicas = ClusterOptions(replicas=self.replicas)
-        return replicas.most > replicas.least and Part.AUTOSCALER not in self.left_out
+    def scales(self, plan: DeployPlan) -> bool:
+        """Whether an autoscaler decides how many replicas of the plan run."""
+        return plan.most > plan.least and Part.AUTOSCALER not in self.left_out
 
 
-def _names_in(text: str | None) -> list[str]:
+def names_in(text: str | None) -> list[str]:
+    """Return the names of a list with commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
@@ -168,29 +157,34 @@ def _names_in(text: str | None) -> list[str]:
 class Values:
     """The texts and numbers of the manifests, each plain or an expression of a template.
 
-    `arguments` are those of the server. `pod` are further fields of the pod's spec.
+    `namespace_asked` is that of the metrics. `replicas` None leaves their number to an autoscaler.
+    `arguments` are those of the server. `pod` are further fields of the pod's spec. `pods` are the
+    labels of pods that another controller makes.
     """
 
     name: str
     namespace: Any
+    namespace_asked: str | None
     image: Any
+    replicas: Any
     least: Any
     most: Any
     cpus: Any
     memory: Any
     gpus: Any
-    arguments: Sequence[Any]
+    arguments: Any
     pre_stop: Any
     grace: Any
     startup_checks: Any
     busy_target: Any
     wait_target: Any
     prometheus: Any
-    allowed: Sequence[Any]
+    allowed: Any
     gateway: Mapping[str, Any]
     hostnames: Any
     pod: Mapping[str, Any] = field(default_factory=dict)
-    annotations: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Any = None
+    pods: Mapping[str, str] | None = None
 
     @property
     def grpc_name(self) -> str:
@@ -210,12 +204,17 @@ class Values:
     @property
     def selector(self) -> dict[str, str]:
         """The labels that find the pods. They can never change."""
+        return self.labels if self.pods is None else dict(self.pods)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of every object."""
         return {"app.kubernetes.io/name": "mlserve", "app.kubernetes.io/instance": self.name}
 
     def metadata(self, name: str | None = None, **more: Any) -> dict[str, Any]:
         """The metadata of an object."""
         where = {} if self.namespace is None else {"namespace": self.namespace}
-        return {"name": name or self.name, **where, "labels": self.selector, **more}
+        return {"name": name or self.name, **where, "labels": self.labels, **more}
 
 
 STARTUP_PERIOD = 2
@@ -229,7 +228,9 @@ def values_of(plan: DeployPlan, setup: ClusterSetup, arguments: Sequence[str]) -
     return Values(
         name=plan.name,
         namespace=setup.namespace,
+        namespace_asked=setup.namespace,
         image=plan.image,
+        replicas=None if setup.scales(plan) else plan.least,
         least=plan.least,
         most=plan.most,
         cpus=cpus_text(plan.cpus),
@@ -242,9 +243,9 @@ def values_of(plan: DeployPlan, setup: ClusterSetup, arguments: Sequence[str]) -
         busy_target=quantity(BUSY_SHARE * calls_at_once(plan)),
         wait_target=quantity(setup.target_wait),
         prometheus=setup.prometheus,
-        allowed=_names_in(setup.allow_namespaces),
+        allowed=names_in(setup.allow_namespaces),
         gateway=gateway_of(setup),
-        hostnames=_names_in(setup.hostnames),
+        hostnames=names_in(setup.hostnames),
     )
 
 

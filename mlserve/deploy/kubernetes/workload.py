@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlserve.deploy.artifacts import Artifacts, Scheme
@@ -18,9 +19,9 @@ _TMP_SIZE = "256Mi"
 _CONTAINER = "server"
 
 
-def deployment(plan: DeployPlan, setup: ClusterSetup, values: Values, *, scales: bool) -> Any:
-    """Return the Deployment; one that `scales` leaves the number of replicas to its autoscaler."""
-    replicas = {} if scales else {"replicas": values.least}
+def deployment(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Any:
+    """Return the Deployment; one that scales leaves the number of replicas to its autoscaler."""
+    replicas = {} if values.replicas is None else {"replicas": values.replicas}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -42,16 +43,25 @@ def deployment(plan: DeployPlan, setup: ClusterSetup, values: Values, *, scales:
 
 
 def _annotations(values: Values) -> dict[str, Any]:
-    return {"annotations": dict(values.annotations)} if values.annotations else {}
+    return {"annotations": values.annotations} if values.annotations else {}
 
 
 def _pod(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Any]:
     volumes = [
-        {"name": "tmp", "emptyDir": {"sizeLimit": _TMP_SIZE}},
-        *_file_volumes(plan, values),
+        *own_volumes(plan, values),
         *_config_volumes(setup, values),
         *_model_volumes(setup.volume),
     ]
+    return {
+        **pod_rules(values),
+        **values.pod,
+        "containers": [_container(plan, setup, values)],
+        "volumes": volumes,
+    }
+
+
+def pod_rules(values: Values) -> dict[str, Any]:
+    """Return the rights of a pod, where it runs, and how long it may take to stop."""
     return {
         "automountServiceAccountToken": Noted(False, "The server asks the cluster for nothing."),
         "enableServiceLinks": Noted(
@@ -72,9 +82,6 @@ def _pod(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Any
             _spread("kubernetes.io/hostname", values),
             _spread("topology.kubernetes.io/zone", values),
         ],
-        **values.pod,
-        "containers": [_container(plan, setup, values)],
-        "volumes": volumes,
     }
 
 
@@ -90,14 +97,23 @@ def _spread(key: str, values: Values) -> dict[str, Any]:
 def _container(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Any]:
     return {
         "name": _CONTAINER,
+        **served(plan, values, {"grpc": plan.grpc_port, "rest": plan.rest_port}),
+        "volumeMounts": [
+            *own_mounts(plan),
+            *_config_mounts(setup),
+            *_model_mounts(plan, setup.volume),
+        ],
+    }
+
+
+def served(plan: DeployPlan, values: Values, ports: Mapping[str, int]) -> dict[str, Any]:
+    """Return a container but for its name and mounts; `ports` are by their names."""
+    return {
         "image": values.image,
         "command": list(SERVER_COMMAND),
-        "args": list(values.arguments),
+        "args": values.arguments,
         "env": environment(),
-        "ports": [
-            {"name": "grpc", "containerPort": plan.grpc_port},
-            {"name": "rest", "containerPort": plan.rest_port},
-        ],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": resources(values),
         **probes(plan, values),
         "lifecycle": Noted(
@@ -113,12 +129,6 @@ def _container(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[st
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
-            *_file_mounts(plan),
-            *_config_mounts(setup),
-            *_model_mounts(plan, setup.volume),
-        ],
     }
 
 
@@ -178,18 +188,24 @@ def probes(plan: DeployPlan, values: Values) -> dict[str, Any]:
 
 def _get(plan: DeployPlan, what: str) -> dict[str, Any]:
     scheme = {"scheme": "HTTPS"} if plan.has_tls else {}
-    return {"path": f"/v2/health/{what}", "port": "rest", **scheme}
+    return {"path": f"/v2/health/{what}", "port": plan.rest_port, **scheme}
 
 
-def _file_volumes(plan: DeployPlan, values: Values) -> list[Any]:
-    if not plan.files:
-        return []
-    secret = {"secretName": values.secret_name, "defaultMode": _READ_BY_GROUP}
-    return [{"name": "access", "secret": secret}]
+def own_volumes(plan: DeployPlan, values: Values) -> list[Any]:
+    """Return the volumes of what the server writes, and of the files that its settings name."""
+    volumes: list[Any] = [{"name": "tmp", "emptyDir": {"sizeLimit": _TMP_SIZE}}]
+    if plan.files:
+        secret = {"secretName": values.secret_name, "defaultMode": _READ_BY_GROUP}
+        volumes.append({"name": "access", "secret": secret})
+    return volumes
 
 
-def _file_mounts(plan: DeployPlan) -> list[Any]:
-    return [{"name": "access", "mountPath": str(FILES), "readOnly": True}] if plan.files else []
+def own_mounts(plan: DeployPlan) -> list[Any]:
+    """Return where a container mounts these volumes."""
+    mounts: list[Any] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - in the container
+    if plan.files:
+        mounts.append({"name": "access", "mountPath": str(FILES), "readOnly": True})
+    return mounts
 
 
 def _config_volumes(setup: ClusterSetup, values: Values) -> list[Any]:
