@@ -61,7 +61,8 @@ def build(
             "--artifact-only",
             help="Make an image of the model's files alone, without a server, for image volumes "
             "of Kubernetes and for KServe (`oci+native://`). Nothing is built or pulled; "
-            "--file-only DIR writes it as an OCI image layout.",
+            "--file-only DIR writes it as an OCI image layout. With --base-image it is built on "
+            "that image (KServe's `oci://` needs a shell in it: busybox).",
         ),
     ] = False,
     base_image: Annotated[
@@ -113,12 +114,9 @@ def build(
     versions = VersionPolicy(() if version is None else (version,))
     chosen = choose(backend, model, None, versions, store)
     if artifact_only:
-        refused = {
-            "--base-image": base_image,
-            "--wheel-dir": wheel_dir,
-            "--server": server != "auto",
-        }
-        _require_none(refused | {"--build-option": build_option})
+        _require_none({"--wheel-dir": wheel_dir, "--server": server != "auto"})
+    if artifact_only and base_image is None:
+        _require_none({"--build-option": build_option})
         artifact = Artifact.open(chosen.base_path, chosen.model, chosen.expected[-1])
         _make_artifact_image(artifact, chosen.backend, tag, file_only, output)
         return
@@ -130,6 +128,7 @@ def build(
         base_image=base_image,
         options=tuple(build_option or ()),
         wheel_dir=wheel_dir,
+        artifact_only=artifact_only,
     )
     if file_only is not None:
         _write_files(request, file_only, output)
@@ -209,6 +208,9 @@ def _build_image(request: BuildRequest, output: OutputFormat) -> None:
     if artifact.manifest is not None and artifact.manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     publish = f"127.0.0.1:{GRPC_PORT}:{GRPC_PORT}"
+    if request.artifact_only:
+        note(f"next     docker push {built.tag}")
+        return
     init = "" if request.spec is None else " --init"
     note(f"next     docker run --rm{init} --publish {publish} {built.tag}")
 

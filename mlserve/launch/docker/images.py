@@ -47,7 +47,7 @@ class BuildRequest:
     """An image to build. None means the default: the artifact's tag, the usual base image.
 
     `options` go to `docker build`; `wheel_dir` holds mlserve wheels to install instead of those
-    built here.
+    built here. `artifact_only` puts the version's files on the base image, and no server.
     """
 
     backend: Backend
@@ -57,12 +57,15 @@ class BuildRequest:
     base_image: str | None = None
     options: tuple[str, ...] = ()
     wheel_dir: Path | None = None
+    artifact_only: bool = False
 
     @property
     def image_tag(self) -> str:
         """The requested tag, or the artifact's."""
-        own = image_tag(self.backend.name, self.artifact.model, self.artifact.version)
-        return self.tag or own
+        model, version = self.artifact.model, self.artifact.version
+        if self.artifact_only:
+            return self.tag or artifact_image_tag(model, version)
+        return self.tag or image_tag(self.backend.name, model, version)
 
     @property
     def spec(self) -> ServerSpec | None:
@@ -70,7 +73,7 @@ class BuildRequest:
 
         Raises UsageError if a third-party server is requested and none is known.
         """
-        if self.kind == EMBEDDED:
+        if self.artifact_only or self.kind == EMBEDDED:
             return None
         spec = published(self.backend, self.artifact.path.parent, self.artifact.model)
         if spec is None and self.kind == NATIVE:
@@ -190,8 +193,11 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):
             raise UsageError(f"{into} is not empty", hint="give a new folder")
-        _copy_readable(request.artifact.path, into / "model")
         (into / "Dockerfile").write_text(_dockerfile(request))
+        if request.artifact_only:
+            copy_versions(request.artifact, into / "models")
+            return
+        _copy_readable(request.artifact.path, into / "model")
         if request.spec is None:
             progress("making the wheels", 0, None)
             _write_install(request, into / "install")
@@ -277,6 +283,8 @@ def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
 def _dockerfile(request: BuildRequest) -> str:
     artifact, spec, base = request.artifact, request.spec, base_image(request)
     labels = _labels(request)
+    if request.artifact_only:
+        return dockerfile.of_artifact(base, labels)
     if spec is not None:
         return dockerfile.of_published(spec, artifact.version, base, labels)
     return dockerfile.of_built(request.backend.name, artifact.model, artifact.version, base, labels)
@@ -284,6 +292,9 @@ def _dockerfile(request: BuildRequest) -> str:
 
 def _labels(request: BuildRequest) -> dict[str, str]:
     artifact, backend = request.artifact, request.backend.name
+    if request.artifact_only:
+        base = {"org.opencontainers.image.base.name": base_image(request)}
+        return artifact_labels(artifact, backend) | base
     return {
         "org.opencontainers.image.title": f"{artifact.model} served by {backend}",
         "org.opencontainers.image.description": "A model, exported by mlserve.",
@@ -320,6 +331,14 @@ def _write_install(request: BuildRequest, into: Path) -> None:
         (into / name).write_text("".join(f"{line}\n" for line in lines))
     shutil.copyfile(dockerfile.HEALTHCHECK, into / "healthcheck.py")
     (wheels / "README").write_text("Wheels of what is on no package index.\n")
+
+
+def copy_versions(artifact: Artifact, into: Path) -> None:
+    """Write the folder of versions of an image without a server, as `artifact_image` has it."""
+    into.mkdir()
+    _copy_readable(artifact.path, into / str(artifact.version))
+    if not artifact.model.isdecimal():
+        (into / artifact.model).symlink_to(".")
 
 
 def _copy_readable(source: Path, target: Path) -> None:
