@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mlserve.cli import deploy_cluster
+from mlserve.cli import deploy_cluster, deploy_machine
 from mlserve.cli.usage import Command, CommandGroup
 
 deploy = typer.Typer(
@@ -15,5 +15,9 @@ deploy = typer.Typer(
     "registry.example/efficientnet:3 --replicas 2..6 --output-dir k8s/",
 )
 
-for _command in (deploy_cluster.kubernetes, deploy_cluster.helm, deploy_cluster.kserve):
+_COMMANDS = (
+    *(deploy_cluster.kubernetes, deploy_cluster.helm, deploy_cluster.kserve),
+    *(deploy_machine.compose, deploy_machine.systemd),
+)
+for _command in _COMMANDS:
     deploy.command(_command.__name__, cls=Command)(_command)

@@ -23,9 +23,9 @@ from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, ins
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
 from mlserve.launch.docker.plan import published, server_spec
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Serving
 from mlserve.options import flag_of
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED, NATIVE
 from mlserve.sources import Progress
 from mlserve.store import VersionPolicy
 
@@ -53,7 +53,7 @@ class BuildRequest:
     backend: Backend
     artifact: Artifact
     tag: str | None = None
-    kind: Launcher = Launcher.AUTO
+    kind: str = AUTO
     base_image: str | None = None
     options: tuple[str, ...] = ()
     wheel_dir: Path | None = None
@@ -70,10 +70,10 @@ class BuildRequest:
 
         Raises UsageError if a third-party server is requested and none is known.
         """
-        if self.kind is Launcher.EMBEDDED:
+        if self.kind == EMBEDDED:
             return None
         spec = published(self.backend, self.artifact.path.parent, self.artifact.model)
-        if spec is None and self.kind is Launcher.NATIVE:
+        if spec is None and self.kind == NATIVE:
             raise UsageError(
                 f"the backend {self.backend.name!r} has no third-party image",
                 hint="use --server embedded",
@@ -232,6 +232,20 @@ def _require_there(image: str, tell: Tell) -> None:
         ) from error
 
 
+def artifact_image_tag(model: str, version: int) -> str:
+    """Return the usual tag of an image that holds only a version's files."""
+    return image_tag("artifact", model, version)
+
+
+def artifact_labels(artifact: Artifact, backend: str) -> dict[str, str]:
+    """Return the labels of an image that holds only the files of this version."""
+    return _labels_of(artifact, backend) | {
+        "org.opencontainers.image.title": f"{artifact.model}, version {artifact.version}",
+        "org.opencontainers.image.description": "The files of a model exported by mlserve, without "
+        "a server.",
+    }
+
+
 def folder_digest(folder: Path) -> str:
     """Return `sha256:<hex>` over the names and bytes of every file in a version's folder."""
     total = hashlib.sha256()
@@ -269,13 +283,19 @@ def _dockerfile(request: BuildRequest) -> str:
 
 
 def _labels(request: BuildRequest) -> dict[str, str]:
-    artifact = request.artifact
-    labels = {
-        "org.opencontainers.image.title": f"{artifact.model} served by {request.backend.name}",
-        "org.opencontainers.image.description": "An image classifier, exported by mlserve.",
-        "org.opencontainers.image.version": str(artifact.version),
+    artifact, backend = request.artifact, request.backend.name
+    return {
+        "org.opencontainers.image.title": f"{artifact.model} served by {backend}",
+        "org.opencontainers.image.description": "A model, exported by mlserve.",
         "org.opencontainers.image.base.name": base_image(request),
-        BACKEND_LABEL: request.backend.name,
+        **_labels_of(artifact, backend),
+    }
+
+
+def _labels_of(artifact: Artifact, backend: str) -> dict[str, str]:
+    labels = {
+        "org.opencontainers.image.version": str(artifact.version),
+        BACKEND_LABEL: backend,
         MODEL_LABEL: artifact.model,
         VERSION_LABEL: str(artifact.version),
         DIGEST_LABEL: folder_digest(artifact.path),
