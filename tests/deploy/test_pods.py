@@ -70,12 +70,13 @@ def test_the_probes_follow_the_server_from_start_to_end(
         assert pod.probe("readinessProbe") == 200
         assert pod.probe("livenessProbe") == 200
         answers: list[str] = []
+        before = len(slow.runs())
         with Client(f"127.0.0.1:{plan_fields['grpc_port']}", model="flowers") as client:
             asking = threading.Thread(
                 target=lambda: answers.append(client.predict(PHOTO, timeout=10).label)
             )
             asking.start()
-            wait_until(lambda: "mlserve_requests_running 1.0" in _metrics(pod))
+            wait_until(lambda: len(slow.runs()) > before)
             pod.terminate()
             statuses = _statuses_until_the_end(pod)
             asking.join()

@@ -58,8 +58,9 @@ class Pod:
         get = self.container[name]["httpGet"]
         scheme = get.get("scheme", "HTTP").lower()
         try:
+            place = f"{get.get('host', '127.0.0.1')}:{get['port']}"
             return httpx.get(
-                f"{scheme}://127.0.0.1:{get['port']}{get['path']}", verify=False, timeout=5
+                f"{scheme}://{place}{get['path']}", verify=False, timeout=5
             ).status_code
         except httpx.TransportError:
             return None
