@@ -29,7 +29,7 @@ from tests.harness.engine import Engine
 from tests.harness.pod import Pod, running_pod
 from tests.harness.ports import free_ports
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(900)]
 ARTIFACT = "mlserve-test-artifact:2"
 Manifests = Callable[..., dict[str, Manifest]]
 
