@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
     Versions = tuple[VersionStatus, ...]
 
-_REPLICA_HEADER = (
-    *("replica", "node", "state", "versions", "in flight", "wait", "refused", "requests"),
-    "address",
-)
+_REPLICA_HEADER = ("replica", "state", "versions", "in flight", "wait", "refused", "requests")
 _OLD = ("AVAILABLE", "END")
 """States of versions that are not shown beside those that a replica answers with."""
 
@@ -112,11 +109,15 @@ def _print_replicas(found: ReplicaSet) -> None:
         f"requests: {counts.requests} since the start, {counts.redispatched} asked again at "
         f"another replica, {counts.hedged} at two, {counts.refused} refused"
     )
-    print_table(_REPLICA_HEADER, [_replica_row(each) for each in found.replicas])
-    for replica in found.replicas:
-        for version in replica.versions:
-            if version.error:
-                say(readable(f"{replica.id}: version {version.version}: {version.error}"))
+    rows = [_replica_row(each) for each in found.replicas]
+    print_table(_REPLICA_HEADER, rows, [list(_below(each)) for each in found.replicas])
+
+
+def _below(replica: Replica) -> Iterator[str]:
+    yield readable(f"{replica.node} at {replica.address}")
+    for each in replica.versions:
+        if each.error:
+            yield readable(f"version {each.version}: {each.error}")
 
 
 def _replica_row(replica: Replica) -> list[str]:
@@ -124,14 +125,12 @@ def _replica_row(replica: Replica) -> list[str]:
     others = [f"{each.version} {each.state}" for each in replica.versions if each.state not in _OLD]
     return [
         readable(replica.id),
-        readable(replica.node),
         replica.state,
         ", ".join([*([served] if served else []), *map(readable, others)]) or "-",
         str(replica.in_flight),
         f"{replica.wait_seconds:.3f} s",
         str(replica.refused),
         str(replica.requests),
-        readable(replica.address),
     ]
 
 

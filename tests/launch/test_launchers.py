@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlserve import plugins
+from mlserve.backend import Listen
 from mlserve.cli.app import app
 from mlserve.client import AsyncClient, Client
 from mlserve.cluster_options import ClusterOptions
@@ -24,7 +26,7 @@ from mlserve.load_options import LoadOptions
 from mlserve.pin import read_pin
 from mlserve.served_model import ServedModel
 from mlserve.serving import ConfigEntry, Serving
-from mlserve.settings import AUTO, DOCKER, EMBEDDED, NATIVE, ServerSettings
+from mlserve.settings import AUTO, DOCKER, EMBEDDED, NATIVE, ModelControl, ServerSettings
 from mlserve.wire.replicas import RollingState
 from tests.harness import fleet
 from tests.harness.command import Command
@@ -73,8 +75,9 @@ def test_a_server_of_a_plugin_lives_as_any_other(
     shown = [line.split() for line in status.stdout.splitlines()]
     assert "replicas: 1 of 1 ready on 1 node, 2 in flight, 1 to 4 by the load" in status.stdout
     assert "1003 since the start, 4 asked again at another replica" in status.stdout
-    [row] = [words for words in shown if words[:1] == ["r-1"]]
-    assert row[1:9] == ["node-a", "ready", "2", "2", "0.250", "s", "3", "1000"]
+    [at] = [number for number, words in enumerate(shown) if words[:1] == ["r-1"]]
+    assert shown[at][1:] == ["ready", "2", "2", "0.250", "s", "3", "1000"]
+    assert shown[at + 1][:2] == ["node-a", "at"]
     told = json.loads(run("status", "--output", "json").stdout)
     assert told["replicas"]["replicas"][0]["versions"] == [
         {"version": 2, "state": "AVAILABLE", "error": ""}
@@ -83,6 +86,11 @@ def test_a_server_of_a_plugin_lives_as_any_other(
     assert json.loads(named.stdout)["replicas"] == told["replicas"]
     over_grpc = run("status", "--endpoint", server["grpc"], "--output", "json")
     assert json.loads(over_grpc.stdout)["replicas"] is None
+
+    unknown = run("why", "none")
+    assert unknown.exit_code == 2
+    assert "the replica that was asked remembers no call 'none'" in unknown.stderr
+    assert "the decisions of one replica" in run("audit").stderr
 
     used = run("models", "use", "m@1")
     assert used.exit_code == 0, used.stderr
@@ -168,6 +176,7 @@ def test_options_of_a_cluster_need_a_launcher_that_has_replicas(
     ("changed", "error"),
     [
         ({"settings": ServerSettings(grpc_socket=Path("/s"))}, "does not take --grpc-socket"),
+        ({"settings": ServerSettings(model_control=ModelControl.ON)}, "not take --model-control"),
         ({"config": ConfigEntry(Path("/m.toml"), "line")}, r"does not serve \[servers.line\]"),
     ],
 )
@@ -182,3 +191,16 @@ def test_a_ladder_is_not_for_replicas(serving: Serving) -> None:
     model = replace(serving.only, options=LoadOptions(ladder="echo/m@1"))
     with pytest.raises(UsageError, match="the ray launcher does not take --ladder"):
         launcher_named("ray").require(replace(serving, models=(model,)))
+
+
+def test_the_front_of_replicas_gets_the_flags_of_a_server_and_of_the_cluster(
+    serving: Serving,
+) -> None:
+    clustered = replace(serving, cluster=ClusterOptions(replicas="1..4", hedge="p99"))
+    argv = launcher_named("ray").command(clustered, Listen("127.0.0.1", 1, 2)).argv
+    assert argv == (
+        *(sys.executable, "-P", "-m", "mlserve_ray", "--backend", "echo", "--model=m"),
+        *("--base-path", str(serving.only.base_path), "--host", "127.0.0.1"),
+        *("--grpc-port", "1", "--rest-port", "2", "--model-control=off"),
+        *("--replicas=1..4", "--hedge=p99", "--name", "echo-m"),
+    )
