@@ -6,6 +6,8 @@ cluster. This module imports no Ray: every `mlserve` command may load it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.backend_choice import require_runtime
@@ -14,6 +16,7 @@ from mlserve.errors import UsageError
 from mlserve.launcher import Launcher, ServerCommand, Traits, own_command
 from mlserve.options import flag_of
 from mlserve.serving import Serving
+from mlserve.settings import ModelControl
 
 _MODULE = "mlserve_ray"
 _END_SECONDS = 30.0
@@ -43,12 +46,15 @@ class RayLauncher(Launcher):
         for name in _ONE_MACHINE:
             if name in serving.settings.changed:
                 raise _is_not_taken(name, "its replicas are on several machines")
+        if serving.settings.model_control is ModelControl.ON:
+            raise _is_not_taken("model_control", "a request reaches one replica, not all")
         if serving.cluster.address is None:
             require_runtime(plugins.backend(serving.only.backend))
 
     def command(self, serving: Serving, listen: Listen) -> ServerCommand:
         more = (*serving.cluster.argv(), "--name", serving.name)
-        return own_command(serving, listen, _MODULE, *more)
+        settings = replace(serving.settings, model_control=ModelControl.OFF)
+        return own_command(replace(serving, settings=settings), listen, _MODULE, *more)
 
 
 def _is_not_taken(name: str, why: str) -> UsageError:
