@@ -12,7 +12,7 @@ deploy = typer.Typer(
     no_args_is_help=True,
     help="Write the files that run a server elsewhere, from the exported model: nothing is "
     "started.\n\nFor example:\n\nmlserve deploy kubernetes --model efficientnet_lite0 --image "
-    "registry.example/efficientnet:3 --output-dir k8s/",
+    "registry.example/m:3 --print",
 )
 
 _COMMANDS = (
