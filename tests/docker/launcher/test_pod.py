@@ -67,6 +67,8 @@ class Callers:
 
     pod: Pod
     answered: list[tuple[float, str]] = field(default_factory=list)
+    gone: list[float] = field(default_factory=list)
+    """When each of them has seen that the pod is no more."""
 
     def over_rest(self) -> None:
         body = b'{"inputs": ["x"]}'
@@ -74,7 +76,8 @@ class Callers:
             with closing(http.client.HTTPConnection(self.pod.address, 8501, timeout=30)) as asked:
                 try:
                     asked.connect()
-                except ConnectionRefusedError:
+                except OSError:  # its port is closed, or its address is no more
+                    self.gone.append(time.monotonic())
                     return
                 while self._ask(asked, body):
                     pass
@@ -96,6 +99,7 @@ class Callers:
                 except Unavailable:
                     self.answered.append((began, "503"))
                     if not self.pod.state["Running"]:
+                        self.gone.append(time.monotonic())
                         return
                 else:
                     self.answered.append((began, "200"))
@@ -123,6 +127,7 @@ def test_a_pod_with_an_image_volume_drains_inside_its_grace(
             each.result(30)
 
         assert pod.state["ExitCode"] == 0, pod.log()
+        assert min(callers.gone) > sent, "one of them could not connect before"
         assert {status for began, status in callers.answered if began < sent} == {"200"}
         assert {status for _, status in callers.answered} <= {"200", "503"}
         assert Counter(status for _, status in callers.answered)["200"] > 8
