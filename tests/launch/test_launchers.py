@@ -201,6 +201,6 @@ def test_the_front_of_replicas_gets_the_flags_of_a_server_and_of_the_cluster(
     assert argv == (
         *(sys.executable, "-P", "-m", "mlserve_ray", "--backend", "echo", "--model=m"),
         *("--base-path", str(serving.only.base_path), "--host", "127.0.0.1"),
-        *("--grpc-port", "1", "--rest-port", "2", "--model-control=off"),
+        *("--grpc-port", "1", "--rest-port", "2"),
         *("--replicas=1..4", "--hedge=p99", "--name", "echo-m"),
     )

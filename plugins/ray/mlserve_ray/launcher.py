@@ -6,8 +6,6 @@ cluster. This module imports no Ray: every `mlserve` command may load it.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.backend_choice import require_runtime
@@ -53,8 +51,7 @@ class RayLauncher(Launcher):
 
     def command(self, serving: Serving, listen: Listen) -> ServerCommand:
         more = (*serving.cluster.argv(), "--name", serving.name)
-        settings = replace(serving.settings, model_control=ModelControl.OFF)
-        return own_command(replace(serving, settings=settings), listen, _MODULE, *more)
+        return own_command(serving, listen, _MODULE, *more)
 
 
 def _is_not_taken(name: str, why: str) -> UsageError:
