@@ -105,3 +105,6 @@ class ClusterOptions(Options):
             f"{self.replicas!r} is not a valid value of --replicas",
             hint="give a number, or the least and the most: --replicas 1..4",
         )
+
+
+DEFAULT_CLUSTER = ClusterOptions()

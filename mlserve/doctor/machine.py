@@ -21,7 +21,7 @@ from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.records import read_records
-from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
+from mlserve.settings import GRPC_PORT, NATIVE, REST_PORT
 from mlserve.sources import DEFAULT_MODEL
 from mlserve.store import Store
 from mlserve.system import memory_limit, usable_cpus
@@ -47,7 +47,7 @@ def look_at_launchers() -> Iterator[Finding]:
     """Check the embedded, the native and the docker launcher."""
     specs = list(_specs())
     yield _embedded()
-    yield from _native([spec for spec in specs if spec.launcher == Launcher.NATIVE])
+    yield from _native([spec for spec in specs if spec.launcher == NATIVE])
     yield from _docker([spec for spec in specs if spec.image is not None])
 
 

@@ -13,7 +13,6 @@ from mlserve.launch.records import ServerRecord, read_records
 from mlserve.launch.running import server_of
 from mlserve.pin import pin_or_none
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -42,7 +41,7 @@ class Use(NamedTuple):
     @property
     def follows_pin(self) -> bool:
         """Whether the server looks at the pin: mlserve's own, without versions of its own."""
-        return self.record.launcher is Launcher.EMBEDDED and self.model.versions.follows_latest
+        return self.record.traits.follows_pin and self.model.versions.follows_latest
 
     @property
     def pin(self) -> int | None:

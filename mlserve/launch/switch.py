@@ -25,7 +25,7 @@ from mlserve.inventory import ModelFolder, VersionState
 from mlserve.launch.running import server_of
 from mlserve.launch.served import Use, uses_of
 from mlserve.pin import pin_or_none, write_pin
-from mlserve.settings import Launcher
+from mlserve.settings import DOCKER, EMBEDDED
 
 Show = Callable[[str], None]
 """Called with what is being waited for."""
@@ -195,14 +195,14 @@ def _advice(use: Use, folder: ModelFolder) -> str:
     if use.record.serving.config is not None:
         file = use.record.serving.config.path
         return f"{file} names its versions, which takes precedence; change them there"
-    if launcher is Launcher.EMBEDDED:
+    if use.record.traits.follows_pin:
         why = "it was started with --version, which takes precedence"
-    elif launcher is Launcher.DOCKER:
+    elif launcher == DOCKER:
         why = "it runs in a container, which does not follow the pin"
     else:
         why = "it is a third-party server, which does not follow the pin"
     flags = f"--path {shlex.quote(str(folder.base_path))} --model {folder.model}"
-    if launcher is not Launcher.EMBEDDED:
+    if launcher != EMBEDDED:
         flags += f" --launcher {launcher}"
     restart = f"mlserve down {use.name} && mlserve up --backend {folder.backend} {flags}"
     return f"{why}; restart it: {restart}"

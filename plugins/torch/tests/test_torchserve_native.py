@@ -36,9 +36,9 @@ from mlserve.errors import (
     NotFound,
     UsageError,
 )
-from mlserve.launch.command import Process, ServerCommand, spawn
+from mlserve.launch.command import Process, spawn
+from mlserve.launcher import ServerCommand
 from mlserve.paths import state_dir
-from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
 from tests.foreign.servers import environment
 from tests.harness.command import FREE_PORTS, Command
@@ -108,7 +108,7 @@ class TorchServe:
         executable = shutil.which(spec.executable, path=self._surroundings["PATH"])
         assert executable is not None
         env = {**spec.env, **self._surroundings}
-        command = ServerCommand(Launcher.NATIVE, (executable, *argv), env, files)
+        command = ServerCommand((executable, *argv), env, files)
         self.process = spawn(command, "torch-m", self.log)
 
     def client(self, protocol: str, model: str = "m", **options: Any) -> Client:
