@@ -18,8 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from mlserve.errors import PluginError, Unavailable, UsageError, bounded
 from mlserve.system import usable_cpus
@@ -59,28 +63,41 @@ class Node:
         """Whether Ray's processes here are gone."""
         return self.process.poll() is not None
 
+    def kill(self) -> None:
+        """Kill its processes at once."""
+        self._kill_session()
+
+    def _is_running(self) -> bool:
+        self.process.poll()
+        return any(True for _ in self._session())
+
+    def _kill_session(self) -> None:
+        """Kill the workers, which are no longer in the process group but in the session."""
+        for process in self._session():
+            with suppress(psutil.Error):
+                process.kill()
+
+    def _session(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                is_ours = os.getsid(process.pid) == self.process.pid
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
     def stop(self) -> None:
         """Stop its processes, wait for them, and remove its folder."""
-        group = self.process.pid
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(group, number)
-            except ProcessLookupError:
-                break
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            if number is signal.SIGKILL:
+                self._kill_session()
             give_up = time.monotonic() + _STOP_SECONDS
-            while time.monotonic() < give_up and _has_members(group, self.process):
+            while time.monotonic() < give_up and self._is_running():
                 time.sleep(_PAUSE)
+            if not self._is_running():
+                break
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _has_members(group: int, leader: subprocess.Popen[bytes]) -> bool:
-    leader.poll()
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def start_local() -> Node:
@@ -132,9 +149,7 @@ def _own_address(address: str) -> str:
 def _start(flags: list[str], address: str, *, is_local: bool) -> Node:
     program = Path(sys.executable).with_name("ray")
     if not program.is_file():
-        raise PluginError(
-            f"{program} is not installed", hint="install it: pip install mlserve-ray"
-        )
+        raise PluginError(f"{program} is not installed", hint="install it: pip install mlserve-ray")
     # Ray's sockets lie in it, and the kernel takes a path of at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="mlsr-", dir="/tmp"))
     argv = [sys.executable, "-P", str(program), "start", "--block", *flags]

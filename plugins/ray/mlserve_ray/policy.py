@@ -15,9 +15,7 @@ REFUSED, ANSWERED, WAIT, BUSY = "refused_per_second", "answered_per_second", "wa
 wait, and the share of its slots that ran something, 0 to 1."""
 
 
-def wanted(
-    refused: float, answered: float, longest_wait: float, busy: float, replicas: int
-) -> int:
+def wanted(refused: float, answered: float, longest_wait: float, busy: float, replicas: int) -> int:
     """Return how many replicas the load needs.
 
     `refused` and `answered` are requests a second of all replicas together, `busy` is the mean of
@@ -25,7 +23,7 @@ def wanted(
     Without, as many as are then busy 70 % of the time; fewer only if the others then stay below
     that.
     """
-    most_busy, long_wait = 0.7, 0.5
+    most_busy, full, long_wait = 0.7, 0.9, 0.5
     if replicas < 1:
         return 1
     if refused > 0.0:
@@ -35,7 +33,7 @@ def wanted(
     if longest_wait > long_wait:
         return max(replicas + 1, needed)
     if needed >= replicas:
-        return needed if busy > 0.9 else replicas
+        return needed if busy > full else replicas
     return needed
 
 

@@ -53,7 +53,6 @@ _LET_GO_WITHIN = 2.0
 """Seconds that the ingress has to turn to other replicas before this one drains."""
 _LAST_SECONDS = 5.0
 """Seconds that the server has to end after its drain."""
-_TOKEN_FILE = "token_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +87,7 @@ class Roster(Protocol):
 
 
 class Keeper:
-    """Keeps the server of one replica running. All but `__init__`, `start` and the properties are
-    for its own thread.
-    """
+    """Keeps the server of one replica running. Methods with `_` are for its own thread."""
 
     def __init__(
         self,
@@ -122,6 +119,7 @@ class Keeper:
         self._may_start_at = 0.0
         self._notes: list[str] = []
         self._refused: dict[int, MlserveError] = {}
+        self._absent: set[int] = set()
         self._state = ReplicaState.STARTING
         self._error: MlserveError | None = None
         self._is_ending = threading.Event()
@@ -182,9 +180,9 @@ class Keeper:
         if now - self._reported_at >= _REPORT_EVERY or self._is_news():
             self._reported_at = now
             self._report()
-        if self._wanted and self._serve_wanted() and self._child is None:
-            if now >= self._may_start_at:
-                self._start()
+        is_whole = bool(self._wanted) and self._serve_wanted()
+        if is_whole and self._child is None and now >= self._may_start_at:
+            self._start()
 
     # The process
 
@@ -203,7 +201,7 @@ class Keeper:
             path = self._folder / setting
             if not path.exists():
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with open(descriptor, "wb") as file:
+                with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
             argv.append(f"--{setting.replace('_', '-')}={path}")
         return argv
@@ -224,7 +222,8 @@ class Keeper:
         self._note(f"the server (pid {child.pid}) ended with {_said(code)}")
         was_short = now - child.started < _SHORT_LIFE
         self._short_lives = self._short_lives + 1 if was_short else 0
-        if not self._settled.is_set() and code > 0 or self._short_lives >= _MOST_SHORT_LIVES:
+        is_wrong = not self._settled.is_set() and code > 0
+        if is_wrong or self._short_lives >= _MOST_SHORT_LIVES:
             self._fail(child, code)
             return
         self._may_start_at = now + (0.5 * self._short_lives if self._short_lives > 1 else 0.0)
@@ -277,7 +276,7 @@ class Keeper:
 
     def _told(self) -> tuple[Any, ...]:
         port = 0 if self._child is None else self._child.rest_port
-        return (self._state, self._versions, port, self._lacking())
+        return (self._state, self._versions, port, self._lacking(), tuple(self._absent))
 
     def _lacking(self) -> Versions:
         return tuple(v for v in self._wanted if v not in self._view.shown)
@@ -319,6 +318,7 @@ class Keeper:
             versions=(*refused, *(v for v in self._versions if v.version not in known)),
             load=self._load,
             lacks=tuple(v for v in self._lacking() if v not in self._refused),
+            needs_files=tuple(sorted(self._absent.intersection(self._wanted))),
             reason=reason,
             exit_code=exit_code,
         )
@@ -342,8 +342,9 @@ class Keeper:
                 continue  # the next answer of the roster has it
             try:
                 self._view.show(version, self._nearby.folder(offer))
+                self._absent.discard(version)
             except Absent:
-                continue
+                self._absent.add(version)
             except MlserveError as error:
                 self._refused[version] = error
                 self._note(f"version {version} cannot be served: {error.message}")

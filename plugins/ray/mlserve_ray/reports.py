@@ -59,8 +59,9 @@ class Load:
 class Report:
     """What one replica says of itself, several times a second.
 
-    `lacks` are versions that it should serve and whose files it does not have. `reason` and
-    `exit_code` say why it failed.
+    `lacks` are versions that it should serve and whose files it has not found yet, and
+    `needs_files` those of them that have to come through the cluster. `reason` and `exit_code` say
+    why it failed.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Report:
     versions: tuple[VersionStatus, ...] = ()
     load: Load = Load()
     lacks: Versions = ()
+    needs_files: Versions = ()
     reason: str = ""
     exit_code: int = 0
 

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from mlserve_ray.reports import Answer, ReplicaState, Report, Seen, Snapshot, Wishes
@@ -81,15 +82,13 @@ class Roster:
         """Set what is wanted of the replicas."""
         self._wishes = wishes
 
-    async def watch(self, front: str, after: int, timeout: float) -> Snapshot:
+    async def watch(self, front: str, after: int, seconds: float) -> Snapshot:
         """Return what is known once it differs from the serial `after`, or after some seconds."""
         self._front, self._front_seen = front, time.monotonic()
         if self._serial == after:
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                pass  # the ages of the reports are news, too
+            with suppress(TimeoutError):  # the ages of the reports are news, too
+                await asyncio.wait_for(self._changed.wait(), seconds)
         return self._snapshot()
 
     def _tell(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import quote
 
@@ -82,7 +83,7 @@ class Asked:
                 body = answer.read()
         except (OSError, HTTPException) as error:
             raise NoAnswer(f"{path}: {error}") from error
-        if answer.status != 200:
+        if answer.status != HTTPStatus.OK:
             raise NoAnswer(f"{path}: HTTP {answer.status}")
         return body
 

@@ -6,7 +6,6 @@ So one replica at a time can be told to serve another version, by a hot reload t
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -32,7 +31,7 @@ class View:
             return
         new = self.path / f".{version}.{secrets.token_hex(4)}"
         new.symlink_to(folder)
-        os.replace(new, link)
+        new.replace(link)
 
     def want(self, versions: Versions) -> None:
         """Have the server serve those versions, all of which are shown."""
