@@ -6,16 +6,17 @@ which cluster is meant.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray import serve
 
 from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import Unavailable, UsageError, bounded
@@ -26,6 +27,7 @@ from mlserve_ray.reports import Snapshot, Wishes
 from mlserve_ray.room import NodeRoom, require_room
 from mlserve_ray.roster import NAMESPACE
 
+T = TypeVar("T")
 _CALL_SECONDS = 10.0
 
 
@@ -43,22 +45,25 @@ class RayDriver:
         self._is_closed = False
         self._change = threading.Condition()
 
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Keep the connection open during the block. Raises Unavailable once it is closed.
+    def _ask(self, call: Callable[[], T]) -> T:
+        """Return what a call to Ray returns. Raises Unavailable for whatever it raises.
 
-        Ray ends the whole process that uses a connection after its end.
+        Ray ends the whole process if the connection is used after its end, be it by a reference in
+        the traceback of an error that Python forgets later. So no error of Ray leaves here.
         """
         with self._change:
             if self._is_closed:
                 raise Unavailable("the connection to Ray is closed", hint="the server is stopping")
             self._calls += 1
         try:
-            yield
+            return call()
+        except Exception as error:  # noqa: BLE001 - of many kinds, also while Ray's parts restart
+            reason = bounded(str(error))
         finally:
             with self._change:
                 self._calls -= 1
                 self._change.notify_all()
+        raise Unavailable(reason, hint="see mlserve logs")
 
     def connect(self, node: Node) -> None:
         """Connect to the cluster, through the node that this process has started.
@@ -111,32 +116,31 @@ class RayDriver:
         return [NodeRoom(node["NodeManagerAddress"], node["Resources"], free) for node in nodes]
 
     def watch(self, after: int, timeout: float) -> Snapshot:
-        """Return what the roster knows, once that has changed. Raises RayError."""
-        with self._calling():
-            asked = self._roster.watch.remote(self._front, after, timeout)
-            snapshot: Snapshot = ray.get(asked, timeout=timeout + _CALL_SECONDS)
-            return snapshot
+        """Return what the roster knows, once that has changed. Raises Unavailable."""
+        front, seconds = self._front, timeout + _CALL_SECONDS
+        snapshot: Snapshot = self._ask(
+            lambda: ray.get(self._roster.watch.remote(front, after, timeout), timeout=seconds)
+        )
+        return snapshot
 
     def wish(self, wishes: Wishes) -> None:
-        """Tell the roster what is wanted. Raises RayError."""
-        with self._calling():
-            ray.get(self._roster.wish.remote(wishes), timeout=_CALL_SECONDS)
+        """Tell the roster what is wanted. Raises Unavailable."""
+        self._ask(lambda: ray.get(self._roster.wish.remote(wishes), timeout=_CALL_SECONDS))
 
     def put(self, data: bytes) -> Any:
-        """Keep bytes in the object store; return a reference."""
-        with self._calling():
-            return ray.put(data)
+        """Keep bytes in the object store; return a reference. Raises Unavailable."""
+        return self._ask(lambda: ray.put(data))
 
     def wanted_replicas(self) -> int | None:
         """Return how many replicas Ray Serve wants; None if it does not say now."""
-        with suppress(RayError, TimeoutError, OSError), self._calling():
-            return application.wanted_replicas(self._plan.server)
+        with suppress(Unavailable):
+            return self._ask(lambda: application.wanted_replicas(self._plan.server))
         return None
 
     def trouble(self) -> str:
         """Return what Ray Serve says is wrong; empty if nothing, or if it does not answer."""
-        with suppress(RayError, TimeoutError, OSError), self._calling():
-            return application.trouble(self._plan.server)
+        with suppress(Unavailable):
+            return self._ask(lambda: application.trouble(self._plan.server))
         return ""
 
     def end(self) -> None:
@@ -144,7 +148,6 @@ class RayDriver:
         try:
             if self._is_taken:
                 application.delete(self._plan.server)
-                ray.kill(self._roster)
         finally:
             self._close()
 
@@ -152,4 +155,9 @@ class RayDriver:
         with self._change:
             self._is_closed = True
             self._change.wait_for(lambda: not self._calls, timeout=2 * _CALL_SECONDS)
+        if self._is_taken:
+            ray.kill(self._roster)
+        self._roster = None
+        serve.context._set_global_client(None)  # noqa: SLF001 - it holds on to the connection
+        gc.collect()
         ray.shutdown()

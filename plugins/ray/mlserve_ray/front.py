@@ -52,7 +52,6 @@ _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
 _PLACED_WITHIN = 20.0
 """Seconds after which it is said that a replica is not placed yet."""
-_LAST_LINES = 1.0
 _PAGE_THREADS = 16
 _ERRORS: Mapping[int, type[MlserveError]] = {
     int(ExitCode.USAGE): UsageError,
@@ -184,8 +183,8 @@ class Front:
             snapshot: Snapshot = await run_on_daemon_thread(
                 self._driver.watch, self._serial, _WATCH_SECONDS
             )
-        except Exception as error:  # noqa: BLE001 - Ray raises many kinds while it is away
-            _log.warning("the roster does not answer: %s", bounded(str(error)))
+        except Unavailable as error:
+            _log.warning("the roster does not answer: %s", error.message)
             await asyncio.sleep(_ROSTER_PAUSE)
             return
         self._serial = snapshot.serial
@@ -310,8 +309,8 @@ class Front:
         wishes = self._wishes
         try:
             await run_on_daemon_thread(self._driver.wish, wishes)
-        except Exception as error:  # noqa: BLE001 - Ray raises many kinds while it is away
-            _log.warning("the roster does not answer: %s", bounded(str(error)))
+        except Unavailable as error:
+            _log.warning("the roster does not answer: %s", error.message)
             return
         self._wished = wishes
 
@@ -378,12 +377,15 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
+        self._chunks.clear()
+        for version, offer in self._store.offers.items():
+            self._store.offers[version] = replace(offer, chunks=None)
         ending = asyncio.create_task(run_on_daemon_thread(self._driver.end))
         while not ending.done():
             await asyncio.wait((ending,), timeout=0.05)
             # Those that end wait until they hear that the ingress does not ask them.
-            with suppress(Exception):
-                await asyncio.wait_for(self._hear_last(), _LAST_LINES)
+            with suppress(Unavailable):
+                await self._hear_last()
         await ending
 
     async def _hear_last(self) -> None:
