@@ -115,19 +115,21 @@ def start_local() -> Node:
     return _start(flags, address, is_local=True)
 
 
-def join(address: str) -> Node:
+def join(address: str, ours: str) -> Node:
     """Join the cluster at `host:port` with a node that has no CPUs: nothing is placed here.
 
-    Raises UsageError for what is no address, and Unavailable if nothing listens there.
+    `ours` is this machine's address in it. Return at once; `wait_started` waits.
     """
-    ours = _own_address(address)
     flags = [f"--address={address}", "--num-cpus=0", "--num-gpus=0", f"--node-ip-address={ours}"]
     flags.append(f"--object-store-memory={_STORE_BYTES}")
     return _start(flags, address, is_local=False)
 
 
-def _own_address(address: str) -> str:
-    """Return the address that this machine has towards the cluster."""
+def own_address(address: str) -> str:
+    """Return the address that this machine has towards the cluster at `host:port`.
+
+    Raises UsageError for what is no address, and Unavailable if nothing listens there.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -33,7 +35,7 @@ from mlserve.errors import (
 )
 from mlserve.launch.ports import PortRequest, choose
 from mlserve_ray import cluster
-from mlserve_ray.artifacts import chunks_of
+from mlserve_ray.driver_process import DriverProcess
 from mlserve_ray.flags import FrontOptions, replica_plan
 from mlserve_ray.fleet import Fleet, needed_files
 from mlserve_ray.ingress import Ingress
@@ -50,6 +52,7 @@ _LOOK_EVERY = 1.0
 _WATCH_SECONDS = 0.5
 _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
+_AGAIN_SECONDS = 2.0
 _PLACED_WITHIN = 20.0
 """Seconds after which it is said that a replica is not placed yet."""
 _PAGE_THREADS = 16
@@ -73,13 +76,14 @@ class Front:
         self._folder = Path(tempfile.mkdtemp(prefix="mlserve-front-"))
         self._scale_wanted: int | None = None
         self._node: cluster.Node | None = None
-        self._driver: Any = None
+        self._driver: DriverProcess | None = None
+        self._front_id = f"{socket.gethostname()} (pid {os.getpid()})"
         self._ingress: Ingress | None = None
         self._rollout: Rollout | None = None
         self._pages: Pages | None = None
         self._wished: Wishes | None = None
         self._endpoints: list[Endpoint] = []
-        self._chunks: dict[int, Mapping[str, tuple[Any, ...]]] = {}
+        self._brought: set[int] = set()
         self._asked: dict[str, Asked] = {}
 
     async def run(self) -> None:
@@ -144,27 +148,39 @@ class Front:
         )
 
     async def _start_cluster(self) -> None:
+        self._node = await self._start_node()
+        await run_on_daemon_thread(cluster.wait_started, self._node)
+        await self._connect(self._node)
+        await self._ask("require_room")
+        await self._ask("deploy")
+        _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
+
+    async def _start_node(self) -> cluster.Node:
         address = self._options.cluster.address
         if address is None:
             _log.info("starting a local Ray")
-            self._node = cluster.start_local()
-        else:
-            _log.info("joining the Ray cluster at %s", address)
-            self._node = await run_on_daemon_thread(cluster.join, address)
-        node = self._node
-        await run_on_daemon_thread(cluster.wait_started, node)
-        self._driver = await run_on_daemon_thread(self._connect, node)
+            return cluster.start_local()
+        _log.info("joining the Ray cluster at %s", address)
+        ours = await run_on_daemon_thread(cluster.own_address, address)
+        return cluster.join(address, ours)
+
+    async def _connect(self, node: cluster.Node) -> None:
+        """Start the driver, and tell the roster what is wanted, before any replica asks."""
+        options = self._options
+        if self._driver is not None:
+            self._driver.kill()
+        self._driver = DriverProcess((self._plan, options.cluster, options.downscale_delay))
+        await self._ask("connect", node.address, str(node.folder), self._front_id)
+        self._brought.clear()
+        self._wished = None
         self._wish()
         await self._tell_wishes()
-        await run_on_daemon_thread(self._driver.deploy)
-        _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
 
-    def _connect(self, node: cluster.Node) -> Any:
-        from mlserve_ray.driver import RayDriver  # Ray reads the environment when it is imported
-
-        driver = RayDriver(self._plan, self._options.cluster, self._options.downscale_delay)
-        driver.connect(node)
-        return driver
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the driver. Raises MlserveError."""
+        if self._driver is None:
+            raise Unavailable("there is no connection to Ray", hint="see mlserve logs")
+        return await run_on_daemon_thread(self._driver.call, method, *arguments)
 
     # What goes on
 
@@ -180,8 +196,8 @@ class Front:
 
     async def _watch_roster(self) -> None:
         try:
-            snapshot: Snapshot = await run_on_daemon_thread(
-                self._driver.watch, self._serial, _WATCH_SECONDS
+            snapshot: Snapshot = await self._ask(
+                "watch", self._front_id, self._serial, _WATCH_SECONDS
             )
         except Unavailable as error:
             _log.warning("the roster does not answer: %s", error.message)
@@ -231,6 +247,12 @@ class Front:
         elif rollout.state is RollState.DONE:
             _log.info("version %s is served by every replica", data["version"])
 
+    async def _ask_softly(self, method: str) -> Any:
+        """Call the driver; None while Ray does not answer."""
+        with suppress(Unavailable):
+            return await self._ask(method)
+        return None
+
     async def _watch_store(self) -> None:
         rollout = self._rolling
         aim = await run_on_daemon_thread(self._store.look, rollout.current.versions)
@@ -239,23 +261,40 @@ class Front:
             self._told_of = RollState.ROLLING
 
     async def _watch_node(self) -> None:
+        """Start again what of Ray has ended here. Replicas on other machines are served meanwhile.
+
+        A local Ray takes its replicas with it, and gets new ones.
+        """
         assert self._node is not None
-        if self._node.has_ended:
-            raise Unavailable(
-                "Ray's processes on this machine have ended",
-                hint="start the server again: mlserve up; was memory short? See mlserve logs",
-            )
+        assert self._driver is not None
+        if not self._node.has_ended and not self._driver.has_ended:
+            return
+        _log.error("the connection to Ray is lost, and is made again")
+        while True:
+            try:
+                if self._node.has_ended:
+                    await run_on_daemon_thread(self._node.stop)
+                    self._node = await self._start_node()
+                    await run_on_daemon_thread(cluster.wait_started, self._node)
+                await self._connect(self._node)
+                await self._ask("deploy")
+            except Unavailable as error:
+                _log.warning("there is no connection to Ray: %s", error.message)
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                _log.info("the connection to Ray is back")
+                return
 
     _placed_by = 0.0
 
     async def _watch_scale(self) -> None:
-        self._scale_wanted = await run_on_daemon_thread(self._driver.wanted_replicas)
+        self._scale_wanted = await self._ask_softly("wanted_replicas")
         here = len(self._fleet.replicas)
         if self._scale_wanted is None or here >= self._scale_wanted:
             self._placed_by = time.monotonic() + _PLACED_WITHIN
         elif time.monotonic() > self._placed_by:
             self._placed_by = float("inf")
-            reason = await run_on_daemon_thread(self._driver.trouble)
+            reason = await self._ask_softly("trouble")
             _log.warning(
                 "%d of %d replicas run: Ray has no room for more, or their nodes lack a package%s",
                 *(here, self._scale_wanted, f": {bounded(reason)}" if reason else ""),
@@ -270,13 +309,13 @@ class Front:
         """Put the versions that a node lacks into the object store."""
         if self._options.cluster.artifacts is not None:
             return
-        for version in needed_files(self._fleet.replicas) - self._chunks.keys():
+        for version in needed_files(self._fleet.replicas) - self._brought:
             if version not in self._store.offers:
                 continue
-            folder = Path(self._store.base_folder(version))
+            self._brought.add(version)
             _log.info("version %d goes to the nodes that lack it", version)
-            put = self._driver.put
-            self._chunks[version] = await run_on_daemon_thread(chunks_of, folder, put)
+            await self._ask("bring", version, self._store.base_folder(version))
+            self._wished = None
 
     async def _set_endpoints(self) -> None:
         ready = [_endpoint(each, EndpointState.READY) for each in self._fleet.endpoints]
@@ -295,20 +334,18 @@ class Front:
 
     def _wish(self) -> None:
         rollout = self._rolling
-        offers = {
-            version: replace(offer, chunks=self._chunks.get(version))
-            for version, offer in self._store.offers.items()
-        }
         removed = frozenset(e.id for e in self._endpoints if e.state is EndpointState.DRAINING)
         removed |= self._fleet.draining - {e.id for e in self._endpoints}
-        self._wishes = Wishes(rollout.current.versions, rollout.by_replica, offers, removed)
+        self._wishes = Wishes(
+            rollout.current.versions, rollout.by_replica, dict(self._store.offers), removed
+        )
 
     async def _tell_wishes(self) -> None:
         if self._wishes == self._wished:
             return
         wishes = self._wishes
         try:
-            await run_on_daemon_thread(self._driver.wish, wishes)
+            await self._ask("wish", wishes)
         except Unavailable as error:
             _log.warning("the roster does not answer: %s", error.message)
             return
@@ -367,6 +404,7 @@ class Front:
         if self._driver is not None:
             with _logged("the replicas"):
                 await self._end_replicas()
+            self._driver.kill()
         if self._ingress is not None:
             with _logged("the ingress"):
                 await asyncio.to_thread(self._ingress.stop)
@@ -377,10 +415,7 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
-        self._chunks.clear()
-        for version, offer in self._store.offers.items():
-            self._store.offers[version] = replace(offer, chunks=None)
-        ending = asyncio.create_task(run_on_daemon_thread(self._driver.end))
+        ending = asyncio.create_task(self._ask("end"))
         while not ending.done():
             await asyncio.wait((ending,), timeout=0.05)
             # Those that end wait until they hear that the ingress does not ask them.
@@ -389,7 +424,7 @@ class Front:
         await ending
 
     async def _hear_last(self) -> None:
-        snapshot = await run_on_daemon_thread(self._driver.watch, self._serial, 0.1)
+        snapshot = await self._ask("watch", self._front_id, self._serial, 0.1)
         self._serial = snapshot.serial
         self._log.write(snapshot)
         self._fleet.take(snapshot, time.monotonic())
