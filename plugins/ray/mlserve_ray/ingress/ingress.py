@@ -3,7 +3,7 @@
     ingress = Ingress(folder, Listen("0.0.0.0", 8500, 8501), IngressOptions(settings))
     ingress.start()                      # a thread of its own starts Envoy, and again if it dies
     ingress.set_endpoints(endpoints)     # as often as they change
-    ingress.drain(seconds); ingress.stop()
+    ingress.drain(); ingress.stop()
 
 Requests pass through Envoy alone: nothing here is in their way.
 """
@@ -116,19 +116,19 @@ class Ingress:
             self._count()
             return self._before + self._counted
 
-    def poll(self) -> None:
-        """Raise Unavailable if Envoy has died and is not back yet."""
+    def poll(self) -> bool:
+        """Return whether Envoy runs. If it has died, it is being started again."""
         with self._lock:
-            if self._envoy is None or not self._envoy.is_running:
-                raise self._failure or Unavailable("the ingress (Envoy) is being started again")
+            return self._envoy is not None and self._envoy.is_running
 
-    def drain(self, seconds: float) -> bool:
+    def drain(self, seconds: float | None = None) -> bool:
         """Refuse new requests, wait for those under way, and close the ports.
 
         Connections that stay open are told to close with their next answer. Returns False if some
-        requests have not ended by then.
+        requests have not ended in time: the settings' drain timeout, unless `seconds` are given.
         """
-        give_up = time.monotonic() + seconds
+        allowed = self._options.settings.drain_timeout if seconds is None else seconds
+        give_up = time.monotonic() + allowed
         try:
             with self._lock:
                 self._is_draining = True

@@ -1,11 +1,11 @@
 """End the connections to replicas that have fallen silent, so that their requests are asked again.
 
-A process that has stopped keeps its connections: its machine goes on acknowledging what it is sent.
-Envoy sends such a replica nothing more once it misses a health check, but over HTTP/1.1 it waits for
-the answers to what it has sent. (Over HTTP/2 it asks with a ping, and a machine that is gone is
-noticed by the system: `bootstrap`.) So the connections are shut down here, from outside: the system
-lets a process take a copy of a socket of its child (`pidfd_getfd`). Where it does not, as in some
-containers, those requests wait for their deadlines.
+A process that has stopped keeps its connections: its machine goes on acknowledging what it is
+sent. Envoy sends such a replica nothing more once it misses a health check, but it waits for the
+answers to what it has sent: over HTTP/2 until a ping is not answered, over HTTP/1.1 for ever. (A
+machine that is gone is noticed by the system: `bootstrap`.) So the connections are shut down here,
+from outside: the system lets a process take a copy of a socket of its child (`pidfd_getfd`). Where
+it does not, as in some containers, requests over HTTP/1.1 wait for their deadlines.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Silence:
         except OSError as error:
             self._is_refused = True
             _log.warning(
-                "the requests of silent replicas cannot be asked again before their deadlines: this "
-                "process may not end Envoy's connections (%s)",
+                "requests over HTTP/1.1 to a replica that falls silent wait for their deadlines: "
+                "this process may not end Envoy's connections (%s)",
                 error.strerror,
             )
             return
