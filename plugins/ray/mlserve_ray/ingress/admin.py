@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.errors import Unavailable
-
 from mlserve_ray.ingress.bootstrap import ADMIN
 
 _TIMEOUT = 5.0

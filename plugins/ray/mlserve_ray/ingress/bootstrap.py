@@ -5,13 +5,12 @@ Endpoints and routes are files that Envoy watches (`files`), so that they change
 
 from __future__ import annotations
 
-from mlserve_ray.ingress.answers import local_replies
-from mlserve_ray.ingress.options import IngressOptions, Listen
-from mlserve_ray.ingress.routes import LOCAL, VERDICT
-from mlserve_ray.ingress.typed import Json, extension, pipe, put, seconds, socket, typed
-
 from mlserve.settings import ServerSettings
 from mlserve.wire.headers import ENVOY_TIMEOUT_MS, REQUEST_TIMEOUT_MS
+from mlserve_ray.ingress.answers import local_replies
+from mlserve_ray.ingress.options import IngressOptions, Listen
+from mlserve_ray.ingress.routes import LOCAL, TIMEOUT_RETRY, VERDICT
+from mlserve_ray.ingress.typed import Json, extension, pipe, put, seconds, socket, typed
 
 ADMIN = "admin.sock"
 PROTOCOLS = ("grpc", "rest")
@@ -19,12 +18,15 @@ SAMPLES = 5
 """Replicas that are drawn for a request, of which the one with the fewest requests gets it.
 
 They are drawn with repetition, so that a retry, which passes over the replicas that were tried,
-finds another one by drawing again. A scan of all replicas would find the refusing one, which has the
-fewest requests, again and again.
+finds another one by drawing again. A scan of all replicas would find the one that refuses, which
+has the fewest requests, again and again.
 """
 HEALTH_INTERVAL = 0.2
 HEALTH_TIMEOUT = 1.0
 _CONNECT_TIMEOUT = 0.5
+_LONGEST_MS = 120_000
+_CONNECTIONS = 8
+"""How many times the connections of one server are taken: there are several behind it."""
 _NO_LIMIT = 2**32 - 1
 _TIMEOUT = "x-mlserve-timeout"
 _TCP, _USER_TIMEOUT = 6, 18
@@ -37,15 +39,37 @@ def bootstrap(listen: Listen, options: IngressOptions) -> Json:
     """Return Envoy's configuration, with paths relative to its folder."""
     ports = {"grpc": listen.grpc_port, "rest": listen.rest_port}
     listeners = [_listener(name, listen.host, ports[name], options) for name in PROTOCOLS]
-    clusters = [*(_replicas(name, options) for name in PROTOCOLS), _local()]
+    clusters = [*map(_replicas, PROTOCOLS), _local()]
     return {
         "node": {"id": "ingress", "cluster": "mlserve"},
         "admin": {"address": pipe(ADMIN, 0o600)},
         "static_resources": {"listeners": listeners, "clusters": clusters},
-        "layered_runtime": {
-            "layers": [{"name": "static", "static_layer": {"re2.max_program_size.error_level": 1000}}]
+        "stats_flush_interval": "1s",
+        "stats_config": {
+            "histogram_bucket_settings": [
+                {"match": {"suffix": ".upstream_rq_time"}, "buckets": _buckets()}
+            ]
         },
+        "overload_manager": {"resource_monitors": [_most_connections(options.settings)]},
     }
+
+
+def _buckets() -> list[float]:
+    """Return the milliseconds that separate fast answers from slow ones, a tenth apart."""
+    bounds, bound = [], 1.0
+    while bound < _LONGEST_MS:
+        bounds.append(round(bound, 1))
+        bound = max(bound + 1, bound * 1.1)
+    return bounds
+
+
+def _most_connections(settings: ServerSettings) -> Json:
+    """Return the limit on connections of clients, to both ports together."""
+    monitor = typed(
+        "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=_CONNECTIONS * settings.max_connections,
+    )
+    return extension("envoy.resource_monitors.global_downstream_max_connections", monitor)
 
 
 def watched(name: str) -> Json:
@@ -135,7 +159,7 @@ def _tls(protocol: str, settings: ServerSettings) -> Json:
     return extension("envoy.transport_sockets.tls", context)
 
 
-def _replicas(protocol: str, options: IngressOptions) -> Json:
+def _replicas(protocol: str) -> Json:
     """Return the set of replicas, as they are asked over one of the protocols."""
     least = typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest", choice_count=SAMPLES
@@ -150,7 +174,11 @@ def _replicas(protocol: str, options: IngressOptions) -> Json:
         },
         "connect_timeout": seconds(_CONNECT_TIMEOUT),
         "load_balancing_policy": {"policies": [{"typed_extension_config": policy}]},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Unless it is told not to, Envoy gathers changes of health for a second before it acts.
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "update_merge_window": "0s",
+        },
         "ignore_health_on_host_removal": True,
         "health_checks": [_health_check()],
         "circuit_breakers": {"thresholds": [_no_limits()]},
@@ -159,7 +187,12 @@ def _replicas(protocol: str, options: IngressOptions) -> Json:
         },
         "upstream_bind_config": {
             "socket_options": [
-                {"level": _TCP, "name": _USER_TIMEOUT, "int_value": _SILENT_MS, "state": "STATE_PREBIND"}
+                {
+                    "level": _TCP,
+                    "name": _USER_TIMEOUT,
+                    "int_value": _SILENT_MS,
+                    "state": "STATE_PREBIND",
+                }
             ]
         },
         "per_connection_buffer_limit_bytes": 2**20,
@@ -170,7 +203,7 @@ def _replicas(protocol: str, options: IngressOptions) -> Json:
 def _upstream(protocol: str) -> Json:
     """Return how replicas are spoken to; each answer is judged as it arrives (`VERDICT`)."""
     verdict = put(
-        VERDICT, "%UPSTREAM_CONNECTION_IDS_ATTEMPTED%;%RESP(GRPC-STATUS)%;%RESPONSE_CODE%"
+        VERDICT, "%UPSTREAM_CONNECTION_IDS_ATTEMPTED%;%RESP(GRPC-STATUS)%;%RESP(:STATUS)%"
     )
     judge = typed(
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -220,7 +253,10 @@ def _local() -> Json:
     return {
         "name": LOCAL,
         "type": "EDS",
-        "eds_cluster_config": {"service_name": LOCAL, "eds_config": watched("endpoints-local.json")},
+        "eds_cluster_config": {
+            "service_name": LOCAL,
+            "eds_config": watched("endpoints-local.json"),
+        },
         "connect_timeout": seconds(_CONNECT_TIMEOUT),
     }
 
@@ -236,11 +272,13 @@ def _counting() -> list[Json]:
             ]
         }
     }
-    return [_counter("requests"), {"filter": refused, **_counter("refused")}]
+    again = f"%REQ({TIMEOUT_RETRY})%"
+    return [_counter("requests", again=again), {"filter": refused, **_counter("refused")}]
 
 
-def _counter(name: str) -> Json:
-    counter = {"stat": {"name": name}, "value_fixed": 1}
+def _counter(name: str, **tags: str) -> Json:
+    values = [{"name": tag, "value_format": value} for tag, value in tags.items()]
+    counter = {"stat": {"name": name, "tags": values}, "value_fixed": 1}
     config = typed(
         "extensions.access_loggers.stats.v3.Config", stat_prefix="ingress", counters=[counter]
     )

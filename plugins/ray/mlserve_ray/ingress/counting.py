@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import time
+
 from mlserve_ray.ingress.admin import Admin
+from mlserve_ray.ingress.hedging import Look, together
 from mlserve_ray.ingress.options import IngressCounters
 
-_PATTERN = (
-    r"^ingress\..*|^vhost\.(grpc|rest)\.route\.(inference|other)\.upstream_rq_retry$"
-    r"|^cluster\.(grpc|rest)\.upstream_rq_per_try_timeout$"
-)
+_PATTERN = r"^ingress\."
+_REQUESTS = "ingress.requests.again."
+"""And how a request was asked again: see `routes.TIMEOUT_RETRY`."""
+_TIMES = r"^vhost\.(grpc|rest)\.route\.inference\.upstream_rq_time$"
 
 
 def read_counters(admin: Admin) -> IngressCounters:
     """Return what Envoy has counted since it was started. Raises Unavailable."""
     counters = admin.counters(_PATTERN)
-    asked_again = _sum(counters, ".upstream_rq_retry")
-    hedged = _sum(counters, ".upstream_rq_per_try_timeout")
+    hedged, redispatched = (counters.get(_REQUESTS + again, 0) for again in ("true", "false"))
     return IngressCounters(
-        requests=counters.get("ingress.requests", 0),
+        requests=sum(count for name, count in counters.items() if name.startswith(_REQUESTS)),
         refused=counters.get("ingress.refused", 0),
-        redispatched=max(0, asked_again - hedged),
+        redispatched=redispatched,
         hedged=hedged,
     )
 
 
-def _sum(counters: dict[str, int] | object, ending: str) -> int:
-    assert isinstance(counters, dict)
-    return sum(value for name, value in counters.items() if name.endswith(ending))
+def read_look(admin: Admin, counters: IngressCounters) -> Look:
+    """Return what hedging goes by. Raises Unavailable."""
+    answers = together(admin.buckets(_TIMES).values())
+    return Look(time.monotonic(), answers, max(answers.values(), default=0), counters.hedged)

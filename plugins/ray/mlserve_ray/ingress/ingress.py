@@ -3,7 +3,7 @@
     ingress = Ingress(folder, Listen("0.0.0.0", 8500, 8501), IngressOptions(settings))
     ingress.start()                      # a thread of its own starts Envoy, and again if it dies
     ingress.set_endpoints(endpoints)     # as often as they change
-    ingress.drain(seconds); ingress.stop()
+    ingress.drain(); ingress.stop()
 
 Requests pass through Envoy alone: nothing here is in their way.
 """
@@ -11,6 +11,7 @@ Requests pass through Envoy alone: nothing here is in their way.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -18,12 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlserve.credentials import check_files
-from mlserve.errors import MlserveError, Unavailable
+from mlserve.errors import MlserveError, Unavailable, UsageError
 from mlserve.system import usable_cpus
-
 from mlserve_ray.ingress.admin import Admin
-from mlserve_ray.ingress.bootstrap import bootstrap
-from mlserve_ray.ingress.counting import read_counters
+from mlserve_ray.ingress.bootstrap import PROTOCOLS, bootstrap
+from mlserve_ray.ingress.counting import read_counters, read_look
 from mlserve_ray.ingress.envoy import CONFIG, Envoy
 from mlserve_ray.ingress.files import ConfigFiles
 from mlserve_ray.ingress.hedging import Hedging
@@ -70,6 +70,7 @@ class Ingress:
         self._before = IngressCounters()
         """What earlier Envoys of this ingress counted."""
         self._counted = IngressCounters()
+        self._is_draining = False
         self._ending = threading.Event()
         self._started = threading.Event()
         self._failure: MlserveError | None = None
@@ -115,28 +116,39 @@ class Ingress:
             self._count()
             return self._before + self._counted
 
-    def poll(self) -> None:
-        """Raise Unavailable if Envoy has died and is not back yet."""
+    def poll(self) -> bool:
+        """Return whether Envoy runs. If it has died, it is being started again."""
         with self._lock:
-            if self._envoy is None or not self._envoy.is_running:
-                raise self._failure or Unavailable("the ingress (Envoy) is being started again")
+            return self._envoy is not None and self._envoy.is_running
 
-    def drain(self, seconds: float) -> bool:
-        """Refuse new requests, and wait for those under way; return False if some are left."""
-        give_up = time.monotonic() + seconds
-        with self._lock:
-            self._route(is_stopping=True)
-        quiet_since = None
-        while time.monotonic() < give_up:
-            try:
-                is_busy = self.active() > 0
-            except Unavailable:
-                return True  # Envoy is gone, and with it what it did
-            if is_busy:
+    def drain(self, seconds: float | None = None) -> bool:
+        """Refuse new requests, wait for those under way, and close the ports.
+
+        Connections that stay open are told to close with their next answer. Returns False if some
+        requests have not ended in time: the settings' drain timeout, unless `seconds` are given.
+        """
+        allowed = self._options.settings.drain_timeout if seconds is None else seconds
+        give_up = time.monotonic() + allowed
+        try:
+            with self._lock:
+                self._is_draining = True
+                self._route(is_stopping=True)
+                self._admin.post("/healthcheck/fail")
+            is_done = self._wait_quiet(give_up)
+            self._admin.post("/drain_listeners")
+            return self._wait_quiet(max(give_up, time.monotonic() + 2 * _QUIET_SECONDS)) and is_done
+        except Unavailable:
+            return True  # Envoy is gone, and with it what it did
+
+    def _wait_quiet(self, give_up: float) -> bool:
+        """Wait until no request has been under way for a moment; return False if that is never."""
+        quiet_since: float | None = None
+        while (now := time.monotonic()) < give_up:
+            if self.active():
                 quiet_since = None
             elif quiet_since is None:
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since >= _QUIET_SECONDS:
+                quiet_since = now
+            elif now - quiet_since >= _QUIET_SECONDS:
                 return True
             self._ending.wait(_PAUSE)
         return False
@@ -182,16 +194,20 @@ class Ingress:
     def _look_after(self) -> None:
         envoy = self._envoy
         if envoy is None or not envoy.is_running:
-            self._restart(envoy)
+            if not self._is_draining:
+                self._restart(envoy)
             return
         with self._lock:
             self._count()
-            replicas = self._admin.replicas("rest")
-            ready = sum(one.is_ready for one in replicas)
+            replicas = [one for name in PROTOCOLS for one in self._admin.replicas(name)]
+            ready = sum(one.is_ready for one in replicas) // len(PROTOCOLS)
             self._route(replicas=ready)
-            self._silence.end(envoy.process.pid, replicas)
-            if self._hedging is not None and not self._routing.is_stopping:
-                self._route(patience=self._hedging.patience(self._admin, self._counted))
+            if ready and self._options.is_idempotent:  # else nobody else may answer them
+                self._silence.end(envoy.process.pid, replicas)
+            if self._hedging is not None and self._options.is_idempotent:
+                look = read_look(self._admin, self._counted)
+                active = sum(one.active for one in replicas)
+                self._route(patience=self._hedging.patience(look, active, ready))
 
     def _restart(self, envoy: Envoy | None) -> None:
         with self._lock:
@@ -211,7 +227,8 @@ class Ingress:
 
     def _start_envoy(self) -> None:
         files = self._started_files()
-        files.write(CONFIG, bootstrap(self.listen, self._options))
+        address = replace(self.listen, host=_address_of(self.listen.host))
+        files.write(CONFIG, bootstrap(address, self._options))
         workers = self._options.workers or min(usable_cpus(), MOST_WORKERS)
         envoy = Envoy(self._folder, workers)
         give_up = time.monotonic() + _START_SECONDS
@@ -228,7 +245,7 @@ class Ingress:
             ports = self._admin.ports() if self._admin.is_ready() else {}
         except Unavailable:
             return False
-        if len(ports) < len(("grpc", "rest")):
+        if len(ports) < len(PROTOCOLS):
             return False
         self.listen = replace(self.listen, grpc_port=ports["grpc"], rest_port=ports["rest"])
         return True
@@ -238,3 +255,15 @@ class Ingress:
             self._counted = read_counters(self._admin)
         except Unavailable:
             return  # what was read last stands, until Envoy is back
+
+
+def _address_of(host: str) -> str:
+    """Return a host's IP address. Raises UsageError."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise UsageError(
+            f"{host} (--host) is no address of this machine: {error.strerror or error}",
+            hint="give an IP address: 0.0.0.0 is all of them",
+        ) from error
+    return str(found[0][4][0])

@@ -39,10 +39,10 @@ class Listen:
 class IngressOptions:
     """How requests are passed on.
 
-    `settings` are the server's: its TLS files, its limits, its drain timeout. A model that is not
-    idempotent is never asked twice for a request that a replica may have begun. `hedge` is the share
-    of answers, such as 0.99, after whose time a second replica is asked; None: never. `workers` are
-    Envoy's threads; None: one for each CPU, at most `MOST_WORKERS`.
+    `settings` are the server's: its TLS files, its limits. A model that is not idempotent is never
+    asked twice for a request that a replica may have begun. `hedge` is the share of answers, such
+    as 0.99, after whose time a second replica is asked; None: never. `workers` are Envoy's threads;
+    None: one for each CPU, at most `MOST_WORKERS`.
     """
 
     settings: ServerSettings = field(default_factory=ServerSettings)
@@ -56,9 +56,8 @@ class IngressCounters:
     """What has happened since the start, restarts of Envoy included.
 
     `requests` are those that clients have made and that have ended, `refused` those of them that
-    ended with 429 or 503 (RESOURCE_EXHAUSTED, UNAVAILABLE). `redispatched` and `hedged` count how
-    often another replica was asked: after a refusal or a lost connection, and beside one that took
-    long.
+    ended with 429 or 503 (RESOURCE_EXHAUSTED, UNAVAILABLE). `redispatched` were asked of another
+    replica after a refusal or a lost connection, and `hedged` beside one that took long.
     """
 
     requests: int = 0

@@ -5,7 +5,7 @@ A request is asked again
 - after a refusal (429 and 503; RESOURCE_EXHAUSTED and UNAVAILABLE), once, however many replicas
   refuse: only an answer of the first replica that was reached can send it on (`VERDICT`);
 - after a connection that could not be made, or that ended, up to `_LOST` times, so that it finds a
-  living replica where several of one machine have died. A request that may have begun is asked again
+  living replica where two of one machine have died. A request that may have begun is asked again
   only where the model is idempotent. The number is small because a request can be what ends the
   replicas: it must not end all of them.
 
@@ -19,33 +19,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlserve.wire.services import INFERENCE, MODEL, PREDICTION, method_path
 from mlserve_ray.ingress.typed import Json, extension, seconds, typed
 
 VERDICT = "x-mlserve-verdict"
 """Header of each replica's answer, inside Envoy: `<connections tried>;<gRPC status>;<HTTP status>`.
 It never reaches a client."""
 ATTEMPTS = "x-envoy-attempt-count"
+TIMEOUT_RETRY = "x-envoy-is-timeout-retry"
+"""Header of a request that was asked again: `true` if the first replica is still at work on it."""
 LOCAL = "local"
 """The cluster, in Envoy's sense, that is the front's own listener."""
-_REFUSED = {"grpc": r"[0-9]+;(8|14);200", "rest": r"[0-9]+;-?;(429|503)"}
+_REFUSED = {"grpc": r"[0-9]+;(8|14);200", "rest": r"[0-9]+;;(429|503)"}
 _LOST = 2
 _PICKS = 500
 """How often a replica is drawn until it is one that was not tried (`bootstrap.SAMPLES`)."""
 _BACKOFF = {"base_interval": "0.010s", "max_interval": "0.250s"}
 _LOCAL_TIMEOUT = 10.0
-_INFERENCES = {
-    "grpc": r"/tensorflow\.serving\.PredictionService/(Predict|Classify|Regress|MultiInference)"
-    r"|/inference\.GRPCInferenceService/ModelInfer",
-    "rest": r"/.+(:(predict|classify|regress)|/infer)",
+_PREDICTIONS = ("Predict", "Classify", "Regress", "MultiInference")
+_INFERENCES: dict[str, tuple[Json, ...]] = {
+    "grpc": (
+        *({"path": method_path(PREDICTION, name)} for name in _PREDICTIONS),
+        {"path": method_path(INFERENCE, "ModelInfer")},
+    ),
+    "rest": ({"safe_regex": {"regex": r"/.+(:(predict|classify|regress)|/infer)"}},),
 }
-_CONTROLS = {
-    "grpc": r"/inference\.GRPCInferenceService/RepositoryModel(Load|Unload)"
-    r"|/tensorflow\.serving\.ModelService/HandleReloadConfigRequest",
-    "rest": r"/v2/repository/models/.+/(load|unload)",
+_CONTROLS: dict[str, tuple[Json, ...]] = {
+    "grpc": (
+        {"path": method_path(INFERENCE, "RepositoryModelLoad")},
+        {"path": method_path(INFERENCE, "RepositoryModelUnload")},
+        {"path": method_path(MODEL, "HandleReloadConfigRequest")},
+    ),
+    "rest": ({"safe_regex": {"regex": r"/v2/repository/models/.+/(load|unload)"}},),
 }
 _NO_CONTROL = (
-    "models are not loaded or unloaded through the address of all replicas, of which only one would "
-    "hear of it: use `mlserve models use`"
+    "models are not loaded or unloaded through the address of all replicas, of which only one "
+    "would hear of it: use `mlserve models use`"
 )
 STOPPING = "the server is shutting down"
 _HIDDEN = (
@@ -80,8 +89,11 @@ def route_config(protocol: str, routing: Routing) -> Json:
     else:
         routes = [
             *(_local(path) for path in ("/mlserve/replicas", "/metrics") if protocol == "rest"),
-            _answered(_path_like(_CONTROLS[protocol]), 403, _NO_CONTROL),
-            _to_replicas(protocol, _path_like(_INFERENCES[protocol]), routing, is_inference=True),
+            *(_answered(match, 403, _NO_CONTROL) for match in _CONTROLS[protocol]),
+            *(
+                _to_replicas(protocol, match, routing, is_inference=True)
+                for match in _INFERENCES[protocol]
+            ),
             _to_replicas(protocol, {"prefix": "/"}, routing, is_inference=False),
         ]
     host = {
@@ -89,6 +101,7 @@ def route_config(protocol: str, routing: Routing) -> Json:
         "domains": ["*"],
         "routes": routes,
         "include_request_attempt_count": True,
+        "include_is_timeout_retry_header": True,
         "request_body_buffer_limit": routing.max_request_bytes,
     }
     return {
@@ -96,10 +109,6 @@ def route_config(protocol: str, routing: Routing) -> Json:
         "virtual_hosts": [host],
         "response_headers_to_remove": list(_HIDDEN),
     }
-
-
-def _path_like(pattern: str) -> Json:
-    return {"safe_regex": {"regex": pattern}}
 
 
 def _local(path: str) -> Json:
@@ -134,7 +143,7 @@ def _retries(protocol: str, routing: Routing, *, may_repeat: bool) -> Json:
     return {
         "retry_on": ",".join([*retry_on, "reset"] if may_repeat else retry_on),
         "retriable_headers": [verdict],
-        "num_retries": _LOST if routing.replicas > 1 else 0,
+        "num_retries": min(_LOST, max(0, routing.replicas - 1)),
         "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", previous)],
         "host_selection_retry_max_attempts": _PICKS,
         "retry_back_off": _BACKOFF,
