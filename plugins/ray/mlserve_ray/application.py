@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -109,8 +110,14 @@ def start_roster(server: str) -> Any:
             max_concurrency=10_000,
             scheduling_strategy=here,
         )
-        .remote()
+        .remote(partial(_end_orphans, server))
     )
+
+
+def _end_orphans(server: str) -> None:
+    """End a server whose front is gone; called in its roster."""
+    delete(server)
+    ray.kill(ray.get_actor(roster_name(server), namespace=NAMESPACE))
 
 
 def deploy(plan: ReplicaPlan, options: ClusterOptions, downscale_delay: float) -> None:

@@ -31,7 +31,7 @@ from mlserve_ray.parent_death import dying_with_us
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _PAUSE = 0.05
 _STORE_BYTES = 100_000_000

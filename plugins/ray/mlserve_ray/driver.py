@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from mlserve.cluster_options import ClusterOptions
@@ -24,6 +25,7 @@ from mlserve_ray.room import NodeRoom, require_room
 from mlserve_ray.roster import NAMESPACE
 
 _CALL_SECONDS = 10.0
+_START_SECONDS = 60.0
 
 
 class RayDriver:
@@ -59,7 +61,9 @@ class RayDriver:
                 hint="see whether it runs, and whether it wants a token (RAY_AUTH_TOKEN)",
             ) from error
         self._roster = application.start_roster(self._plan.server)
-        other = ray.get(self._roster.take.remote(front), timeout=60)
+        other = ray.get(self._roster.take.remote(front), timeout=_START_SECONDS)
+        if other and _is_dead(other, front):
+            other = ray.get(self._roster.take.remote(front, other), timeout=_CALL_SECONDS)
         if other:
             raise UsageError(
                 f"a server named {self._plan.server} runs in that cluster, started on {other}",
@@ -110,3 +114,9 @@ class RayDriver:
         """End the replicas, each after its drain, and the roster."""
         application.delete(self._plan.server)
         ray.kill(self._roster)
+
+
+def _is_dead(other: str, front: str) -> bool:
+    """Return whether the other front, `host:pid`, ran on this machine and has ended."""
+    host, _, pid = other.rpartition(":")
+    return host == front.rpartition(":")[0] and not psutil.pid_exists(int(pid))

@@ -77,7 +77,7 @@ class Front:
         self._scale_wanted: int | None = None
         self._node: cluster.Node | None = None
         self._driver: DriverProcess | None = None
-        self._front_id = f"{socket.gethostname()} (pid {os.getpid()})"
+        self._id = f"{socket.gethostname()}:{os.getpid()}"
         self._ingress: Ingress | None = None
         self._rollout: Rollout | None = None
         self._pages: Pages | None = None
@@ -170,7 +170,7 @@ class Front:
         if self._driver is not None:
             self._driver.kill()
         self._driver = DriverProcess((self._plan, options.cluster, options.downscale_delay))
-        await self._ask("connect", node.address, str(node.folder), self._front_id)
+        await self._ask("connect", node.address, str(node.folder), self._id)
         self._brought.clear()
         self._wished = None
         self._wish()
@@ -196,9 +196,7 @@ class Front:
 
     async def _watch_roster(self) -> None:
         try:
-            snapshot: Snapshot = await self._ask(
-                "watch", self._front_id, self._serial, _WATCH_SECONDS
-            )
+            snapshot: Snapshot = await self._ask("watch", self._id, self._serial, _WATCH_SECONDS)
         except Unavailable as error:
             _log.warning("the roster does not answer: %s", error.message)
             await asyncio.sleep(_ROSTER_PAUSE)
@@ -424,7 +422,7 @@ class Front:
         await ending
 
     async def _hear_last(self) -> None:
-        snapshot = await self._ask("watch", self._front_id, self._serial, 0.1)
+        snapshot = await self._ask("watch", self._id, self._serial, 0.1)
         self._serial = snapshot.serial
         self._log.write(snapshot)
         self._fleet.take(snapshot, time.monotonic())

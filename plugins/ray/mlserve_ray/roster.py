@@ -11,9 +11,10 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from threading import Thread
 
 from mlserve_ray.reports import Answer, ReplicaState, Report, Seen, Snapshot, Wishes
 
@@ -23,6 +24,8 @@ LOST_AFTER = 3.0
 _FORGOTTEN_AFTER = 60.0
 _MOST_LINES = 5000
 """Log lines that wait for the front."""
+FRONT_LEASE = 300.0
+"""Seconds without a front after which the replicas end."""
 _FRONT_GONE_AFTER = 10.0
 """Seconds without a front after which another one may take over."""
 
@@ -41,7 +44,10 @@ class _Entry:
 class Roster:
     """The actor. `report` is called by replicas, everything else by the front."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: Callable[[], None]) -> None:
+        """`end` ends the server's replicas and this actor, and may block."""
+        self._end = end
+        self._is_ending = False
         self._epoch = secrets.token_hex(4)
         self._serial = 0
         self._entries: dict[str, _Entry] = {}
@@ -49,11 +55,12 @@ class Roster:
         self._lines: deque[tuple[str, str]] = deque(maxlen=_MOST_LINES)
         self._lost_lines = 0
         self._front = ""
-        self._front_seen = 0.0
+        self._front_seen = time.monotonic()
         self._changed = asyncio.Event()
 
     async def report(self, report: Report, lines: Sequence[str] = (), lost: int = 0) -> Answer:
         """Note what a replica says of itself, and its log lines; return what is wanted of it."""
+        self._end_without_a_front()
         before = self._entries.get(report.id)
         self._entries[report.id] = _Entry(report, time.monotonic())
         self._note_lines(report.id, lines, lost)
@@ -67,12 +74,13 @@ class Roster:
         self._entries.pop(replica, None)
         self._tell()
 
-    async def take(self, front: str) -> str:
+    async def take(self, front: str, dead: str = "") -> str:
         """Have that front be the one that this roster works for.
 
-        Return another front that does so now and was heard of lately, or an empty string.
+        Return another front that does so now and was heard of lately, or an empty string. `dead` is
+        one that is known to have ended.
         """
-        is_taken = self._front not in ("", front)
+        is_taken = self._front not in ("", front, dead)
         if is_taken and time.monotonic() - self._front_seen < _FRONT_GONE_AFTER:
             return self._front
         self._front, self._front_seen = front, time.monotonic()
@@ -90,6 +98,13 @@ class Roster:
             with suppress(TimeoutError):  # the ages of the reports are news, too
                 await asyncio.wait_for(self._changed.wait(), seconds)
         return self._snapshot()
+
+    def _end_without_a_front(self) -> None:
+        """End the server, once, if its front has been gone for long: nobody can reach it."""
+        is_due = time.monotonic() - self._front_seen > FRONT_LEASE
+        if is_due and not self._is_ending:
+            self._is_ending = True
+            Thread(target=self._end, daemon=True).start()
 
     def _tell(self) -> None:
         self._serial += 1
