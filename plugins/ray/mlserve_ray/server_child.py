@@ -80,15 +80,19 @@ class ServerChild:
 
     def _read(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            found = _LISTENING.search(line)
-            if found and not self.rest_port:
-                self.grpc_port, self.rest_port = int(found[2]), int(found[4])
-            text = line.rstrip("\n")
-            if " ERROR " in text or '"ERROR"' in text or '"error"' in text:
-                self.errors.append(text)
-            with self._lock:
-                if len(self._lines) < _MOST_LINES:
-                    self._lines.append(text)
-                else:
-                    self._lost += 1
+        with self._process.stderr as lines:
+            for line in lines:
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        found = _LISTENING.search(line)
+        if found and not self.rest_port:
+            self.grpc_port, self.rest_port = int(found[2]), int(found[4])
+        text = line.rstrip("\n")
+        if " ERROR " in text or '"ERROR"' in text or '"error"' in text:
+            self.errors.append(text)
+        with self._lock:
+            if len(self._lines) < _MOST_LINES:
+                self._lines.append(text)
+            else:
+                self._lost += 1
