@@ -6,6 +6,7 @@ This is the module that imports Ray for the driver.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ class RayDriver:
         self._plan = plan
         self._options = options
         self._downscale_delay = downscale_delay
+        self._serve = threading.Lock()  # its client is not made for several threads
         self._roster: Any = None
         self._chunks: dict[int, Mapping[str, tuple[Any, ...]]] = {}
 
@@ -60,6 +62,7 @@ class RayDriver:
                 f"the Ray cluster at {address} cannot be used: {bounded(str(error))}",
                 hint="see whether it runs, and whether it wants a token (RAY_AUTH_TOKEN)",
             ) from error
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         self._roster = application.start_roster(self._plan.server)
         other = ray.get(self._roster.take.remote(front), timeout=_START_SECONDS)
         if other and _is_dead(other, front):
@@ -76,7 +79,8 @@ class RayDriver:
 
     def deploy(self) -> None:
         """Have the replicas placed; return at once. Those that run already go on."""
-        application.deploy(self._plan, self._options, self._downscale_delay)
+        with self._serve:
+            application.deploy(self._plan, self._options, self._downscale_delay)
 
     def _rooms(self) -> list[NodeRoom]:
         """Return what each node has, and what of the whole cluster is free."""
@@ -104,15 +108,18 @@ class RayDriver:
 
     def wanted_replicas(self) -> int | None:
         """Return how many replicas Ray Serve wants; None if it does not say."""
-        return application.wanted_replicas(self._plan.server)
+        with self._serve:
+            return application.wanted_replicas(self._plan.server)
 
     def trouble(self) -> str:
         """Return what Ray Serve says is wrong; empty if nothing."""
-        return application.trouble(self._plan.server)
+        with self._serve:
+            return application.trouble(self._plan.server)
 
     def end(self) -> None:
         """End the replicas, each after its drain, and the roster."""
-        application.delete(self._plan.server)
+        with self._serve:
+            application.delete(self._plan.server)
         ray.kill(self._roster)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from mlserve import errors
 from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import MlserveError, Unavailable, bounded
+from mlserve_ray.cluster import QUIET
 from mlserve_ray.parent_death import dying_with_us
 from mlserve_ray.replica import ReplicaPlan
 
@@ -44,6 +45,7 @@ class DriverProcess:
                 dying_with_us(argv, signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, **QUIET},
                 start_new_session=True,  # it has to outlive the SIGTERM of `mlserve down`
             )
         self._connection = Connection(ours.detach())
@@ -127,7 +129,11 @@ def main(arguments: Sequence[str]) -> None:
 
     with suppress(EOFError, OSError):
         while True:
-            threading.Thread(target=answer, args=connection.recv(), daemon=True).start()
+            call = connection.recv()
+            if call[1] == "connect":
+                answer(*call)  # Ray wants to be started on the main thread
+            else:
+                threading.Thread(target=answer, args=call, daemon=True).start()
     os._exit(0)  # Ray's own end would wait for a cluster that may be gone
 
 

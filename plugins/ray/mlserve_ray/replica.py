@@ -122,6 +122,7 @@ class Keeper:
         self._absent: set[int] = set()
         self._state = ReplicaState.STARTING
         self._error: MlserveError | None = None
+        self._exit_code = 0
         self._is_ending = threading.Event()
         self._may_leave = False
         self._settled = threading.Event()
@@ -232,11 +233,13 @@ class Keeper:
 
     def _fail(self, child: ServerChild, code: int) -> None:
         reason = _reason(child.errors) or f"its server ended with {_said(code)}"
-        self._error = ModelLoadFailed(f"{self._node}: {reason}")
+        self._give_up(ModelLoadFailed(reason), code if code > 0 else int(ExitCode.UNAVAILABLE))
+
+    def _give_up(self, error: MlserveError, exit_code: int) -> None:
+        """Have Ray Serve make another replica; the next report, which is the last one, says why."""
+        self._error = error
+        self._exit_code = exit_code
         self._state = ReplicaState.FAILED
-        exit_code = code if code > 0 else int(ExitCode.UNAVAILABLE)
-        with suppress(Exception):
-            self._send(reason=reason, exit_code=exit_code)
 
     # What it says
 
@@ -296,7 +299,7 @@ class Keeper:
             self._wanted = answer.versions
             self._refused.clear()
 
-    def _send(self, reason: str = "", exit_code: int = 0) -> Answer:
+    def _send(self) -> Answer:
         if self._roster is None:
             self._roster = self._connect()
         child = self._child
@@ -319,8 +322,8 @@ class Keeper:
             load=self._load,
             lacks=tuple(v for v in self._lacking() if v not in self._refused),
             needs_files=tuple(sorted(self._absent.intersection(self._wanted))),
-            reason=reason,
-            exit_code=exit_code,
+            reason="" if self._error is None else self._error.message,
+            exit_code=self._exit_code,
         )
         return self._roster.report(report, lines, lost)
 
@@ -349,10 +352,7 @@ class Keeper:
                 self._refused[version] = error
                 self._note(f"version {version} cannot be served: {error.message}")
                 if not self._settled.is_set():
-                    self._error = error
-                    self._state = ReplicaState.FAILED
-                    with suppress(Exception):
-                        self._send(reason=error.message, exit_code=int(error.exit_code))
+                    self._give_up(error, int(error.exit_code))
         if self._lacking():
             return False
         self._view.want(self._wanted)
@@ -364,6 +364,8 @@ class Keeper:
 
     def _leave(self) -> None:
         """Say so, wait until the ingress has turned to others, and drain the server."""
+        if self._error is not None:
+            self._report()
         if self._error is None and self._child is not None:
             self._state = ReplicaState.DRAINING
             give_up = time.monotonic() + _LET_GO_WITHIN
