@@ -120,6 +120,12 @@ def _end_orphans(server: str) -> None:
     ray.kill(ray.get_actor(roster_name(server), namespace=NAMESPACE))
 
 
+def is_deployed(server: str) -> bool:
+    """Return whether Ray Serve has the application: it may well outlive a front."""
+    status = serve.status().applications.get(application_name(server))
+    return status is not None and status.status in ("RUNNING", "DEPLOYING", "UNHEALTHY")
+
+
 def deploy(plan: ReplicaPlan, options: ClusterOptions, downscale_delay: float) -> None:
     """Have Ray Serve place the replicas, or change how many there are; return at once."""
     serve.start(proxy_location="Disabled")

@@ -78,9 +78,15 @@ class RayDriver:
         require_room(self._rooms(), self._options)
 
     def deploy(self) -> None:
-        """Have the replicas placed; return at once. Those that run already go on."""
+        """Have the replicas placed, in place of any that run; return at once."""
         with self._serve:
             application.deploy(self._plan, self._options, self._downscale_delay)
+
+    def deploy_again(self) -> None:
+        """Have the replicas placed, unless the cluster has kept them."""
+        with self._serve:
+            if not application.is_deployed(self._plan.server):
+                application.deploy(self._plan, self._options, self._downscale_delay)
 
     def _rooms(self) -> list[NodeRoom]:
         """Return what each node has, and what of the whole cluster is free."""

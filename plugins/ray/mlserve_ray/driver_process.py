@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from mlserve import errors
@@ -36,14 +37,17 @@ _GONE = "the driver of Ray has ended"
 class DriverProcess:
     """The process, as the front sees it. Made on a thread that lives as long as the front."""
 
-    def __init__(self, setup: Setup) -> None:
-        """Start the process. Raises OSError."""
+    def __init__(self, setup: Setup, log: Path) -> None:
+        """Start the process; what Ray prints goes to `log`. Raises OSError."""
+        self._log = log
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, log.open("wb") as output:
             argv = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
             self._process = subprocess.Popen(
                 dying_with_us(argv, signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, **QUIET},
                 start_new_session=True,  # it has to outlive the SIGTERM of `mlserve down`
@@ -59,6 +63,11 @@ class DriverProcess:
     def has_ended(self) -> bool:
         """Whether the process is gone."""
         return self._process.poll() is not None
+
+    def last_words(self) -> str:
+        """Return the last line that it printed, for a message."""
+        lines = self._log.read_text(errors="replace").split("\n")
+        return bounded(next((line for line in reversed(lines) if line.strip()), "no reason said"))
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Return what that method of `RayDriver` returns, and raise what it raises.

@@ -32,6 +32,7 @@ from mlserve.errors import (
     Unavailable,
     UsageError,
     bounded,
+    counted,
 )
 from mlserve.launch.ports import PortRequest, choose
 from mlserve_ray import cluster
@@ -169,7 +170,8 @@ class Front:
         options = self._options
         if self._driver is not None:
             self._driver.kill()
-        self._driver = DriverProcess((self._plan, options.cluster, options.downscale_delay))
+        setup = (self._plan, options.cluster, options.downscale_delay)
+        self._driver = DriverProcess(setup, self._folder / "driver.log")
         await self._ask("connect", node.address, str(node.folder), self._id)
         self._brought.clear()
         self._wished = None
@@ -267,7 +269,9 @@ class Front:
         assert self._driver is not None
         if not self._node.has_ended and not self._driver.has_ended:
             return
-        _log.error("the connection to Ray is lost, and is made again")
+        _log.error(
+            "the connection to Ray is lost, and is made again: %s", self._driver.last_words()
+        )
         while True:
             try:
                 if self._node.has_ended:
@@ -275,7 +279,7 @@ class Front:
                     self._node = await self._start_node()
                     await run_on_daemon_thread(cluster.wait_started, self._node)
                 await self._connect(self._node)
-                await self._ask("deploy")
+                await self._ask("deploy_again")
             except Unavailable as error:
                 _log.warning("there is no connection to Ray: %s", error.message)
                 await asyncio.sleep(_AGAIN_SECONDS)
@@ -328,7 +332,7 @@ class Front:
         assert self._ingress is not None
         await asyncio.to_thread(self._ingress.set_endpoints, endpoints)
         self._endpoints = endpoints
-        _log.info("%d replicas are ready", len(ready))
+        _log.info("ready: %s", counted(len(ready), "replica"))
 
     def _wish(self) -> None:
         rollout = self._rolling

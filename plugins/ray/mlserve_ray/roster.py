@@ -19,7 +19,7 @@ from threading import Thread
 from mlserve_ray.reports import Answer, ReplicaState, Report, Seen, Snapshot, Wishes
 
 NAMESPACE = "mlserve"
-LOST_AFTER = 3.0
+LOST_AFTER = 5.0
 """Seconds without a report after which a replica counts as lost; it reports twice a second."""
 _FORGOTTEN_AFTER = 60.0
 _MOST_LINES = 5000
