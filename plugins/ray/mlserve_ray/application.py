@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import Unavailable
 from mlserve_ray import policy
+from mlserve_ray.cluster import front_resource
 from mlserve_ray.replica import Keeper, ReplicaPlan
 from mlserve_ray.reports import Answer, Load, Report
 from mlserve_ray.roster import NAMESPACE, Roster, roster_name
@@ -23,6 +22,7 @@ _ROSTER_SECONDS = 5.0
 UPSCALE_DELAY = 1.0
 _LOOK_BACK = 5.0
 _REPORT_SECONDS = "1"
+_A_LITTLE = 0.001
 
 
 class RosterLink:
@@ -55,6 +55,7 @@ class Replica:
             ray.util.get_node_ip_address(),
             lambda: RosterLink(plan.server),
             ray.get,
+            lambda: delete(plan.server),
         )
         self._before = Load()
         self._before_at = time.monotonic()
@@ -96,8 +97,10 @@ def application_name(server: str) -> str:
 
 
 def start_roster(server: str) -> Any:
-    """Return the roster of that server: the one that runs, or one that is started on this node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Return the roster of that server: the one that runs, or one that is started.
+
+    It runs on the front's node: what another node's death would take away is not its business.
+    """
     return (
         ray.remote(Roster)
         .options(
@@ -108,16 +111,10 @@ def start_roster(server: str) -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=10_000,
-            scheduling_strategy=here,
+            resources={front_resource(server): _A_LITTLE},
         )
-        .remote(partial(_end_orphans, server))
+        .remote()
     )
-
-
-def _end_orphans(server: str) -> None:
-    """End a server whose front is gone; called in its roster."""
-    delete(server)
-    ray.kill(ray.get_actor(roster_name(server), namespace=NAMESPACE))
 
 
 def is_deployed(server: str) -> bool:
@@ -190,5 +187,5 @@ def trouble(server: str) -> str:
 
 
 def delete(server: str) -> None:
-    """End the replicas, each after its drain, and return when they are gone."""
-    serve.delete(application_name(server))
+    """Have Ray Serve end the replicas, each after its drain; return at once."""
+    serve.delete(application_name(server), _blocking=False)

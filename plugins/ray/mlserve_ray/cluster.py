@@ -7,6 +7,7 @@ is found by accident: the driver connects to the node that was started here, by 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -100,7 +101,12 @@ class Node:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start_local() -> Node:
+def front_resource(server: str) -> str:
+    """Return the resource that only the node of that server's front has."""
+    return f"mlserve-front-{server}"
+
+
+def start_local(server: str) -> Node:
     """Start a cluster on this machine, which nobody else can use: it wants a token of its own.
 
     Return at once; `wait_started` waits. Raises PluginError if Ray cannot be run.
@@ -112,17 +118,17 @@ def start_local() -> Node:
     address = f"127.0.0.1:{_free_port()}"
     flags = ["--head", f"--port={address.rpartition(':')[2]}", f"--num-cpus={usable_cpus()}"]
     flags += [f"--ray-client-server-port={_free_port()}", "--include-dashboard=false"]
-    return _start(flags, address, is_local=True)
+    return _start(server, flags, address, is_local=True)
 
 
-def join(address: str, ours: str) -> Node:
+def join(server: str, address: str, ours: str) -> Node:
     """Join the cluster at `host:port` with a node that has no CPUs: nothing is placed here.
 
     `ours` is this machine's address in it. Return at once; `wait_started` waits.
     """
     flags = [f"--address={address}", "--num-cpus=0", "--num-gpus=0", f"--node-ip-address={ours}"]
     flags.append(f"--object-store-memory={_STORE_BYTES}")
-    return _start(flags, address, is_local=False)
+    return _start(server, flags, address, is_local=False)
 
 
 def own_address(address: str) -> str:
@@ -148,7 +154,7 @@ def own_address(address: str) -> str:
         ) from error
 
 
-def _start(flags: list[str], address: str, *, is_local: bool) -> Node:
+def _start(server: str, flags: list[str], address: str, *, is_local: bool) -> Node:
     program = Path(sys.executable).with_name("ray")
     if not program.is_file():
         raise PluginError(f"{program} is not installed", hint="install it: pip install mlserve-ray")
@@ -156,6 +162,7 @@ def _start(flags: list[str], address: str, *, is_local: bool) -> Node:
     folder = Path(tempfile.mkdtemp(prefix="mlsr-", dir="/tmp"))
     argv = [sys.executable, "-P", str(program), "start", "--block", *flags]
     argv += [f"--temp-dir={folder}", "--disable-usage-stats", "--log-color=false"]
+    argv.append(f"--resources={json.dumps({front_resource(server): 1})}")
     argv += ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
     argv += [f"--dashboard-agent-listen-port={_free_port()}"]
     with (folder / "start.log").open("wb") as log:

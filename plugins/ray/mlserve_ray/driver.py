@@ -122,10 +122,13 @@ class RayDriver:
         with self._serve:
             return application.trouble(self._plan.server)
 
-    def end(self) -> None:
-        """End the replicas, each after its drain, and the roster."""
+    def begin_end(self) -> None:
+        """Have Ray Serve end the replicas, each after its drain; return at once."""
         with self._serve:
             application.delete(self._plan.server)
+
+    def end(self) -> None:
+        """End the roster."""
         ray.kill(self._roster)
 
 

@@ -51,6 +51,11 @@ class Fleet:
         return sorted(found, key=lambda report: report.id)
 
     @property
+    def live(self) -> list[Report]:
+        """The replicas that have been heard of lately."""
+        return [each for each in self.replicas if each.state not in _GONE]
+
+    @property
     def endpoints(self) -> list[Report]:
         """The replicas that requests may go to.
 

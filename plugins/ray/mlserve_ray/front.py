@@ -54,6 +54,8 @@ _WATCH_SECONDS = 0.5
 _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
+_LAST_SECONDS = 10.0
+"""Seconds that replicas have to end, besides those of their drain."""
 _PLACED_WITHIN = 20.0
 """Seconds after which it is said that a replica is not placed yet."""
 _PAGE_THREADS = 16
@@ -160,10 +162,10 @@ class Front:
         address = self._options.cluster.address
         if address is None:
             _log.info("starting a local Ray")
-            return cluster.start_local()
+            return cluster.start_local(self._options.name)
         _log.info("joining the Ray cluster at %s", address)
         ours = await run_on_daemon_thread(cluster.own_address, address)
-        return cluster.join(address, ours)
+        return cluster.join(self._options.name, address, ours)
 
     async def _connect(self, node: cluster.Node) -> None:
         """Start the driver, and tell the roster what is wanted, before any replica asks."""
@@ -417,13 +419,13 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
-        ending = asyncio.create_task(self._ask("end"))
-        while not ending.done():
-            await asyncio.wait((ending,), timeout=0.05)
+        """Have the replicas drain and end. Those of a node that is lost are not waited for."""
+        await self._ask("begin_end")
+        give_up = time.monotonic() + self._plan.drain_timeout + _LAST_SECONDS
+        while self._fleet.live and time.monotonic() < give_up:
             # Those that end wait until they hear that the ingress does not ask them.
-            with suppress(Unavailable):
-                await self._hear_last()
-        await ending
+            await self._hear_last()
+        await self._ask("end")
 
     async def _hear_last(self) -> None:
         snapshot = await self._ask("watch", self._id, self._serial, 0.1)

@@ -8,6 +8,7 @@ to the roster twice a second, and does what the roster answers. Requests go to t
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import socket
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from mlserve.background import start_on_daemon_thread
 from mlserve.errors import ExitCode, MlserveError, ModelLoadFailed, Unavailable
 from mlserve_ray.artifacts import Absent, Nearby
 from mlserve_ray.reports import (
@@ -51,6 +53,8 @@ _MOST_SHORT_LIVES = 3
 """Deaths in a row, each after a short life, that the replica itself does not outlive."""
 _LET_GO_WITHIN = 2.0
 """Seconds that the ingress has to turn to other replicas before this one drains."""
+FRONT_LEASE = 300.0
+"""Seconds without a front after which the replicas end."""
 _LAST_SECONDS = 5.0
 """Seconds that the server has to end after its drain."""
 
@@ -96,7 +100,11 @@ class Keeper:
         address: str,
         roster: Callable[[], Roster],
         get: Callable[[Any], bytes],
+        end_all: Callable[[], None] = lambda: None,
     ) -> None:
+        """`end_all` ends all replicas of the server, which it does once nobody can reach them."""
+        self._end_all = end_all
+        self._front_at = time.monotonic()
         self._plan = plan
         self._id = replica
         self._node = f"{socket.gethostname()} ({address})"
@@ -181,6 +189,7 @@ class Keeper:
         if now - self._reported_at >= _REPORT_EVERY or self._is_news():
             self._reported_at = now
             self._report()
+            self._end_without_a_front(now)
         is_whole = bool(self._wanted) and self._serve_wanted()
         if is_whole and self._child is None and now >= self._may_start_at:
             self._start()
@@ -294,10 +303,18 @@ class Keeper:
             self._roster = None
             return
         self._may_leave = answer.may_leave
+        self._front_at = max(self._front_at, time.monotonic() - answer.front_age)
         self._offers |= {offer.version: offer for offer in answer.offers}
         if answer.versions is not None and answer.versions != self._wanted:
             self._wanted = answer.versions
             self._refused.clear()
+
+    def _end_without_a_front(self, now: float) -> None:
+        """End the server, once, if its front has been gone for long: nobody can reach it."""
+        if now - self._front_at > FRONT_LEASE:
+            self._front_at = math.inf
+            self._note(f"there has been no front for {FRONT_LEASE:g} s, and the replicas end")
+            start_on_daemon_thread(self._end_all)
 
     def _send(self) -> Answer:
         if self._roster is None:

@@ -123,11 +123,13 @@ class Answer:
     """What the roster answers to a report: the versions to serve, and offers of those it lacks.
 
     `versions` is None while the roster does not know. `may_leave`: the ingress no longer asks it.
+    `front_age` is how many seconds ago the front was heard of.
     """
 
     versions: Versions | None = None
     offers: tuple[Offer, ...] = ()
     may_leave: bool = False
+    front_age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

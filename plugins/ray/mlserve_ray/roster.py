@@ -11,10 +11,9 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from threading import Thread
 
 from mlserve_ray.reports import Answer, ReplicaState, Report, Seen, Snapshot, Wishes
 
@@ -24,8 +23,6 @@ LOST_AFTER = 5.0
 _FORGOTTEN_AFTER = 60.0
 _MOST_LINES = 5000
 """Log lines that wait for the front."""
-FRONT_LEASE = 300.0
-"""Seconds without a front after which the replicas end."""
 _FRONT_GONE_AFTER = 10.0
 """Seconds without a front after which another one may take over."""
 
@@ -44,10 +41,7 @@ class _Entry:
 class Roster:
     """The actor. `report` is called by replicas, everything else by the front."""
 
-    def __init__(self, end: Callable[[], None]) -> None:
-        """`end` ends the server's replicas and this actor, and may block."""
-        self._end = end
-        self._is_ending = False
+    def __init__(self) -> None:
         self._epoch = secrets.token_hex(4)
         self._serial = 0
         self._entries: dict[str, _Entry] = {}
@@ -60,7 +54,6 @@ class Roster:
 
     async def report(self, report: Report, lines: Sequence[str] = (), lost: int = 0) -> Answer:
         """Note what a replica says of itself, and its log lines; return what is wanted of it."""
-        self._end_without_a_front()
         before = self._entries.get(report.id)
         self._entries[report.id] = _Entry(report, time.monotonic())
         self._note_lines(report.id, lines, lost)
@@ -99,13 +92,6 @@ class Roster:
                 await asyncio.wait_for(self._changed.wait(), seconds)
         return self._snapshot()
 
-    def _end_without_a_front(self) -> None:
-        """End the server, once, if its front has been gone for long: nobody can reach it."""
-        is_due = time.monotonic() - self._front_seen > FRONT_LEASE
-        if is_due and not self._is_ending:
-            self._is_ending = True
-            Thread(target=self._end, daemon=True).start()
-
     def _tell(self) -> None:
         self._serial += 1
         self._changed.set()
@@ -116,13 +102,13 @@ class Roster:
         self._lines.extend((replica, line) for line in lines)
 
     def _answer(self, report: Report) -> Answer:
-        wishes = self._wishes
+        wishes, age = self._wishes, time.monotonic() - self._front_seen
         if wishes is None:
-            return Answer()
+            return Answer(front_age=age)
         versions = wishes.by_replica.get(report.id, wishes.default)
         offers = (wishes.offers.get(version) for version in report.lacks)
         found = tuple(offer for offer in offers if offer is not None)
-        return Answer(versions, found, report.id in wishes.removed)
+        return Answer(versions, found, report.id in wishes.removed, age)
 
     def _snapshot(self) -> Snapshot:
         now = time.monotonic()
