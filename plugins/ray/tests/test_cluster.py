@@ -16,9 +16,9 @@ from mlserve.client import Client
 from mlserve.errors import ExitCode
 from mlserve.pin import write_pin
 from mlserve.testing.processes import wait_until
-from plugins.ray.tests.fronts import SLOW, FrontProcess, Load, RayNode, front, session
 from tests.harness.echo import PHOTO, EchoModel, manifest
 from tests.harness.ports import free_ports
+from tests.harness.ray_cluster import SLOW, FrontProcess, Load, RayNode, front, session
 
 pytestmark = pytest.mark.alone
 

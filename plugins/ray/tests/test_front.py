@@ -12,8 +12,8 @@ import pytest
 
 from mlserve.errors import ExitCode
 from mlserve.testing.processes import wait_until
-from plugins.ray.tests.fronts import SLOW, descendants, front, running
 from tests.harness.echo import EchoModel, manifest
+from tests.harness.ray_cluster import SLOW, descendants, front, running
 
 pytestmark = pytest.mark.alone
 TOKEN = "a-secret-of-the-test"

@@ -144,7 +144,7 @@ def running(processes: Sequence[psutil.Process]) -> list[str]:
 
 
 class Load:
-    """Clients that ask one after the other, each request with three tries' worth of time."""
+    """Clients that ask one request after the other, each with 15 s of time."""
 
     def __init__(self, server: FrontProcess, clients: int = 3) -> None:
         self._url = f"http://{server.rest}/v1/models/{server.model}:predict"
