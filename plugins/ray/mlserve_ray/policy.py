@@ -55,8 +55,6 @@ def replicas_wanted(context: Any) -> tuple[int, dict[str, Any]]:
         sum(busy) / len(busy),
         len(busy),
     )
-    # A replica that is on its way will do some of the work: only what it does not counts.
-    if number > len(busy) and context.target_num_replicas > len(busy):
+    if context.target_num_replicas > len(busy):  # some are on their way
         number = max(number, context.target_num_replicas)
-        number = context.target_num_replicas if number <= context.target_num_replicas else number
     return number, {}

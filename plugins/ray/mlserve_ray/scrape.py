@@ -66,7 +66,7 @@ class Asked:
             in_flight=int(totals["running"] + waiting),
             requests=int(totals["requests"]),
             refused=int(totals["refused"]),
-            wait=waiting / rate if rate > 0 else 0.0,
+            wait=totals.get("predicted", waiting / rate if rate > 0 else 0.0),
             busy=min(1.0, max(0.0, ran) / seconds / self.slots),
             answered=answered,
         )
@@ -102,6 +102,8 @@ def _add(totals: dict[str, float], answered: dict[int, tuple[int, int]], sample:
         totals["running"] = sample.value
     elif sample.name == "mlserve_requests_waiting":
         totals["waiting"] = sample.value
+    elif sample.name == "mlserve_predicted_wait_seconds":
+        totals["predicted"] = sample.value
     elif sample.name == "mlserve_refused_total":
         if labels["reason"] in _NOT_FOR_WANT_OF_ROOM:
             return
