@@ -167,6 +167,11 @@ def launcher(name: str) -> Launcher:
     return _call(_point(name), "provides a launcher that cannot be created", kind)
 
 
+def fault_of(name: str, what: str) -> PluginError:
+    """Return the error for a fault of that plugin, which a call of its own code has shown."""
+    return _broken(_point(name), what)
+
+
 def launcher_names() -> list[str]:
     """Return the values of `--launcher`: mlserve's own launchers, and those of plugins."""
     return [*OWN_LAUNCHERS, *(report.name for report in survey() if report.launcher)]

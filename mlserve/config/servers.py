@@ -26,7 +26,7 @@ from mlserve.errors import NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.options import HelpPanel, Options, described, option
-from mlserve.settings import AUTO, DEFAULT_HOST, READY_WITHIN, ServerSettings
+from mlserve.settings import AUTO, DEFAULT_HOST, OWN_LAUNCHERS, READY_WITHIN, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy, check_name
 
 MODELS = "models"
@@ -182,6 +182,7 @@ def _server(name: str, table: Table) -> ServerConfig:
     listen = table.options(_ListenKeys)
     for key in ("grpc_port", "rest_port"):
         _require_port(table, key, getattr(listen, key))
+    _require_launcher(table, listen.launcher)
     shared = table.options(LoadOptions)
     models = tuple(_model(model, inner, shared) for model, inner in table.table(MODELS).tables())
     if not models:
@@ -276,6 +277,19 @@ def _require_backend(table: Table, name: str) -> None:
         f"there is no backend {shortened(name)!r} (installed: {listed})",
         did_you_mean(name, names | KNOWN.keys() - NO_BACKENDS)
         + "`mlserve plugins` shows what there is",
+        of_value=True,
+    )
+
+
+def _require_launcher(table: Table, name: str) -> None:
+    from mlserve.plugins import launcher_names  # most files name none of a plugin
+
+    if name in OWN_LAUNCHERS or name in (names := launcher_names()):
+        return
+    raise table.error(
+        "launcher",
+        f"there is no launcher {shortened(name)!r} (there are {', '.join(names)})",
+        did_you_mean(name, names) + "`mlserve plugins` shows what there is",
         of_value=True,
     )
 

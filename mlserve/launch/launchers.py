@@ -6,14 +6,15 @@ A container is not a process of ours: `mlserve.launch.docker` runs it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from mlserve import plugins
 from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.distributions import SERVER_HINT, not_installed
-from mlserve.errors import PluginError, UsageError
+from mlserve.errors import MlserveError, PluginError, UsageError, reason_of
 from mlserve.launcher import NO_TRAITS, Launcher, ServerCommand, Traits, own_command
 from mlserve.options import flag_of
 from mlserve.serving import Serving
@@ -116,8 +117,29 @@ def launcher_for(backends: Sequence[Backend], serving: Serving, wanted: str) -> 
     absent = plugins.absent_modules(launcher.requires)
     if absent:
         raise not_installed(f"the {wanted} launcher", *absent, hint=launcher.install_hint)
-    launcher.require(serving)
+    with _faults_named(wanted, "require"):
+        launcher.require(serving)
     return wanted
+
+
+def command_of(name: str, serving: Serving, listen: Listen) -> ServerCommand:
+    """Return the process that this launcher starts. Raises PluginError, and what it raises."""
+    launcher = launcher_named(name)
+    with _faults_named(name, "command"):
+        return launcher.command(serving, listen)
+
+
+@contextmanager
+def _faults_named(name: str, method: str) -> Iterator[None]:
+    """Name the plugin for what its launcher raises, unless that is an error for the user."""
+    try:
+        yield
+    except MlserveError:
+        raise
+    except Exception as error:
+        if name in _OWN:
+            raise
+        raise plugins.fault_of(name, f"fails in {method}: {reason_of(error)}") from error
 
 
 def _require_cluster(serving: Serving, wanted: str, traits: Traits) -> None:

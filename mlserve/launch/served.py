@@ -10,6 +10,7 @@ from mlserve.errors import MlserveError, Unavailable
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.launch.ready import client_of
 from mlserve.launch.records import ServerRecord, read_records
+from mlserve.launch.replicas import replicas_of
 from mlserve.launch.running import server_of
 from mlserve.pin import pin_or_none
 from mlserve.served_model import ServedModel
@@ -67,6 +68,11 @@ class Use(NamedTuple):
         Raises Unavailable if it cannot be asked.
         """
         try:
+            if self.record.traits.has_replicas:
+                found = replicas_of(self.record, _ANSWER_SECONDS)
+                return frozenset(
+                    v.version for each in found.replicas for v in each.versions if v.state != "END"
+                )
             with self.client() as client:
                 statuses = client.status(timeout=_ANSWER_SECONDS)
         except MlserveError as error:

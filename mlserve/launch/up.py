@@ -26,7 +26,7 @@ from mlserve.errors import (
 from mlserve.launch import ports
 from mlserve.launch.access import name_to_expect
 from mlserve.launch.command import Process, spawn
-from mlserve.launch.launchers import launcher_for, launcher_named, traits_of
+from mlserve.launch.launchers import command_of, launcher_for, traits_of
 from mlserve.launch.logs import last_words, log_path
 from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
@@ -243,7 +243,7 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
     if request.launcher == DOCKER:
         return _start_container(request, listen, log)
     serving = request.serving
-    planned = launcher_named(request.launcher).command(serving, listen)
+    planned = command_of(request.launcher, serving, listen)
     if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
         tell(
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def test_up_refuses_an_option_that_the_backend_does_not_have(tmp_path: Path) -> 
     serving = Serving((ServedModel("plain", "m", tmp_path, options=LoadOptions(instances=2)),))
     with pytest.raises(UsageError, match="'plain' has no --instances"):
         launcher_for([Plain()], serving, AUTO)
-    assert launcher_for([OnnxRuntimeBackend()], serving, AUTO) == EMBEDDED
+    model = replace(serving.only, backend="onnxruntime")
+    assert launcher_for([OnnxRuntimeBackend()], Serving((model,)), AUTO) == EMBEDDED
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mlserve.errors import UsageError
 from mlserve.launcher import Launcher, ServerCommand, Traits, own_command
 from mlserve.options import flag_of
 from mlserve.serving import Serving
+from mlserve.settings import ModelControl
 
 _MODULE = "mlserve_ray"
 _END_SECONDS = 30.0
@@ -43,6 +44,8 @@ class RayLauncher(Launcher):
         for name in _ONE_MACHINE:
             if name in serving.settings.changed:
                 raise _is_not_taken(name, "its replicas are on several machines")
+        if serving.settings.model_control is ModelControl.ON:
+            raise _is_not_taken("model_control", "a request reaches one replica, not all")
         if serving.cluster.address is None:
             require_runtime(plugins.backend(serving.only.backend))
 
