@@ -202,9 +202,8 @@ def _replicas(protocol: str) -> Json:
 
 def _upstream(protocol: str) -> Json:
     """Return how replicas are spoken to; each answer is judged as it arrives (`VERDICT`)."""
-    verdict = put(
-        VERDICT, "%UPSTREAM_CONNECTION_IDS_ATTEMPTED%;%RESP(GRPC-STATUS)%;%RESP(:STATUS)%"
-    )
+    asked = f"%UPSTREAM_REQUEST_ATTEMPT_COUNT%;%REQ({TIMEOUT_RETRY})%"
+    verdict = put(VERDICT, f"{asked};%RESP(GRPC-STATUS)%;%RESP(:STATUS)%")
     judge = typed(
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
         mutations={"response_mutations": [verdict]},

@@ -3,7 +3,8 @@
 A request is asked again
 
 - after a refusal (429 and 503; RESOURCE_EXHAUSTED and UNAVAILABLE), once, however many replicas
-  refuse: only an answer of the first replica that was reached can send it on (`VERDICT`);
+  refuse: only the first replica that is asked can send it on by its answer (`VERDICT`). Beside one
+  that is still at work, a second one that refuses is not heard;
 - after a connection that could not be made, or that ended, up to `_LOST` times, so that it finds a
   living replica where two of one machine have died. A request that may have begun is asked again
   only where the model is idempotent. The number is small because a request can be what ends the
@@ -23,14 +24,15 @@ from mlserve.wire.services import INFERENCE, MODEL, PREDICTION, method_path
 from mlserve_ray.ingress.typed import Json, extension, seconds, typed
 
 VERDICT = "x-mlserve-verdict"
-"""Header of each replica's answer, inside Envoy: `<connections tried>;<gRPC status>;<HTTP status>`.
-It never reaches a client."""
+"""Header of each replica's answer, which never reaches a client:
+`<how many were asked>;<TIMEOUT_RETRY>;<gRPC status>;<HTTP status>`."""
 ATTEMPTS = "x-envoy-attempt-count"
 TIMEOUT_RETRY = "x-envoy-is-timeout-retry"
 """Header of a request that was asked again: `true` if the first replica is still at work on it."""
 LOCAL = "local"
 """The cluster, in Envoy's sense, that is the front's own listener."""
-_REFUSED = {"grpc": r"[0-9]+;(8|14);200", "rest": r"[0-9]+;;(429|503)"}
+_MAY_REPEAT = r"(1;.*|[0-9]+;true);"
+_REFUSED = {"grpc": rf"{_MAY_REPEAT}(8|14);200", "rest": rf"{_MAY_REPEAT};(429|503)"}
 _LOST = 2
 _PICKS = 500
 """How often a replica is drawn until it is one that was not tried (`bootstrap.SAMPLES`)."""
