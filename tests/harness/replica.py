@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -94,7 +93,7 @@ class Replica:
             return False
         if self.does is Does.REFUSE:
             connection.sendall(_response(429, "retry-after: 3\r\nx-mlserve-price: 0.50\r\n"))
-        stream.read(int(headers.get("content-length", "0")))
+        _read_body(stream, headers)
         if self.does is Does.WAIT:
             connection.settimeout(_SILENT_SECONDS)
             self.left += not stream.read(1)
@@ -146,6 +145,15 @@ def _head_of(stream: BinaryIO) -> tuple[str, dict[str, str]] | None:
     return found[1], {name.lower(): value.strip() for name, _, value in pairs}
 
 
+def _read_body(stream: BinaryIO, headers: dict[str, str]) -> None:
+    if headers.get("transfer-encoding") == "chunked":
+        while size := int(stream.readline(), 16):
+            stream.read(size + 2)
+        stream.readline()
+    else:
+        stream.read(int(headers.get("content-length", "0")))
+
+
 def _lines(stream: BinaryIO) -> Iterator[str]:
     while (line := stream.readline()) not in (b"\r\n", b""):
         yield line.decode().strip()
@@ -153,8 +161,3 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 
 def _response(status: int, headers: str = "") -> bytes:
     return f"HTTP/1.1 {status} X\r\n{headers}content-length: 2\r\n\r\n{{}}".encode()
-
-
-def since(moment: float) -> float:
-    """Return the seconds since a `time.monotonic()`."""
-    return time.monotonic() - moment

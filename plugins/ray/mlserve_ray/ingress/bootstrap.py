@@ -106,6 +106,7 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
         stat_prefix=protocol,
         codec_type="HTTP2" if protocol == "grpc" else "HTTP1",
         rds={"route_config_name": protocol, "config_source": watched(f"routes-{protocol}.json")},
+        early_header_mutation_extensions=[_note_deadline()] if protocol == "rest" else [],
         http_filters=[
             extension("envoy.filters.http.header_mutation", clean),
             extension("envoy.filters.http.router", router),
@@ -126,13 +127,21 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
     )
 
 
+def _note_deadline() -> Json:
+    """Keep the milliseconds that the caller gives, or an Envoy in front: it is looked at first."""
+    note = typed(
+        "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[put(_TIMEOUT, f"%REQ({ENVOY_TIMEOUT_MS}?{REQUEST_TIMEOUT_MS})%")],
+    )
+    return extension("envoy.http.early_header_mutation.header_mutation", note)
+
+
 def _request_mutations(protocol: str) -> list[Json]:
     """Let no caller give orders to Envoy, and make the deadline its timeout."""
     clean: Json = {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}
     if protocol == "grpc":
         return [clean]
     return [
-        put(_TIMEOUT, f"%REQ({ENVOY_TIMEOUT_MS}?{REQUEST_TIMEOUT_MS})%"),
         clean,
         put("x-envoy-upstream-rq-timeout-ms", f"%REQ({_TIMEOUT})%"),
         {"remove": _TIMEOUT},

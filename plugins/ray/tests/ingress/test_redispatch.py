@@ -67,13 +67,12 @@ def test_a_refusal_on_the_head_of_a_body_that_still_arrives(front: Any, replicas
     full, free = replicas(Does.REFUSE, Does.ANSWER)
     front.use(full, free)
 
-    def halves() -> Iterator[bytes]:
-        before = asked(full, free)
+    def halves(before: int) -> Iterator[bytes]:
         yield b"x" * 100
         wait_until(lambda: asked(full, free) > before)
         yield b"x" * 100
 
-    codes = [front.ask("rest", timeout=20, body=halves()).code for _ in range(10)]
+    codes = [front.ask("rest", timeout=20, body=halves(asked(full, free))).code for _ in range(10)]
     large = [front.ask("rest", timeout=20, body=b"x" * 20_000_000).code for _ in range(5)]
 
     assert {*codes, *large} == {"OK"}
@@ -112,5 +111,3 @@ def test_a_model_that_is_not_idempotent_is_asked_once(start: Any, replicas: Star
     fragile.die()  # what it has never heard may be asked of the other
     sound.asked.clear()
     assert {front.ask("rest", timeout=20).code for _ in range(10)} == {"OK"}
-
-
