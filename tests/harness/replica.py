@@ -147,7 +147,7 @@ def _head_of(stream: BinaryIO) -> tuple[str, dict[str, str]] | None:
 
 def _read_body(stream: BinaryIO, headers: dict[str, str]) -> None:
     if headers.get("transfer-encoding") == "chunked":
-        while size := int(stream.readline(), 16):
+        while size := int(stream.readline() or b"0", 16):
             stream.read(size + 2)
         stream.readline()
     else:

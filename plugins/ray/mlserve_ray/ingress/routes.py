@@ -139,13 +139,18 @@ def _to_replicas(protocol: str, match: Json, routing: Routing, *, is_inference: 
 
 
 def _retries(protocol: str, routing: Routing, *, may_repeat: bool) -> Json:
-    retry_on = ["retriable-headers", "connect-failure", "refused-stream", "reset-before-request"]
+    retry_on = ["connect-failure", "refused-stream", "reset-before-request"]
+    if may_repeat:
+        retry_on.append("reset")
+    if routing.replicas > 1:
+        retry_on.append("retriable-headers")
     verdict = {"name": VERDICT, "string_match": {"safe_regex": {"regex": _REFUSED[protocol]}}}
     previous = typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
-        "retry_on": ",".join([*retry_on, "reset"] if may_repeat else retry_on),
+        "retry_on": ",".join(retry_on),
         "retriable_headers": [verdict],
-        "num_retries": min(_LOST, max(0, routing.replicas - 1)),
+        # Never more than there are others; one, though, as another may have come by then.
+        "num_retries": min(_LOST, max(1, routing.replicas - 1)),
         "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", previous)],
         "host_selection_retry_max_attempts": _PICKS,
         "retry_back_off": _BACKOFF,

@@ -35,20 +35,20 @@ def test_the_budget_holds_whatever_is_wanted(wanted: float) -> None:
     bounds = [float(2**n) for n in range(14)]
     answers, requests, hedged = dict.fromkeys(bounds, 0), 0, 0
     counted: list[tuple[int, int]] = []
-    for second in range(240):
-        slowness = 10 if 100 <= second < 160 else 1
-        look = Look(float(second), dict(answers), requests, hedged)
+    for quarter in range(4 * 360):
+        slowness = 10 if 150 <= quarter / 4 < 210 else 1
+        look = Look(quarter / 4, dict(answers), requests, hedged)
         patience = hedging.patience(look, active=10, replicas=2)
-        for _ in range(100):
+        for _ in range(25):
             took = rng.expovariate(1 / 20) * slowness
             hedged += patience is not None and took / 1000 > patience
             requests += 1
             for bound in bounds:
                 answers[bound] += took <= bound
         counted.append((requests, hedged))
-    for first, last in zip(counted, counted[60:], strict=False):
+    for first, last in zip(counted, counted[480:], strict=False):
         assert last[1] - first[1] <= BUDGET * (last[0] - first[0])
-    assert hedged > 0
+    assert hedged > requests / 200
 
 
 def test_one_replica_is_not_asked_twice() -> None:
@@ -56,8 +56,8 @@ def test_one_replica_is_not_asked_twice() -> None:
     look = Look(0.0, {1.0: 0}, 0, 0)
     hedging.patience(look, 0, 2)
     many = {1.0: 9900, 100.0: 10_000}
-    assert hedging.patience(Look(10.0, many, 10_000, 0), 0, 2) == 0.001
-    assert hedging.patience(Look(11.0, many, 10_000, 0), 0, 1) is None
+    assert hedging.patience(Look(100.0, many, 10_000, 0), 0, 2) == 0.001
+    assert hedging.patience(Look(101.0, many, 10_000, 0), 0, 1) is None
 
 
 @pytest.mark.server

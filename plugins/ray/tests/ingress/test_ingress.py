@@ -51,7 +51,7 @@ def test_a_bad_certificate_is_named(tmp_path: Path) -> None:
 
 def test_a_host_that_is_none_is_named(tmp_path: Path) -> None:
     ingress = Ingress(tmp_path, Listen("no.such.host.invalid"), IngressOptions())
-    with pytest.raises(UsageError, match="no.such.host.invalid"):
+    with pytest.raises(UsageError, match=r"no\.such\.host\.invalid"):
         ingress.start()
 
 
