@@ -60,7 +60,7 @@ def test_a_server_that_drains_or_dies_loses_nothing(front: Any, servers: EchoSer
         killed.process.kill()
         killed.process.wait()
         answered = load.answered
-        wait_until(lambda: load.answered > answered + 200)
+        wait_until(lambda: load.answered > answered + 100)
     finally:
         load.stop()
     assert load.lost == []
