@@ -25,6 +25,13 @@ HEALTH_INTERVAL = 0.2
 HEALTH_TIMEOUT = 1.0
 _CONNECT_TIMEOUT = 0.5
 _LONGEST_MS = 120_000
+_KEPT_STATS = (
+    {"prefix": "ingress."},
+    {"suffix": ".downstream_rq_active"},
+    {"suffix": ".inference.upstream_rq_time"},
+    {"suffix": ".update_rejected"},
+)
+"""Envoy's figures that somebody reads: it has some thousand others, which cost time."""
 _CONNECTIONS = 8
 """How many times the connections of one server are taken: there are several behind it."""
 _NO_LIMIT = 2**32 - 1
@@ -46,9 +53,10 @@ def bootstrap(listen: Listen, options: IngressOptions) -> Json:
         "static_resources": {"listeners": listeners, "clusters": clusters},
         "stats_flush_interval": "1s",
         "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [dict(one) for one in _KEPT_STATS]}},
             "histogram_bucket_settings": [
                 {"match": {"suffix": ".upstream_rq_time"}, "buckets": _buckets()}
-            ]
+            ],
         },
         "overload_manager": {"resource_monitors": [_most_connections(options.settings)]},
     }
