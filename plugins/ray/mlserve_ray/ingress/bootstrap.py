@@ -127,7 +127,8 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
         skip_xff_append=True,
         proxy_100_continue=True,
         http_protocol_options={"accept_http_10": True},
-        stream_idle_timeout="0s",
+        stream_idle_timeout="0s",  # an answer may take as long as the caller's deadline allows
+        stream_flush_timeout="60s",  # but its reader may not
         request_headers_timeout=seconds(settings.header_timeout),
         common_http_protocol_options={"idle_timeout": "3600s"},
         delayed_close_timeout="2s",

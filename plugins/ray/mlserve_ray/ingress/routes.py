@@ -37,6 +37,7 @@ _LOST = 2
 _PICKS = 500
 """How often a replica is drawn until it is one that was not tried (`bootstrap.SAMPLES`)."""
 _BACKOFF = {"base_interval": "0.010s", "max_interval": "0.250s"}
+_LOCAL_PATHS = ("/mlserve/replicas", "/metrics", "/monitoring/prometheus/metrics")
 _LOCAL_TIMEOUT = 10.0
 _PREDICTIONS = ("Predict", "Classify", "Regress", "MultiInference")
 _INFERENCES: dict[str, tuple[Json, ...]] = {
@@ -90,7 +91,7 @@ def route_config(protocol: str, routing: Routing) -> Json:
         routes = [_answered({"prefix": "/"}, 503, STOPPING)]
     else:
         routes = [
-            *(_local(path) for path in ("/mlserve/replicas", "/metrics") if protocol == "rest"),
+            *(_local(path) for path in _LOCAL_PATHS if protocol == "rest"),
             *(_answered(match, 403, _NO_CONTROL) for match in _CONTROLS[protocol]),
             *(
                 _to_replicas(protocol, match, routing, is_inference=True)
