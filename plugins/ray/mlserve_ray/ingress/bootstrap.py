@@ -25,6 +25,13 @@ HEALTH_INTERVAL = 0.2
 HEALTH_TIMEOUT = 1.0
 _CONNECT_TIMEOUT = 0.5
 _LONGEST_MS = 120_000
+_KEPT_STATS = (
+    {"prefix": "ingress."},
+    {"suffix": ".downstream_rq_active"},
+    {"suffix": ".inference.upstream_rq_time"},
+    {"suffix": ".update_rejected"},
+)
+"""Envoy's figures that somebody reads: it has some thousand others, which cost time."""
 _CONNECTIONS = 8
 """How many times the connections of one server are taken: there are several behind it."""
 _NO_LIMIT = 2**32 - 1
@@ -46,9 +53,10 @@ def bootstrap(listen: Listen, options: IngressOptions) -> Json:
         "static_resources": {"listeners": listeners, "clusters": clusters},
         "stats_flush_interval": "1s",
         "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [dict(one) for one in _KEPT_STATS]}},
             "histogram_bucket_settings": [
                 {"match": {"suffix": ".upstream_rq_time"}, "buckets": _buckets()}
-            ]
+            ],
         },
         "overload_manager": {"resource_monitors": [_most_connections(options.settings)]},
     }
@@ -106,6 +114,7 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
         stat_prefix=protocol,
         codec_type="HTTP2" if protocol == "grpc" else "HTTP1",
         rds={"route_config_name": protocol, "config_source": watched(f"routes-{protocol}.json")},
+        early_header_mutation_extensions=[_note_deadline()] if protocol == "rest" else [],
         http_filters=[
             extension("envoy.filters.http.header_mutation", clean),
             extension("envoy.filters.http.router", router),
@@ -118,12 +127,22 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
         skip_xff_append=True,
         proxy_100_continue=True,
         http_protocol_options={"accept_http_10": True},
-        stream_idle_timeout="0s",
+        stream_idle_timeout="0s",  # an answer may take as long as the caller's deadline allows
+        stream_flush_timeout="60s",  # but its reader may not
         request_headers_timeout=seconds(settings.header_timeout),
         common_http_protocol_options={"idle_timeout": "3600s"},
         delayed_close_timeout="2s",
         drain_timeout="1s",
     )
+
+
+def _note_deadline() -> Json:
+    """Keep the milliseconds that the caller gives, or an Envoy in front: it is looked at first."""
+    note = typed(
+        "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[put(_TIMEOUT, f"%REQ({ENVOY_TIMEOUT_MS}?{REQUEST_TIMEOUT_MS})%")],
+    )
+    return extension("envoy.http.early_header_mutation.header_mutation", note)
 
 
 def _request_mutations(protocol: str) -> list[Json]:
@@ -132,7 +151,6 @@ def _request_mutations(protocol: str) -> list[Json]:
     if protocol == "grpc":
         return [clean]
     return [
-        put(_TIMEOUT, f"%REQ({ENVOY_TIMEOUT_MS}?{REQUEST_TIMEOUT_MS})%"),
         clean,
         put("x-envoy-upstream-rq-timeout-ms", f"%REQ({_TIMEOUT})%"),
         {"remove": _TIMEOUT},
@@ -202,9 +220,8 @@ def _replicas(protocol: str) -> Json:
 
 def _upstream(protocol: str) -> Json:
     """Return how replicas are spoken to; each answer is judged as it arrives (`VERDICT`)."""
-    verdict = put(
-        VERDICT, "%UPSTREAM_CONNECTION_IDS_ATTEMPTED%;%RESP(GRPC-STATUS)%;%RESP(:STATUS)%"
-    )
+    asked = f"%UPSTREAM_REQUEST_ATTEMPT_COUNT%;%REQ({TIMEOUT_RETRY})%"
+    verdict = put(VERDICT, f"{asked};%RESP(GRPC-STATUS)%;%RESP(:STATUS)%")
     judge = typed(
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
         mutations={"response_mutations": [verdict]},

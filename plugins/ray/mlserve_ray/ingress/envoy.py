@@ -33,6 +33,7 @@ _LEVELS = {
 }
 _LINE = re.compile(r"(\w+) (\S+) (.*)")
 _TAKEN = re.compile(r"cannot bind '([^']+)': (.*)")
+_ENDING, _REJECTED = "caught ENVOY_SIGTERM", "config update rejected"
 _END_SECONDS = 5.0
 _TETHERED = (
     # Ends the process when its parent's thread does, also if that is over by now; then it is Envoy.
@@ -119,5 +120,9 @@ class Envoy:
             self._lines.append(line)
             match = _LINE.fullmatch(line)
             level = _LEVELS.get(match[1], logging.WARNING) if match else logging.WARNING
+            if _ENDING in line:
+                level = logging.DEBUG  # it was us
+            elif _REJECTED in line:
+                level = logging.ERROR
             _log.log(level, "Envoy: %s", bounded(match[3] if match else line))
         stream.close()

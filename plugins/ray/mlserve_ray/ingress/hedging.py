@@ -17,12 +17,14 @@ BUDGET = 0.02
 _AIM = 0.985
 """The smallest share of answers that is waited for: a smaller one would spend the budget on those
 that come first."""
-_WINDOW = 60.0
+_WINDOW = 120.0
 _FEWEST = 200
 """Answers below which a quantile says nothing."""
 _CHANGE = 0.1
 """The smallest change of the time, as a share, for which the routes are written again."""
 _EVERY = 1.0
+_HORIZON = 0.5
+"""Seconds until a decision to stop is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Hedging:
         oldest = self._remember(look)
         requests, hedged = look.requests - oldest.requests, look.hedged - oldest.hedged
         rate = requests / max(look.at - oldest.at, _EVERY)
-        could_be = active + rate * _EVERY
+        could_be = active + rate * _HORIZON
         if replicas < 2 or BUDGET * requests - hedged < could_be:  # noqa: PLR2004 - one and another
             return None
         slow = quantile_of(_between(oldest.answers, look.answers), self._quantile)

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 _START_SECONDS = 20.0
 _LOOK_SECONDS = 0.25
+_COUNT_SECONDS = 1.0
+"""Seconds between two looks at the counters: an Envoy that dies takes along what is newer."""
 _PAUSE = 0.02
 _AGAIN_SECONDS = 1.0
 """Seconds between two starts of an Envoy that does not stay."""
@@ -70,6 +72,7 @@ class Ingress:
         self._before = IngressCounters()
         """What earlier Envoys of this ingress counted."""
         self._counted = IngressCounters()
+        self._counted_at = 0.0
         self._is_draining = False
         self._ending = threading.Event()
         self._started = threading.Event()
@@ -198,12 +201,13 @@ class Ingress:
                 self._restart(envoy)
             return
         with self._lock:
-            self._count()
             replicas = [one for name in PROTOCOLS for one in self._admin.replicas(name)]
             ready = sum(one.is_ready for one in replicas) // len(PROTOCOLS)
             self._route(replicas=ready)
             if ready and self._options.is_idempotent:  # else nobody else may answer them
                 self._silence.end(envoy.process.pid, replicas)
+            if time.monotonic() - self._counted_at >= _COUNT_SECONDS or self._hedging is not None:
+                self._count()
             if self._hedging is not None and self._options.is_idempotent:
                 look = read_look(self._admin, self._counted)
                 active = sum(one.active for one in replicas)
@@ -255,6 +259,7 @@ class Ingress:
             self._counted = read_counters(self._admin)
         except Unavailable:
             return  # what was read last stands, until Envoy is back
+        self._counted_at = time.monotonic()
 
 
 def _address_of(host: str) -> str:

@@ -3,7 +3,8 @@
 A request is asked again
 
 - after a refusal (429 and 503; RESOURCE_EXHAUSTED and UNAVAILABLE), once, however many replicas
-  refuse: only an answer of the first replica that was reached can send it on (`VERDICT`);
+  refuse: only the first replica that is asked can send it on by its answer (`VERDICT`). Beside one
+  that is still at work, a second one that refuses is not heard;
 - after a connection that could not be made, or that ended, up to `_LOST` times, so that it finds a
   living replica where two of one machine have died. A request that may have begun is asked again
   only where the model is idempotent. The number is small because a request can be what ends the
@@ -23,18 +24,20 @@ from mlserve.wire.services import INFERENCE, MODEL, PREDICTION, method_path
 from mlserve_ray.ingress.typed import Json, extension, seconds, typed
 
 VERDICT = "x-mlserve-verdict"
-"""Header of each replica's answer, inside Envoy: `<connections tried>;<gRPC status>;<HTTP status>`.
-It never reaches a client."""
+"""Header of each replica's answer, which never reaches a client:
+`<how many were asked>;<TIMEOUT_RETRY>;<gRPC status>;<HTTP status>`."""
 ATTEMPTS = "x-envoy-attempt-count"
 TIMEOUT_RETRY = "x-envoy-is-timeout-retry"
 """Header of a request that was asked again: `true` if the first replica is still at work on it."""
 LOCAL = "local"
 """The cluster, in Envoy's sense, that is the front's own listener."""
-_REFUSED = {"grpc": r"[0-9]+;(8|14);200", "rest": r"[0-9]+;;(429|503)"}
+_MAY_REPEAT = r"(1;.*|[0-9]+;true);"
+_REFUSED = {"grpc": rf"{_MAY_REPEAT}(8|14);200", "rest": rf"{_MAY_REPEAT};(429|503)"}
 _LOST = 2
 _PICKS = 500
 """How often a replica is drawn until it is one that was not tried (`bootstrap.SAMPLES`)."""
 _BACKOFF = {"base_interval": "0.010s", "max_interval": "0.250s"}
+_LOCAL_PATHS = ("/mlserve/replicas", "/metrics", "/monitoring/prometheus/metrics")
 _LOCAL_TIMEOUT = 10.0
 _PREDICTIONS = ("Predict", "Classify", "Regress", "MultiInference")
 _INFERENCES: dict[str, tuple[Json, ...]] = {
@@ -88,7 +91,7 @@ def route_config(protocol: str, routing: Routing) -> Json:
         routes = [_answered({"prefix": "/"}, 503, STOPPING)]
     else:
         routes = [
-            *(_local(path) for path in ("/mlserve/replicas", "/metrics") if protocol == "rest"),
+            *(_local(path) for path in _LOCAL_PATHS if protocol == "rest"),
             *(_answered(match, 403, _NO_CONTROL) for match in _CONTROLS[protocol]),
             *(
                 _to_replicas(protocol, match, routing, is_inference=True)
@@ -137,13 +140,18 @@ def _to_replicas(protocol: str, match: Json, routing: Routing, *, is_inference: 
 
 
 def _retries(protocol: str, routing: Routing, *, may_repeat: bool) -> Json:
-    retry_on = ["retriable-headers", "connect-failure", "refused-stream", "reset-before-request"]
+    retry_on = ["connect-failure", "refused-stream", "reset-before-request"]
+    if may_repeat:
+        retry_on.append("reset")
+    if routing.replicas > 1:
+        retry_on.append("retriable-headers")
     verdict = {"name": VERDICT, "string_match": {"safe_regex": {"regex": _REFUSED[protocol]}}}
     previous = typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
-        "retry_on": ",".join([*retry_on, "reset"] if may_repeat else retry_on),
+        "retry_on": ",".join(retry_on),
         "retriable_headers": [verdict],
-        "num_retries": min(_LOST, max(0, routing.replicas - 1)),
+        # Never more than there are others; one, though, as another may have come by then.
+        "num_retries": min(_LOST, max(1, routing.replicas - 1)),
         "retry_host_predicate": [extension("envoy.retry_host_predicates.previous_hosts", previous)],
         "host_selection_retry_max_attempts": _PICKS,
         "retry_back_off": _BACKOFF,
