@@ -38,6 +38,7 @@ class RayDriver:
         self._downscale_delay = downscale_delay
         self._serve = threading.Lock()  # its client is not made for several threads
         self._roster: Any = None
+        self._has_taken = self._has_deployed = False
         self._chunks: dict[int, Mapping[str, tuple[Any, ...]]] = {}
 
     def connect(self, address: str, folder: str, front: str) -> None:
@@ -72,6 +73,7 @@ class RayDriver:
                 f"a server named {self._plan.server} runs in that cluster, started on {other}",
                 hint=f"stop it there: mlserve down {self._plan.server}",
             )
+        self._has_taken = True
 
     def require_room(self) -> None:
         """Raise Unavailable if the cluster has no room for the replicas."""
@@ -80,11 +82,13 @@ class RayDriver:
     def deploy(self) -> None:
         """Have the replicas placed, in place of any that run; return at once."""
         with self._serve:
+            self._has_deployed = True
             application.deploy(self._plan, self._options, self._downscale_delay)
 
     def deploy_again(self) -> None:
         """Have the replicas placed, unless the cluster has kept them."""
         with self._serve:
+            self._has_deployed = True
             if not application.is_deployed(self._plan.server):
                 application.deploy(self._plan, self._options, self._downscale_delay)
 
@@ -125,11 +129,13 @@ class RayDriver:
     def begin_end(self) -> None:
         """Have Ray Serve end the replicas, each after its drain; return at once."""
         with self._serve:
-            application.delete(self._plan.server)
+            if self._has_deployed:
+                application.delete(self._plan.server)
 
     def end(self) -> None:
-        """End the roster."""
-        ray.kill(self._roster)
+        """End the roster, unless it is another front's."""
+        if self._has_taken:
+            ray.kill(self._roster)
 
 
 def _is_dead(other: str, front: str) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlserve.artifact import Manifest
+from mlserve.artifact import Manifest, version_folder
 from mlserve.background import end_process, run_on_daemon_thread
 from mlserve.errors import (
     ExitCode,
@@ -465,5 +465,5 @@ def _endpoint(replica: Report, state: EndpointState) -> Endpoint:
 
 def _is_idempotent(base_path: Path, versions: tuple[int, ...]) -> bool:
     """Whether requests may be asked twice: unless a version's manifest says that they may not."""
-    manifests = [Manifest.read(base_path / str(version)) for version in versions]
-    return all(getattr(manifest, "idempotent", True) for manifest in manifests)
+    manifests = [Manifest.read(version_folder(base_path, version)) for version in versions]
+    return all(manifest is None or manifest.idempotent for manifest in manifests)

@@ -19,6 +19,11 @@ from mlserve_ray.reports import Load, VersionStatus
 _SECONDS = 5.0
 _OF_THE_MODEL = ("inference_failed", "mlserve_error")
 """Codes of requests that the model, and not the caller or the load, made fail."""
+_GAUGES = {
+    "mlserve_requests_running": "running",
+    "mlserve_requests_waiting": "waiting",
+    "mlserve_predicted_wait_seconds": "predicted",
+}
 _NOT_FOR_WANT_OF_ROOM = {"too_slow", "draining", "gone", "too_large", "unauthenticated"}
 """Reasons for refusals that more replicas would not have prevented."""
 
@@ -98,12 +103,8 @@ def _add(totals: dict[str, float], answered: dict[int, tuple[int, int]], sample:
     for name in ("done", "ran", "waiting", "running", "requests", "refused"):
         totals.setdefault(name, 0.0)
     labels = sample.labels
-    if sample.name == "mlserve_requests_running":
-        totals["running"] = sample.value
-    elif sample.name == "mlserve_requests_waiting":
-        totals["waiting"] = sample.value
-    elif sample.name == "mlserve_predicted_wait_seconds":
-        totals["predicted"] = sample.value
+    if sample.name in _GAUGES:
+        totals[_GAUGES[sample.name]] = sample.value
     elif sample.name == "mlserve_refused_total":
         if labels["reason"] in _NOT_FOR_WANT_OF_ROOM:
             return
