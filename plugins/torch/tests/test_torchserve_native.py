@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -264,7 +263,7 @@ def test_the_deadline_is_the_clients(server: TorchServe, protocol: str) -> None:
 def test_a_run_that_fails_is_not_tried_again(server: TorchServe, protocol: str) -> None:
     with (
         server.client(protocol, retries=Retries(max_attempts=3)) as client,
-        pytest.raises(InferenceFailed, match="internal error; the server.s log") as error,
+        pytest.raises(InferenceFailed, match="internal error; the server's log") as error,
     ):
         client.infer({"seconds": [0.0]}, signature="crash", timeout=20)
     assert error.value.details["attempts"] == 1
