@@ -12,6 +12,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("tests.harness")
+from tests.harness import certificates  # noqa: E402
 from tests.harness.command import Command  # noqa: E402
 
 STARTERS = frozenset(("cli", "command", "launch", "server", "servers", "start", "start_echo"))
@@ -32,7 +33,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
 
 
 def pytest_configure() -> None:
-    """Lets the commands that tests start be interrupted, and start fast.
+    """Lets the commands that tests start be interrupted, and start fast; and httpx be fast.
 
     A shell starts what it runs in the background with SIGINT ignored, and every process below would
     inherit that. And numpy's OpenBLAS in each of the thousand processes that import it would keep a
@@ -41,6 +42,7 @@ def pytest_configure() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    certificates.read_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
