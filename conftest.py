@@ -17,6 +17,17 @@ from tests.harness.command import Command  # noqa: E402
 
 STARTERS = frozenset(("cli", "command", "launch", "server", "servers", "start", "start_echo"))
 """The fixtures that start processes."""
+LONGEST = (
+    "tests/test_docs.py",
+    "tests/compare/test_parity.py",
+    "tests/test_readme.py",
+    "tests/test_empty_home.py",
+    "plugins/torch/tests/test_torchserve_native.py",
+    "plugins/torch/tests/test_conformance.py",
+    "plugins/tfserving/tests/test_conformance.py",
+    "plugins/models/tests/test_whole_path.py",
+)
+"""The files that take a minute or more: begun first, none still runs when all others are done."""
 
 
 class _ByFile(LoadScopeScheduling):
@@ -30,6 +41,12 @@ class _ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
     """What spreads the tests. Not `--dist loadgroup`: pytest 9.2 does not show it the groups."""
     return _ByFile(config, log)
+
+
+@pytest.hookimpl
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n logical` means: one more than there are CPUs, as tests wait for processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure() -> None:
@@ -46,7 +63,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what asks for a fixture that starts a process, so that nobody has to think of it."""
+    """Puts the longest files first; marks what asks for a fixture that starts a process."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         if isinstance(item, pytest.Function) and not STARTERS.isdisjoint(item.fixturenames):
             item.add_marker("server")
