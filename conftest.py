@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite("tests.harness")
-from tests.harness import certificates  # noqa: E402
+from tests.harness import certificates, logging_state  # noqa: E402
 from tests.harness.command import Command  # noqa: E402
 
 STARTERS = frozenset(("cli", "command", "launch", "server", "servers", "start", "start_echo"))
@@ -68,6 +68,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and not STARTERS.isdisjoint(item.fixturenames):
             item.add_marker("server")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_unchanged() -> Iterator[None]:
+    """A module that leaves logging changed fails itself, and not what is run after it."""
+    with logging_state.unchanged():
+        yield
 
 
 @pytest.fixture(autouse=True)
