@@ -37,14 +37,14 @@ SORRELS = {"README.md": 6, "docs/ask.md": 6}
 """How often a page's commands must at least print the label of the horse."""
 
 _MLSERVE = """\
+store_of_home="$MLSERVE_HOME/data/models"
 mlserve() {{
     case "$*" in
         up*-port*) command mlserve "$@" ;;
         up*) command mlserve "$@" --grpc-port {grpc} --rest-port {rest} ;;
         doctor) command mlserve doctor || (( $? == 3 )) ;;
-        "export --model efficientnet_lite0") export_once tfserving "$MLSERVE_HOME/data/models" "$@" ;;
-        "export --backend "*" --model efficientnet_lite0")
-            export_once "$3" "$MLSERVE_HOME/data/models" "$@" ;;
+        "export --model efficientnet_lite0") export_once tfserving "$store_of_home" "$@" ;;
+        "export --backend "*" --model efficientnet_lite0") export_once "$3" "$store_of_home" "$@" ;;
         "export --backend "*" --model efficientnet_lite0 --store "*) export_once "$3" "$7" "$@" ;;
         *) command mlserve "$@" ;;
     esac
