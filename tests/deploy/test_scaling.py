@@ -141,11 +141,16 @@ def test_slots_alone_would_not_hold_the_replicas(make_plan: MakePlan) -> None:
     scaler["metrics"] = [each for each in scaler["metrics"] if each["type"] == "Pods"]
     cluster = Cluster(scaler, *MODELS["calls that share the threads"])
 
-    for _ in range(480):
+    for _ in range(240):
         cluster.step(3.2)
+    cluster.lost = 0.0
+    seen = set()
+    for _ in range(240):
+        cluster.step(3.2)
+        seen.add(cluster.pods)
 
-    assert cluster.lost / cluster.offered > 0.01
-    assert len({pods for _, pods in cluster.changes[-10:]}) > 1, "it swings"
+    assert len(seen) > 1, "it swings"
+    assert cluster.lost > 0
 
 
 @pytest.mark.parametrize("kind", MODELS)
