@@ -84,6 +84,8 @@ class Server:
 
     def __init__(self, options: ServerOptions) -> None:
         settings, sockets = within_file_limit(options.settings), options.sockets
+        place = options.host, options.grpc_port
+        # What the server allows depends on who can reach it.
         options = replace(options, settings=settings, host=sockets.host(options.host))
         self._options = options
         self._notifier = options.notifier
@@ -94,13 +96,12 @@ class Server:
         self.parts = ServerParts(
             settings, host=options.host, threads=options.threads, on_change=self._note_change
         )
-        place, parts = (options.host, options.grpc_port), self.parts
-        passed = sockets.opened(GRPC)
+        parts, passed = self.parts, sockets.opened(GRPC)
         self.grpc = GrpcPort(*place, parts.telemetry, parts.memory, settings, passed)
         self.rest = (
             None
             if options.rest_port is None
-            else RestPort(options.host, options.rest_port, settings, sockets.opened(REST))
+            else RestPort(place[0], options.rest_port, settings, sockets.opened(REST))
         )
 
     @property
@@ -196,8 +197,13 @@ class Server:
 
     def _reload(self) -> None:
         assert self._options.config is not None
-        self._notifier.reloading()
-        self._options.config.look_now(self._tell_ready)
+        if self._was_ready:
+            self._notifier.reloading()
+        self._options.config.look_now(self._tell_reloaded)
+
+    def _tell_reloaded(self) -> None:
+        if self._was_ready:
+            self._tell_ready()
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()

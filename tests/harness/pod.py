@@ -33,6 +33,8 @@ class Pod:
         if config is not None:
             put_config_map(self.config, config["data"], 1)
         self._folder = folder
+        self.address = ""
+        """The pod's IP address, once it has been started."""
         self.id = engine("create", *self._options(), *self._command())
 
     def start(self) -> None:
@@ -41,6 +43,8 @@ class Pod:
         That may fail as often as the specification says.
         """
         self.engine("start", self.id)
+        networks = self.engine.inspect(self.id)["NetworkSettings"]["Networks"]
+        self.address = str(next(iter(networks.values()))["IPAddress"])
         probe = self.container["startupProbe"]
         for _ in range(probe["failureThreshold"]):
             assert self.state["Running"], self.log()
@@ -70,12 +74,6 @@ class Pod:
         before_signal.set()
         self.engine("stop", "--time", str(grace - pause), self.id)
         return time.monotonic() - began
-
-    @property
-    def address(self) -> str:
-        """The pod's IP address."""
-        networks = self.engine.inspect(self.id)["NetworkSettings"]["Networks"]
-        return str(next(iter(networks.values()))["IPAddress"])
 
     def client(self, **options: Any) -> Client:
         return Client(f"{self.address}:8500", **options)

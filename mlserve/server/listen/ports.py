@@ -71,7 +71,7 @@ class GrpcPort:
         self._settings = settings
         listeners = _listeners("gRPC", host, port, settings.grpc_socket, passed)
         self._listening = _Listening(listeners, passed, settings, self._tls)
-        self.address = _address(listeners[0], host)
+        self.address = _address(listeners[0]) if passed else _join(host, _port(listeners[0]))
 
     async def start(self, methods: Mapping[str, Method], short_names: Iterable[str] = ()) -> None:
         """Start serving, not ready yet; connections made since the port was bound are served.
@@ -127,7 +127,7 @@ class RestPort:
         listeners = _listeners("REST", host, port, settings.rest_socket, passed)
         self._listening = _Listening(listeners, passed, settings, self._tls)
         self._connections: HttpConnections | None = None
-        self.address = _address(listeners[0], host)
+        self.address = _address(listeners[0]) if passed else _join(host, _port(listeners[0]))
 
     async def start(self, begin: Begin) -> None:
         """Start serving; connections made since the port was bound are answered now."""
@@ -400,13 +400,16 @@ def _is_left_over(path: Path) -> bool:
         return client.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
-def _address(listener: socket.socket, host: str) -> str:
-    """Return where it listens, for the log: `host:port`, or `unix:PATH` of a socket passed."""
+def _address(listener: socket.socket) -> str:
+    """Return where a socket that was passed listens: `host:port`, or `unix:PATH`."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
-    own = name[0]
-    return _join(host if own in ("", host) else own, name[1])
+        return f"unix:{os.fsdecode(name)}"
+    return _join(name[0], name[1])
+
+
+def _port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
 
 
 def _join(host: str, port: int) -> str:
