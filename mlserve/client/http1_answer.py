@@ -108,30 +108,26 @@ class AnswerReader:
             raise CutOff("it closed the connection in the middle of the answer")
 
     def _take_head(self, data: bytes) -> None:
-        searched = max(0, len(self._rest) - 2)
         came = self._rest + data if self._rest else data
-        end = _END_OF_HEAD.search(came, searched)
-        size = self._counted + (len(came) if end is None else end.end())
-        if size > MOST_OF_A_HEAD:
+        at, searched = 0, max(0, len(self._rest) - 2)
+        while (end := _END_OF_HEAD.search(came, searched)) is not None:
+            self._count(end.end() - at, 0)
+            status = self._read_head(came[at : end.start()])
+            at = searched = end.end()
+            if status >= _OK:
+                self.status, self._rest = status, b""
+                self.feed(came[at:])
+                return
+        self._rest = came[at:]
+        self._count(0, len(self._rest))
+        if not (self._counted or b"HTTP/1."[: len(came)] == came[:7]):
+            raise NotHttp(f"illegal status line: {came[:_SHOWN]!r}")
+
+    def _count(self, read: int, unread: int) -> None:
+        """Take note of so many more bytes of a head or a trailer. Raises NotHttp if too many."""
+        self._counted += read
+        if self._counted + unread > MOST_OF_A_HEAD:
             raise NotHttp(f"the head of an answer has more than {MOST_OF_A_HEAD} bytes")
-        if end is None:
-            self._rest = came
-            if not self._counted and not b"HTTP/1."[: len(came)] == came[:7]:
-                raise NotHttp(f"illegal status line: {came[:_SHOWN]!r}")
-            return
-        self._rest = b""
-        status = self._read_head(came[: end.start()])
-        if status == _SWITCHING:
-            raise NotHttp("it switches to another protocol, for which nobody asked")
-        after = came[end.end() :]
-        if status < _OK:
-            self._counted = size
-            if after:
-                self._take_head(after)
-            return
-        self.status = status
-        if after or self.is_done:
-            self.feed(after)
 
     def _read_head(self, head: bytes) -> int:
         """Read the status line and the fields, and how the body ends; return the status."""
@@ -141,6 +137,8 @@ class AnswerReader:
         if found is None:
             raise NotHttp(f"illegal status line: {head[:_SHOWN]!r}")
         status = int(found[2])
+        if status == _SWITCHING:
+            raise NotHttp("it switches to another protocol, for which nobody asked")
         if status < _OK:
             return status
         self.reason = found[3] or ""
@@ -241,10 +239,8 @@ class AnswerReader:
                 self._finish()
                 self.feed(came[at:])
                 return
-        self._counted += at
         self._rest = came[at:]
-        if self._counted + len(self._rest) > MOST_OF_A_HEAD:
-            raise NotHttp(f"the trailer of an answer has more than {MOST_OF_A_HEAD} bytes")
+        self._count(at, len(self._rest))
 
     def _add(self, data: bytes) -> None:
         """Add a piece of the body, unpacked to no more than is read."""
