@@ -12,6 +12,7 @@ import select
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from mlserve.client.http1_answer import AnswerError, AnswerReader, CutOff
 
@@ -58,8 +59,8 @@ class Http1Connection(asyncio.Protocol):
         self._end_of_it = "it closed the connection without an answer"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Those of uvloop are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self.is_open = True
 

@@ -60,8 +60,8 @@ class AnswerReader:
 
     __slots__ = (
         *("can_be_kept", "headers", "is_done", "reason", "status"),
-        *("_counted", "_is_tunnel", "_left", "_limit", "_packed", "_pieces", "_rest", "_room"),
-        *("_take", "_wants_line_end"),
+        *("_body", "_counted", "_is_tunnel", "_left", "_limit", "_packed", "_rest", "_take"),
+        *("_wants_line_end",),
     )
 
     def __init__(self, limit: int, *, is_tunnel: bool = False) -> None:
@@ -71,8 +71,8 @@ class AnswerReader:
         self.is_done = False
         self.can_be_kept = False
         self._is_tunnel = is_tunnel
-        self._limit = self._room = limit
-        self._pieces: list[bytes] = []
+        self._limit = limit
+        self._body: bytes | bytearray = b""
         self._rest = b""
         self._counted = 0  # of the head or the trailer, which have a limit
         self._left = 0
@@ -88,7 +88,7 @@ class AnswerReader:
     @property
     def body(self) -> bytes:
         """The body, unpacked."""
-        return b"".join(self._pieces)
+        return bytes(self._body)
 
     def feed(self, data: bytes) -> bool:
         """Read what came; return whether the answer is whole."""
@@ -244,16 +244,20 @@ class AnswerReader:
 
     def _add(self, data: bytes) -> None:
         """Add a piece of the body, unpacked to no more than is read."""
+        room = self._limit - len(self._body)
         if self._packed is not None:
             try:
-                data = self._packed.decompress(data, self._room + 1)
+                data = self._packed.decompress(data, room + 1)
             except zlib.error as error:
                 raise UnknownCoding(str(error)) from error
-        if len(data) > self._room:
+        if len(data) > room:
             raise TooLarge
-        self._room -= len(data)
-        if data:
-            self._pieces.append(data)
+        if not self._body:
+            self._body = data  # most answers come in one piece
+            return
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)  # a list of tiny pieces would take far more memory
+        self._body += data
 
     def _finish(self) -> None:
         """Take note that the body is whole, and require that it is one whole gzip if it is packed.
@@ -261,7 +265,7 @@ class AnswerReader:
         An empty body may be named gzip all the same.
         """
         packed = self._packed
-        if packed is not None and self._pieces and not packed.eof:
+        if packed is not None and self._body and not packed.eof:
             raise UnknownCoding("its gzip is cut off")
         if packed is not None and packed.unused_data:
             raise UnknownCoding("something follows its gzip")

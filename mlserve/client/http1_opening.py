@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from ipaddress import ip_address
+from typing import Any
 
 from mlserve.background import run_on_daemon_thread
 from mlserve.client.endpoint import Connection, Tls
@@ -110,15 +111,12 @@ async def _to_host(
     host: str, port: int, context: ssl.SSLContext | None, name: str, seconds: float
 ) -> Http1Connection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(
-        Http1Connection,
-        host,
-        port,
-        ssl=context,
-        server_hostname=None if context is None else name,
-        ssl_handshake_timeout=None if context is None else seconds,
-        happy_eyeballs_delay=None if _is_address(host) else _HEAD_START,
-    )
+    options: dict[str, Any] = {}
+    if context is not None:
+        options = {"ssl": context, "server_hostname": name, "ssl_handshake_timeout": seconds}
+    if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(host):
+        options["happy_eyeballs_delay"] = _HEAD_START  # other loops, such as uvloop's, lack it
+    _, connection = await loop.create_connection(Http1Connection, host, port, **options)
     return connection
 
 

@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ LABEL = json.dumps({"outputs": {"labels": [["sorrel"]], "scores": [[1.0]]}}).enc
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LABEL) + LABEL
 ONCE = Retries(max_attempts=1)
 MODEL: Any = {"model": "m", "api": "tfs"}
+LOOPS = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        "asyncio",
+        pytest.param(
+            ("asyncio", {"use_uvloop": True}),
+            marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="it is not installed"),
+            id="uvloop",
+        ),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +101,7 @@ class Counting:
             writer.write(OK)
 
 
+@LOOPS
 async def test_one_connection_serves_one_caller_and_the_last_used_is_used_next() -> None:
     server = Counting()
     async with serving(server) as address, AsyncClient(f"http://{address}", **MODEL) as client:
@@ -320,6 +333,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("tls"))
 
 
+@LOOPS
 async def test_a_connection_with_tls_is_kept(certificates: Certificates) -> None:
     server, tls = Counting(), Tls(ca=certificates.ca)
     secure = certificates.server("127.0.0.1")
