@@ -37,7 +37,7 @@ _MADE = "<!-- Made from the code by docs/reference/generate.py: run `make refere
 _COMMAND_GROUPS = {
     "Make": ("export", "build"),
     "Run": ("up", "ps", "logs", "down"),
-    "Ask": ("predict", "status", "metadata"),
+    "Ask": ("predict", "gate", "gate calibrate", "gate verify", "status", "metadata"),
     "Keep": (
         *("models", "models list", "models show", "models verify", "models sign"),
         *("models use", "models rm", "models copy", "models prune"),
