@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import select
 import signal
@@ -25,6 +26,9 @@ from mlserve.gate.inotify import Event, Inotify, Mask
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _SETTLED = 2.0
 """Seconds without a change after which a file counts as written where there are no leases."""
+_LOOK_EVERY = 1.0
+"""Seconds after which it is looked whether the folder is still there: no event tells that while it
+is open here."""
 _MOST_KNOWN = 100_000
 
 
@@ -107,8 +111,11 @@ class FolderWatch:
 
     def _names(self) -> list[str]:
         """Return the names of the images in the folder, the one first that was written first."""
-        with os.scandir(self.folder) as entries:
-            names = [entry.name for entry in entries if _is_wanted(entry.name)]
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries if _is_wanted(entry.name)]
+        except OSError as error:
+            raise self._gone() from error
         times = {name: each for name in names if (each := self._look(name)) is not None}
         return sorted(times, key=lambda name: (times[name].id.mtime_ns, name))
 
@@ -124,22 +131,34 @@ class FolderWatch:
         return Found(path, FileId.of(found), max(found.st_mtime, found.st_ctime))
 
     def _wait(self) -> None:
-        """Wait for events, or until a file has settled, or for the end."""
+        """Wait for events, or until a file has settled, or for the end, and not for long."""
         ready = select.poll()
         ready.register(self._inotify.fileno(), select.POLLIN)
         ready.register(self._wakened, select.POLLIN)
-        due = min(self._unsettled.values(), default=None)
-        left = None if due is None else max(0.0, due - time.monotonic()) * 1000
-        ready.poll(left)
-        for event in self._inotify.read():
+        due = min(self._unsettled.values(), default=math.inf)
+        ready.poll(max(0.0, min(due - time.monotonic(), _LOOK_EVERY)) * 1000)
+        events = self._inotify.read()
+        for event in events:
             self._take(event)
+        if not events and not self._is_there():
+            raise self._gone()
+
+    def _is_there(self) -> bool:
+        try:
+            named, own = self.folder.stat(), os.fstat(self._lock)
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            f"the folder {self.folder} is gone: no more files can come",
+            hint="make or mount it again, and start the gate again",
+        )
 
     def _take(self, event: Event) -> None:
         if event.mask & Mask.GONE:
-            raise Unavailable(
-                f"the folder {self.folder} is gone: no more files can come",
-                hint="make or mount it again, and start the gate again",
-            )
+            raise self._gone()
         if event.mask & Mask.OVERFLOW:  # events were lost, but the files are there
             self._waiting.extend(self._names())
         elif _is_wanted(event.name) and (
