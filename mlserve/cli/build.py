@@ -12,7 +12,7 @@ import typer
 from mlserve.cli import completion
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
-from mlserve.settings import GRPC_PORT, Launcher
+from mlserve.settings import GRPC_PORT
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.images import BuildRequest
@@ -103,7 +103,7 @@ def build(
         plugins.backend(chosen.backend),
         Artifact.open(chosen.base_path, chosen.model, chosen.expected[-1]),
         tag=tag,
-        kind=Launcher(server),
+        kind=server,
         base_image=base_image,
         options=tuple(build_option or ()),
         wheel_dir=wheel_dir,

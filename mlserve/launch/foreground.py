@@ -15,7 +15,7 @@ from mlserve.launch.command import Process
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, state_lock
 from mlserve.launch.up import LaunchedServer, UpRequest, start_or_join
-from mlserve.settings import Launcher
+from mlserve.settings import DOCKER
 
 _PAUSE = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,7 +29,7 @@ def run_in_foreground(
     SIGTERM and SIGINT make it drain and stop; a second one kills it. SIGHUP has it read its
     configuration file again. `on_ready` is called once it answers. Raises what `up` raises.
     """
-    if request.launcher is Launcher.DOCKER:
+    if request.launcher == DOCKER:
         raise UsageError(
             "the docker launcher only runs servers in the background",
             hint="leave --foreground out, or run the image yourself: mlserve build, docker run",

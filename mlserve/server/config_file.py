@@ -32,7 +32,7 @@ from mlserve.served_model import ServedModel
 from mlserve.server.models.versions import ModelSpec
 from mlserve.server.parts import ServerParts
 from mlserve.server_state import replace_state, state_text
-from mlserve.settings import Launcher, ServerSettings
+from mlserve.settings import AUTO, EMBEDDED, ServerSettings
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class StartedWith:
         for key in ("grpc_port", "rest_port"):
             if getattr(config, key) and getattr(config, key) != getattr(self, key):
                 yield key, getattr(self, key)
-        if config.launcher not in (Launcher.AUTO, Launcher.EMBEDDED):
-            yield "launcher", Launcher.EMBEDDED
+        if config.launcher not in (AUTO, EMBEDDED):
+            yield "launcher", EMBEDDED
         for item in described(ServerSettings):
             own = getattr(self.settings, item.name)
             if getattr(config.settings, item.name) != own:

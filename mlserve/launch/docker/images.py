@@ -23,9 +23,9 @@ from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, ins
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
 from mlserve.launch.docker.plan import published, server_spec
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Serving
 from mlserve.options import flag_of
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED, NATIVE
 from mlserve.sources import Progress
 from mlserve.store import VersionPolicy
 
@@ -53,7 +53,7 @@ class BuildRequest:
     backend: Backend
     artifact: Artifact
     tag: str | None = None
-    kind: Launcher = Launcher.AUTO
+    kind: str = AUTO
     base_image: str | None = None
     options: tuple[str, ...] = ()
     wheel_dir: Path | None = None
@@ -70,10 +70,10 @@ class BuildRequest:
 
         Raises UsageError if a third-party server is requested and none is known.
         """
-        if self.kind is Launcher.EMBEDDED:
+        if self.kind == EMBEDDED:
             return None
         spec = published(self.backend, self.artifact.path.parent, self.artifact.model)
-        if spec is None and self.kind is Launcher.NATIVE:
+        if spec is None and self.kind == NATIVE:
             raise UsageError(
                 f"the backend {self.backend.name!r} has no third-party image",
                 hint="use --server embedded",
