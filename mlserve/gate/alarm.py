@@ -1,8 +1,8 @@
 """The alarm of a gate: its state in a file beside the audit, which the audit can bring up to date.
 
 The state may be older than the audit, as after a crash: then the scores of the lines since are bet
-on again. Each fair random number comes from the digest of the line before, so that the same lines
-give the same capital.
+on again. Each line has the fair random number of its bet, so that the same lines give the same
+capital. It comes from the digest of the line before, which nobody can choose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlserve.artifact import digest_of
 from mlserve.errors import UsageError, reason_of
 from mlserve.gate.errors import AuditStopped
-from mlserve.gate.martingale import Bet, Martingale, bin_of
+from mlserve.gate.martingale import Martingale, bin_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -69,8 +69,10 @@ class Alarm:
     def bet(self, score: float | None) -> dict[str, Any]:
         """Bet on a score, and return what its line says of it. While the audit is held."""
         number = bin_of(score)
-        bet = self._bet(number, self._audit.next_prev)
-        return {"key": self.key, "bin": number, **bet.to_json()}
+        digest = digest_of(f"fair {self._audit.next_prev}".encode()).removeprefix("sha256:")
+        fair = int(digest[:_FAIR_DIGITS], 16) / 16**_FAIR_DIGITS
+        bet = self._game.bet(number, fair)
+        return {"key": self.key, "bin": number, "fair": fair, **bet.to_json()}
 
     def wrote(self, seq: int) -> None:
         """Note that the line of that number, with the last bet if there was one, was written."""
@@ -118,7 +120,8 @@ class Alarm:
         if self._seq > (0 if head is None else head.seq):
             raise AuditStopped(
                 f"{self.path} knows of line {self._seq}, and {self._audit.path} ends before it",
-                hint="lines were removed from the audit, or another file has its name",
+                hint="lines were removed from the audit, or lost with the power: check it with "
+                "`mlserve gate verify --head`; to go on with it as it is, remove the state",
             )
 
     def _take(self, data: Mapping[str, Any]) -> None:
@@ -126,8 +129,4 @@ class Alarm:
             self._game = self._begun()
         told = data.get("alarm")
         if isinstance(told, Mapping) and told.get("key") == self.key:
-            self._bet(int(told["bin"]), str(data["prev"]))
-
-    def _bet(self, number: int, prev: str) -> Bet:
-        digest = digest_of(f"{prev} fair".encode()).removeprefix("sha256:")
-        return self._game.bet(number, int(digest[:_FAIR_DIGITS], 16) / 16**_FAIR_DIGITS)
+            self._game.bet(int(told["bin"]), float(told["fair"]))

@@ -73,7 +73,7 @@ class Asker:
     def _asked(self, client: Client, image: bytes, deadline: Deadline) -> Answered:
         for _ in range(_TRIES):
             answer = client.predict(image, timeout=deadline)
-            identity = Identity.of(client.metadata(timeout=deadline))
+            identity = _identity(client, answer, deadline)
             if answer.version is None or answer.version == identity.version:
                 if self._guarantee is not None:
                     self._guarantee.require(identity)
@@ -83,3 +83,10 @@ class Asker:
             f"{identity.version}",
             hint="name the version with --version",
         )
+
+
+def _identity(client: Client, answer: Prediction, deadline: Deadline) -> Identity:
+    """Return which model answered. Only mlserve's servers tell, and say what runs the model."""
+    if answer.served_by is None:
+        return Identity(answer.model, answer.version, None, None)
+    return Identity.of(client.metadata(timeout=deadline))

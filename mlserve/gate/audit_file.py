@@ -83,10 +83,14 @@ def _last_seq(path: Path, full: Path) -> int | None:
     return int(number) if is_whole and number.isdecimal() and len(number) == _DIGITS else None
 
 
-def lines_in(file: Path) -> Iterator[Line]:
-    """Yield the whole lines of a file. Raises AuditBroken for one that is not as it was written."""
+def lines_in(file: Path, begin: int = 0) -> Iterator[Line]:
+    """Yield the whole lines of a file, from that byte on, where a line begins.
+
+    Raises AuditBroken for one that is not as it was written.
+    """
     try:
         with file.open("rb") as opened:
+            opened.seek(begin)
             for number, line in enumerate(opened, start=1):
                 if line.endswith(b"\n"):  # else a crash cut it off
                     yield _line(file, number, line)
@@ -113,6 +117,8 @@ class AuditFile:
         self._fd = -1
         self._size = -1
         self._last: Line | None = None
+        self._others = (-1, 0)
+        """The number of our last line, and where the lines of others begin after it."""
         self._holds = 0
         self._syncing = Lock()
         self._timer: Timer | None = None
@@ -158,6 +164,9 @@ class AuditFile:
 
     def lines_after(self, seq: int) -> Iterator[Line]:
         """Yield the lines of all files with a higher number. To be called while it is held."""
+        if seq == self._others[0]:
+            yield from lines_in(self.path, self._others[1])
+            return
         for full in full_files(self.path):
             if (_last_seq(self.path, full) or 0) > seq:
                 yield from (line for line in lines_in(full) if line.seq > seq)
@@ -198,6 +207,10 @@ class AuditFile:
             self._learn(size)
 
     def _learn(self, size: int) -> None:
+        """Learn the last line of a file that others have written to, or that is new to us."""
+        self._others = (-1, 0)
+        if self._last is not None and 0 <= self._size < size:
+            self._others = (self._last.seq, self._size)
         torn = _torn(self._fd, size)
         if torn:
             size -= len(torn)
@@ -291,6 +304,7 @@ class AuditFile:
         with self._syncing:
             old, self._fd = self._fd, new
         os.close(old)
+        self._size = -1
         self._learn(os.fstat(new).st_size)  # another process may have been faster
 
     def _stop(self, error: OSError) -> NoReturn:

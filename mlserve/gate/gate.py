@@ -178,16 +178,20 @@ class Gate:
             return verdict
         said = "; ".join(failures)
         stricter = verdict.decision.at_least(self._policy.on_error)
-        self._audit.append(
-            {
-                "time": now(),
-                "kind": "lamp_failed",
-                "of": line.seq,
-                "decision": stricter.value,
-                "reason": Reason.ERROR.value,
-                "text": said,
-            }
-        )
+        record = {
+            "time": now(),
+            "kind": "lamp_failed",
+            "of": line.seq,
+            "decision": stricter.value,
+            "reason": Reason.ERROR.value,
+            "text": said,
+        }
+        with self._audit.held():
+            if self._alarm is not None:
+                self._alarm.catch_up()
+            written = self._audit.append(record)
+            if self._alarm is not None:
+                self._alarm.wrote(written.seq)
         return Verdict(stricter, Reason.ERROR, f"{said}; before that: {verdict.text}")
 
 

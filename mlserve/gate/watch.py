@@ -68,8 +68,9 @@ class FolderWatch:
         self._unsettled: dict[str, float] = {}
         self._wakened, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_ended = False
-        # While a lease is tried, a writer may come: its signal would end the process.
-        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        # While a lease is tried, a writer may come: its signal would end the process. It is not
+        # ignored, as the programs that are started here would inherit that.
+        signal.signal(signal.SIGIO, lambda *_: None)
 
     def present(self) -> set[FileId]:
         """Return the files that are in the folder now, written or not."""
