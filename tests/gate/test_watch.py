@@ -131,6 +131,8 @@ def test_what_was_decided_before_does_not_come(folder: Path, watcher: Watcher) -
 def test_a_lost_event_loses_no_file(folder: Path, watcher: Watcher) -> None:
     """More events than the kernel keeps for us."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 50_000:
+        pytest.skip("the kernel keeps too many events to overflow them in a short test")
     (folder / "a.jpg").write_bytes(b"a")
     for number in range(most // 2 + 100):  # a rename is two events, an opening one more
         (folder / "a.jpg").rename(folder / f"b{number % 2}.txt")
