@@ -56,8 +56,8 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 
 ##@ Test
 
-# Envoy, Triton, MLServer, KServe and TorchServe, each in an environment of its own, in the folder that
-# MLSERVE_TEST_FOREIGN names, if set. What cannot be had is said, and its tests are skipped.
+# Envoy, Triton, MLServer, KServe, TorchServe, and kubectl with Helm, each in an environment of its own, in
+# the folder that MLSERVE_TEST_FOREIGN names, if set. What cannot be had is said, and its tests are skipped.
 foreign: $(VENV)/installed-dev ## Build the environments of the third-party servers of the tests
 	$(BIN)/python tests/foreign/build.py
 
