@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,8 @@ def converted(
     Raises ExportError when an operation has no counterpart in OpenVINO.
     """
     try:
-        found = ov.convert_model(content)
+        with _logging_kept():
+            found = ov.convert_model(content)
         _name(found.inputs, inputs)
         _name(found.outputs, outputs)
         found.reshape(
@@ -58,6 +61,18 @@ def converted(
         why = plain(error) if isinstance(error, RuntimeError) else reason_of(error)
         raise cannot_convert(model, why) from error
     return found
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo what a conversion does to the root logger: warnings of the whole process would be lost."""
+    root = logging.getLogger()
+    level, filters = root.level, list(root.filters)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters = filters
 
 
 def cannot_convert(model: Model, why: str) -> ExportError:
