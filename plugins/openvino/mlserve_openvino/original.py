@@ -65,7 +65,7 @@ def converted(
 
 @contextmanager
 def _logging_kept() -> Iterator[None]:
-    """Undo what a conversion does to the root logger: warnings of the whole process would be lost."""
+    """Undo what a conversion does to the root logger: all warnings of the process would be lost."""
     root = logging.getLogger()
     level, filters = root.level, list(root.filters)
     try:

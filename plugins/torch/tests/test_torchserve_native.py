@@ -320,6 +320,7 @@ def test_a_model_folder_is_what_the_archiver_would_make(
     assert json.loads(spec.files["store/3/MAR-INF/MANIFEST.json"]) == manifest
 
 
+@pytest.mark.timeout(600)
 def test_a_command_line_story(surroundings: Mapping[str, str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
     # In the current folder, which TorchServe looks at too, the version is no model of its own.
