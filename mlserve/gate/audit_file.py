@@ -25,6 +25,7 @@ from mlserve.errors import reason_of
 from mlserve.gate.chain import FIRST, BadLine, Line, read_line, sealed
 from mlserve.gate.errors import AuditBroken, AuditStopped
 
+DEFAULT_FILE_BYTES = 64 * 2**20
 _TAIL = 2**16
 """Bytes at the end of a file in which its last line is looked for first."""
 _DIGITS = 12
@@ -50,7 +51,7 @@ class Rotation:
     0 bytes: it may grow for ever.
     """
 
-    max_bytes: int = 64 * 2**20
+    max_bytes: int = DEFAULT_FILE_BYTES
     daily: bool = False
 
 
