@@ -75,7 +75,9 @@ class Manifest:
     `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
     `files` are the digests of every other file of the folder but a signature; None if it was
     exported before manifests had them. `precision` is that of the export. `agreement` is what was
-    measured on held-out inputs. `certificate` is None for an export without golden inputs.
+    measured on held-out inputs. `certificate` is None for an export without golden inputs. A model
+    is `idempotent` if a request may run twice: asked again, it answers the same and does nothing
+    else.
     """
 
     mlserve: str
@@ -98,6 +100,7 @@ class Manifest:
     precision: Precision = Precision.FP32
     agreement: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
+    idempotent: bool = True
 
     @property
     def kind(self) -> Kind:
@@ -165,6 +168,7 @@ class Manifest:
             "precision": self.precision.value,
             "agreement": dict(self.agreement),
             "certificate": None if self.certificate is None else self.certificate.to_json(),
+            "idempotent": self.idempotent,
         }
 
     @classmethod
@@ -183,7 +187,14 @@ class Manifest:
         values["precision"] = Precision(data.get("precision", Precision.FP32))
         certificate = data.get("certificate")
         values["certificate"] = None if certificate is None else Certificate.from_json(certificate)
+        values["idempotent"] = _flag(data.get("idempotent", True))
         return cls(**values)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 class NewerManifest(UsageError):
@@ -225,6 +236,27 @@ class Artifact:
         """Open `base_path/<version>`. Raises UsageError for an unreadable manifest."""
         path = version_folder(base_path, version)
         return cls(path, model, version, Manifest.read(path))
+
+    def digests(self) -> dict[str, str]:
+        """Return `sha256:<hex>` of the manifest, which lists the files, and of its certificate.
+
+        By these a client knows the version. A version without a certificate has one digest, and one
+        that mlserve did not export, or that is gone, has none.
+        """
+        try:
+            content = read_plain(self.path / MANIFEST_NAME)
+            certificate = json_of(content).get("certificate")
+        except (OSError, ValueError, AttributeError):
+            return {}
+        found = {"artifact": digest_of(content)}
+        if certificate is not None:
+            found["certificate"] = digest_of(json.dumps(certificate, sort_keys=True).encode())
+        return found
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether a request may run twice; true of a model that mlserve did not export."""
+        return self.manifest is None or self.manifest.idempotent
 
     def file_faults(self) -> dict[str, str]:
         """Return what is wrong with which file: `is missing`, `was changed`, and so on, by path.

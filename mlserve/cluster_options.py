@@ -39,13 +39,16 @@ class ClusterOptions(Options):
     cpus_per_replica: float = field(
         default=1.0,
         metadata=option(
-            HelpPanel.CLUSTER, "CPUs that a replica has, and threads of its model.", least=0.01
+            HelpPanel.CLUSTER,
+            "CPUs that a replica has, and threads of its model.",
+            unit="n",
+            least=0.01,
         ),
     )
     gpus_per_replica: float = field(
         default=0.0,
         metadata=option(
-            HelpPanel.CLUSTER, "GPUs that a replica has; 0.5 puts two on one.", least=0
+            HelpPanel.CLUSTER, "GPUs that a replica has; 0.5 puts two on one.", unit="n", least=0
         ),
     )
     artifacts: str | None = field(
@@ -105,3 +108,6 @@ class ClusterOptions(Options):
             f"{self.replicas!r} is not a valid value of --replicas",
             hint="give a number, or the least and the most: --replicas 1..4",
         )
+
+
+DEFAULT_CLUSTER = ClusterOptions()

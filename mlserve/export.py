@@ -115,7 +115,7 @@ def _exported(
     with into.incoming(runtime.name, request.model) as incoming:
         model, signatures, samples = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
-        manifest = replace(manifest, precision=request.precision)
+        manifest = replace(manifest, precision=request.precision, idempotent=request.idempotent)
         manifest = _with_origin(manifest, fetched)
         labels = model.labels if isinstance(model, Classifier) else ()
         manifest.write_labels(incoming.path, labels)

@@ -22,7 +22,7 @@ from mlserve.load_options import LoadOptions
 from mlserve.paths import expanded
 from mlserve.pin import pin_or_none, read_pin, unpin_hint
 from mlserve.served_model import ServedModel
-from mlserve.settings import DEFAULT_BACKEND, Launcher
+from mlserve.settings import DEFAULT_BACKEND
 from mlserve.store import Store, VersionPolicy, check_name, present_versions
 
 
@@ -127,17 +127,18 @@ def require_whole(model: ServedModel) -> None:
         Artifact.open(model.base_path, model.model, version).require_whole()
 
 
-def about_pin(asked: VersionPolicy, model: ServedModel, launcher: Launcher) -> str | None:
+def about_pin(asked: VersionPolicy, model: ServedModel, *, follows_pin: bool) -> str | None:
     """Return what the user should know of the model's pin, if it has one.
 
-    `asked` are the versions that were named, `model` is what the launcher will serve.
+    `asked` are the versions that were named, `model` is what the server will serve, and whether it
+    changes with the pin is `follows_pin`.
     """
     pin = pin_or_none(model.base_path)
     if pin is None or asked.versions == (pin,):
         return None
     if not asked.follows_latest:
         return f"version {pin} of {model.model} is pinned; --version takes precedence over it"
-    if launcher is Launcher.EMBEDDED:
+    if follows_pin:
         return f"version {pin} of {model.model} is pinned; {unpin_hint(model.base_path)}"
     return (
         f"version {pin} of {model.model} is pinned; this server serves it until it is started "

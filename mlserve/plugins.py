@@ -21,8 +21,10 @@ import pluggy
 
 from mlserve.backend import Backend
 from mlserve.distributions import SERVE_EXTRA, absent_packages, install_command, is_ours
-from mlserve.errors import NotFound, PluginError, reason_of
+from mlserve.errors import NotFound, PluginError, reason_of, shortened
 from mlserve.hints import did_you_mean
+from mlserve.launcher import Launcher
+from mlserve.settings import OWN_LAUNCHERS
 from mlserve.sources import ModelSource
 
 GROUP = "mlserve"
@@ -45,22 +47,34 @@ def mlserve_model_sources() -> Iterable[ModelSource]:  # type: ignore[empty-body
     """Return this plugin's model sources. Called on export and when sources are listed."""
 
 
+@hookspec
+def mlserve_launcher() -> type[Launcher]:  # type: ignore[empty-body]
+    """Return the launcher of this plugin. Called once, when the launcher is first used.
+
+    Its name must equal the entry point's name, which is the value of `--launcher`.
+    """
+
+
 T = TypeVar("T")
 _CHOOSE = "choose one with --backend; `mlserve plugins` shows what there is"
+_CHOOSE_LAUNCHER = "choose one with --launcher; `mlserve plugins` shows what there is"
 
 KNOWN: Mapping[str, str] = MappingProxyType(
     {
         "models": "mlserve-models[all]",
         "onnxruntime": "mlserve-onnxruntime[export]",
         "openvino": "mlserve-openvino[export]",
+        "ray": "mlserve-ray",
         "sklearn": "mlserve-sklearn[serve]",
         "tfserving": "mlserve-tfserving[export]",
         "torch": "mlserve-torch[export]",
     }
 )
 """mlserve's own plugins by name: the pip requirement for both exporting and serving."""
-SOURCES_ONLY = "models"
-"""The only one that is not a backend."""
+NO_BACKENDS = frozenset({"models", "ray"})
+"""Those that are not backends: model sources only, and a launcher."""
+_LAUNCHERS = frozenset({"ray"})
+"""Those that are launchers."""
 
 
 class DependencyMissing(PluginError):
@@ -138,9 +152,35 @@ def backend(name: str) -> Backend:
     return _call(_point(name), "provides a backend that cannot be created", kind)
 
 
+@cache
+def launcher(name: str) -> Launcher:
+    """Return the launcher of that plugin.
+
+    Raises NotFound for an unknown name, and PluginError for a broken plugin or one whose launcher's
+    name differs from its entry point's.
+    """
+    if name not in _points():
+        raise _unknown_launcher(name)
+    kind = _launcher_type(name)
+    if kind is None:
+        raise NotFound(f"{_named(_point(name))} provides no launcher", hint=_CHOOSE_LAUNCHER)
+    return _call(_point(name), "provides a launcher that cannot be created", kind)
+
+
+def fault_of(name: str, what: str) -> PluginError:
+    """Return the error for a fault of that plugin, which a call of its own code has shown."""
+    return _broken(_point(name), what)
+
+
+def launcher_names() -> list[str]:
+    """Return the values of `--launcher`: mlserve's own launchers, and those of plugins."""
+    return [*OWN_LAUNCHERS, *(report.name for report in survey() if report.launcher)]
+
+
 def backend_names() -> list[str]:
     """Return the names of installed backends, including broken ones."""
-    return [report.name for report in survey() if report.backend or report.error]
+    found = (report for report in survey() if report.backend or report.error)
+    return [report.name for report in found if report.name not in NO_BACKENDS]
 
 
 def model_sources() -> list[ModelSource]:
@@ -158,6 +198,7 @@ class PluginReport:
     name: str
     distribution: str
     backend: type[Backend] | None = None
+    launcher: type[Launcher] | None = None
     sources: tuple[ModelSource, ...] = ()
     error: PluginError | None = None
 
@@ -173,25 +214,41 @@ def _report(name: str) -> PluginReport:
         sources = _sources(name)
         has_backend = _backend_type(name) is not None
         kind = type(backend(name)) if has_backend else None
+        starts = type(launcher(name)) if _launcher_type(name) is not None else None
     except PluginError as error:
         return PluginReport(name, distribution, error=error)
-    return PluginReport(name, distribution, kind, sources)
+    return PluginReport(name, distribution, kind, starts, sources)
 
 
 def _backend_type(name: str) -> type[Backend] | None:
     """Return the plugin's backend class, checked; None if it has none."""
-    point, hook = _point(name), load(name).hook
-    kinds: list[object] = _call(point, "fails in mlserve_backend", hook.mlserve_backend)
+    return _type_of(name, "backend", Backend)  # type: ignore[type-abstract]
+
+
+def _launcher_type(name: str) -> type[Launcher] | None:
+    """Return the plugin's launcher class, checked; None if it has none."""
+    kind = _type_of(name, "launcher", Launcher)  # type: ignore[type-abstract]
+    if kind is not None and name in OWN_LAUNCHERS:
+        raise _broken(_point(name), f"gives a launcher named {name!r}, as one of mlserve's own is")
+    return kind
+
+
+def _type_of(name: str, what: str, base: type[T]) -> type[T] | None:
+    """Return the class that the hook `mlserve_<what>` gives, checked; None if there is no hook."""
+    point, hook = _point(name), getattr(load(name).hook, f"mlserve_{what}")
+    kinds: list[object] = _call(point, f"fails in mlserve_{what}", hook)
     if not kinds:
         return None
     kind = kinds[0]
-    if not (isinstance(kind, type) and issubclass(kind, Backend)):
-        raise _broken(point, f"gives {kind!r} as its backend, which is not a subclass of Backend")
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise _broken(
+            point, f"gives {kind!r} as its {what}, which is not a subclass of {base.__name__}"
+        )
     if getattr(kind, "name", None) != name:
         raise _broken(
             point,
-            f"gives a backend named {getattr(kind, 'name', None)!r}",
-            hint="the entry point and the backend must have the same name",
+            f"gives a {what} named {getattr(kind, 'name', None)!r}",
+            hint=f"the entry point and the {what} must have the same name",
         )
     return kind
 
@@ -290,10 +347,24 @@ def _distribution(point: EntryPoint) -> str:
 
 def _unknown(name: str) -> NotFound:
     choices = ", ".join(backend_names()) or "none"
-    if name in KNOWN and name != SOURCES_ONLY:
+    if name in KNOWN.keys() - NO_BACKENDS:
         return NotFound(
             f"the backend {name!r} is not installed (installed: {choices})",
             hint=f"{install_command(KNOWN[name])}, or {_CHOOSE}",
         )
     meant = did_you_mean(name, backend_names(), "--backend ")
     return NotFound(f"there is no backend {name!r} (installed: {choices})", hint=meant + _CHOOSE)
+
+
+def _unknown_launcher(name: str) -> NotFound:
+    names = launcher_names()
+    if name in _LAUNCHERS:
+        return NotFound(
+            f"the launcher {name!r} is not installed (there are {', '.join(names)})",
+            hint=f"{install_command(KNOWN[name])}, or {_CHOOSE_LAUNCHER}",
+        )
+    meant = did_you_mean(name, {*names, *_LAUNCHERS}, "--launcher ")
+    return NotFound(
+        f"there is no launcher {shortened(name)!r} (there are {', '.join(names)})",
+        hint=meant + _CHOOSE_LAUNCHER,
+    )

@@ -47,19 +47,6 @@ class ModelControl(StrEnum):
     OFF = "off"
 
 
-class Launcher(StrEnum):
-    """The program that runs a server, here or in an image.
-
-    Mlserve's own server, the runtime's own (third-party) server, a container, or (auto) whichever
-    fits.
-    """
-
-    AUTO = "auto"
-    NATIVE = "native"
-    EMBEDDED = "embedded"
-    DOCKER = "docker"
-
-
 @dataclass(frozen=True, slots=True)
 class ServerSettings(Options):
     """The settings of one server. Times are seconds; None leaves the choice to the server.
@@ -393,6 +380,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+AUTO, EMBEDDED, NATIVE, DOCKER = "auto", "embedded", "native", "docker"
+"""mlserve's own launchers: its own server, the runtime's own (third-party) server, a container, or
+(auto) whichever of the first two fits. Others are plugins (`mlserve.launcher`)."""
+OWN_LAUNCHERS = (AUTO, EMBEDDED, NATIVE, DOCKER)
 DEFAULT_BACKEND = "tfserving"
 DEFAULT_HOST = "127.0.0.1"
 READY_WITHIN = 120.0

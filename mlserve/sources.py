@@ -101,7 +101,8 @@ class ModelRequest:
     `sha256` is the digest that the weights must have; `offline` takes addresses from the cache and
     fetches nothing. `precision` is what the model is exported in; `calibration` and `held_out` are
     images or rows to quantise it on and to measure its agreement with the reference on, which must
-    be at least `min_agreement`; `golden` are those of its certificate.
+    be at least `min_agreement`; `golden` are those of its certificate. `idempotent` False says that
+    a request must not run twice.
     """
 
     model: str
@@ -131,6 +132,7 @@ class ModelRequest:
     held_out: Path | None = None
     min_agreement: float | None = None
     golden: Path | None = None
+    idempotent: bool = True
 
     @property
     def is_random(self) -> bool:

@@ -83,6 +83,7 @@ TABLE = Manifest(
     libraries={"onnx": "1.2"},
     details={"classes": [1, 2]},
     has_dependent_rows=True,
+    idempotent=False,
 )
 
 
@@ -120,6 +121,7 @@ def test_a_manifest_of_format_1_is_read_for_ever(tmp_path: Path) -> None:
     assert (manifest.kind, manifest.pipeline) == (Kind.IMAGE_CLASSIFIER, pipeline)
     assert (manifest.facts, manifest.columns, manifest.libraries) == ({}, {}, {})
     assert not manifest.has_dependent_rows
+    assert manifest.idempotent
     assert manifest.files is None
     assert Artifact(tmp_path, "m", 1, manifest).labels() == ("good", "bad")
 

@@ -11,7 +11,7 @@ from mlserve.errors import ModelLoadFailed, NotFound
 from mlserve.model_choice import about_pin, by_number, choose, require_whole
 from mlserve.pin import write_pin
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.settings import EMBEDDED, NATIVE
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
@@ -49,23 +49,23 @@ def test_for_a_server_that_reads_no_pins_the_version_is_named(base: Path) -> Non
 @pytest.mark.parametrize(
     ("asked", "launcher", "told"),
     [
-        (LATEST, Launcher.EMBEDDED, "version 1 of m is pinned; to serve the latest version: mlse"),
-        (LATEST, Launcher.NATIVE, "version 1 of m is pinned; this server serves it until"),
-        (VersionPolicy((2,)), Launcher.EMBEDDED, "--version takes precedence"),
-        (VersionPolicy(serves_all=True), Launcher.EMBEDDED, "--version takes precedence"),
+        (LATEST, EMBEDDED, "version 1 of m is pinned; to serve the latest version: mlse"),
+        (LATEST, NATIVE, "version 1 of m is pinned; this server serves it until"),
+        (VersionPolicy((2,)), EMBEDDED, "--version takes precedence"),
+        (VersionPolicy(serves_all=True), EMBEDDED, "--version takes precedence"),
     ],
 )
 def test_the_user_is_told_of_the_pin(
-    base: Path, asked: VersionPolicy, launcher: Launcher, told: str
+    base: Path, asked: VersionPolicy, launcher: str, told: str
 ) -> None:
-    assert told in str(about_pin(asked, chosen(asked), launcher))
+    assert told in str(about_pin(asked, chosen(asked), follows_pin=launcher == EMBEDDED))
 
 
 def test_nothing_is_told_where_the_pin_changes_nothing(base: Path) -> None:
     named = VersionPolicy((1,))
-    assert about_pin(named, chosen(named), Launcher.EMBEDDED) is None
+    assert about_pin(named, chosen(named), follows_pin=True) is None
     write_pin(base, None)
-    assert about_pin(LATEST, chosen(), Launcher.EMBEDDED) is None
+    assert about_pin(LATEST, chosen(), follows_pin=True) is None
 
 
 def test_the_files_of_what_is_expected_are_checked(base: Path) -> None:

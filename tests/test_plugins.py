@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +11,9 @@ import pytest
 
 from mlserve import plugins
 from mlserve.distributions import install_command
+from tests.harness import fleet
+from tests.harness.echo import put_version
+from tests.harness.plugin_site import Site
 
 pytestmark = pytest.mark.server
 _CHECKOUT = Path(__file__).parents[1]
@@ -53,35 +53,9 @@ def mlserve_backend():
 """
 
 
-class Site:
-    """A folder of distributions. `run` is a Python process that finds them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def backend(self, name: str, requires: tuple[str, ...] = ()) -> str:
-        """The source of a plugin with one backend."""
-        return BACKEND.format(name=name, requires=requires)
-
-    def add(self, distribution: str, plugin: str, source: str) -> None:
-        """A distribution with one plugin, in a module named after the distribution."""
-        module = distribution.replace("-", "_")
-        (self.folder / f"{module}.py").write_text(source)
-        info = self.folder / f"{module}-1.0.dist-info"
-        info.mkdir()
-        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
-        (info / "METADATA").write_text(metadata)
-        (info / "entry_points.txt").write_text(f"[mlserve]\n{plugin} = {module}\n")
-
-    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *argv],
-            env={**os.environ, "PYTHONPATH": str(self.folder)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+def backend(name: str, requires: tuple[str, ...] = ()) -> str:
+    """The source of a plugin with one backend."""
+    return BACKEND.format(name=name, requires=requires)
 
 
 @pytest.fixture
@@ -105,7 +79,7 @@ def parts(site: Site) -> Callable[[], dict[str, dict[str, object]]]:
 
 
 def test_a_plugin_is_found_by_its_metadata(site, parts) -> None:
-    site.add("toy-plugin", "toy", site.backend("toy"))
+    site.add("toy-plugin", "toy", backend("toy"))
 
     toy = parts()["toy"]
 
@@ -118,7 +92,7 @@ def test_a_plugin_is_found_by_its_metadata(site, parts) -> None:
 
 
 def test_a_runtime_that_is_absent_is_missing_with_its_fix(site, parts) -> None:
-    site.add("toy-plugin", "toy", site.backend("toy", ("toy_runtime", "json")))
+    site.add("toy-plugin", "toy", backend("toy", ("toy_runtime", "json")))
 
     toy = parts()["toy"]
 
@@ -170,11 +144,23 @@ def test_a_module_that_the_plugin_itself_needs_is_missing(site, parts) -> None:
             HALF,
             "provides a backend that cannot be created: TypeError: ",
         ),
+        (
+            HALF.replace("backend", "launcher").replace("Backend", "Launcher"),
+            "provides a launcher that cannot be created: TypeError: ",
+        ),
+        (
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_launcher(): return 1",
+            "gives 1 as its launcher, which is not a subclass of Launcher",
+        ),
+        (
+            "from mlserve.plugins import hookimpl\n@hookimpl\ndef mlserve_launchers(): pass",
+            "does not load: PluginValidationError: unknown hook 'mlserve_launchers'",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named_and_hurts_nobody_else(site, parts, source, error) -> None:
     site.add("toy-plugin", "toy", source)
-    site.add("good-plugin", "good", site.backend("good"))
+    site.add("good-plugin", "good", backend("good"))
 
     found = parts()
 
@@ -185,7 +171,7 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(site, parts, source, err
 
 
 def test_a_backend_of_another_name_than_its_plugin_is_broken(site, parts) -> None:
-    site.add("toy-plugin", "toy", site.backend("doll"))
+    site.add("toy-plugin", "toy", backend("doll"))
 
     toy = parts()["toy"]
 
@@ -193,10 +179,62 @@ def test_a_backend_of_another_name_than_its_plugin_is_broken(site, parts) -> Non
     assert toy["fix"] == "the entry point and the backend must have the same name"
 
 
+def test_a_launcher_is_listed_and_one_of_a_name_of_mlserve_is_broken(site, parts) -> None:
+    site.add("fleet-plugin", "fleet", fleet.plugin("fleet_runtime"))
+    own = "from mlserve.launch.launchers import Native\nfrom mlserve.plugins import hookimpl"
+    site.add("native-plugin", "native", f"{own}\n@hookimpl\ndef mlserve_launcher(): return Native")
+
+    found = parts()
+
+    listed = found["fleet"]
+    assert (listed["kind"], listed["status"], listed["about"]) == (
+        *("launcher", "missing", "A replica behind an address."),
+    )
+    assert (listed["missing"], listed["fix"]) == (["fleet_runtime"], "pip install fleet")
+    assert "'native', as one of mlserve's own is" in found["native"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "error"),
+    [
+        (("--launcher", "toy"), 3, "the plugin 'toy' of toy-plugin does not load: ZeroDivision"),
+        (("--launcher", "echo"), 2, "the plugin 'echo' of mlserve-echo provides no launcher"),
+        (("--launcher", "fleeet"), 2, "hint: did you mean --launcher fleet?"),
+        (("--launcher", "needy"), 3, "the needy launcher needs needy_runtime, which is not inst"),
+        (("--launcher", "fleet", "--max-queue", "7"), 3, "fails in require: RuntimeError: no se"),
+        (("--launcher", "native", "--replicas", "2"), 2, "hint: add --launcher ray, or leave it"),
+    ],
+)
+def test_asking_for_a_launcher_that_cannot_start(
+    site, tmp_path: Path, more: tuple[str, ...], code: int, error: str
+) -> None:
+    site.add("toy-plugin", "toy", "1 / 0")
+    site.add("fleet-plugin", "fleet", fleet.plugin())
+    needy = fleet.plugin("needy_runtime").replace('name = "fleet"', 'name = "needy"')
+    site.add("needy-plugin", "needy", needy)
+    put_version(tmp_path / "m" / "1")
+
+    up = site.run("-m", "mlserve", "up", "--path", str(tmp_path / "m"), *more)
+
+    assert up.returncode == code
+    assert error in up.stderr
+    assert "hint: " in up.stderr
+    assert "Traceback" not in up.stderr
+
+
+def test_a_launcher_that_is_not_installed_has_its_install_command(site) -> None:
+    code = "import importlib.metadata as m; m.entry_points = lambda **_: ()\n"
+    code += "from mlserve import plugins; plugins.launcher('ray')"
+
+    done = site.run("-c", code)
+
+    assert "NotFound: the launcher 'ray' is not installed" in done.stderr
+
+
 def test_a_name_of_two_distributions_names_both_and_hurts_nobody_else(site, parts) -> None:
-    site.add("toy-plugin", "toy", site.backend("toy"))
-    site.add("toy-other", "toy", site.backend("toy"))
-    site.add("good-plugin", "good", site.backend("good"))
+    site.add("toy-plugin", "toy", backend("toy"))
+    site.add("toy-other", "toy", backend("toy"))
+    site.add("good-plugin", "good", backend("good"))
 
     found = parts()
 
@@ -243,8 +281,8 @@ def test_an_unknown_backend_is_a_usage_error(site, tmp_path, backend: str, error
 
 
 def test_only_the_plugin_that_is_asked_for_is_imported(site) -> None:
-    site.add("toy-plugin", "toy", site.backend("toy"))
-    site.add("loud-plugin", "loud", "print('loud')\n" + site.backend("loud"))
+    site.add("toy-plugin", "toy", backend("toy"))
+    site.add("loud-plugin", "loud", "print('loud')\n" + backend("loud"))
     code = "from mlserve import plugins; print(plugins.backend('toy').name, *plugins.installed())"
 
     done = site.run("-c", code)
@@ -272,7 +310,7 @@ def test_what_can_be_installed_is_listed_as_missing(site) -> None:
 
 
 def test_the_table_says_what_is_wrong_and_the_fix(site) -> None:
-    site.add("toy-plugin", "toy", site.backend("toy", ("toy_runtime",)))
+    site.add("toy-plugin", "toy", backend("toy", ("toy_runtime",)))
 
     done = site.run("-m", "mlserve", "plugins")
 

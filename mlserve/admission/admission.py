@@ -31,7 +31,7 @@ Nothing here reads a clock or uses asyncio: the caller passes the time, in secon
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Generic
@@ -104,6 +104,10 @@ class Admission(Generic[Queued]):
         """The number of calls that hold a slot."""
         return sum(len(slot.tickets) for slot in self.running)
 
+    def predicted_wait(self, now: float) -> float:
+        """Return the seconds that a call which comes now and goes last would wait for a slot."""
+        return self.forecast.wait(now, self.waiting)
+
     def price(self, now: float, priority: Priority) -> float:
         """Return the part of the calls of that priority that has been refused lately, 0 to 1."""
         arrived = self._arrived.of(priority, now)
@@ -143,6 +147,13 @@ class Admission(Generic[Queued]):
             return None
         seconds = until_a_slot_is_free(self.forecast.until_free(now), len(self.running))
         return Verdict(why, seconds, limit)
+
+    def check_unread(self, now: float, priority: Priority) -> Verdict | None:
+        """Return why a call would surely not be admitted of which only the priority is known."""
+        verdict = self.check_room(now)
+        if verdict is not None and not self.waiting.holds_less_than(priority):
+            return verdict
+        return None
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Return why a call of that kind would be late even if it ran alone; None if in time."""
@@ -373,7 +384,7 @@ class Admission(Generic[Queued]):
         if verdict is None or verdict.why is not Refusal.TOO_SLOW:  # which asks for what cannot be
             self._shares.note_arrival(now, ticket)
 
-    def _first(self, line: Sequence[Queued], held: Container[Queued]) -> Queued | None:
+    def _first(self, line: Iterable[Queued], held: Container[Queued]) -> Queued | None:
         ready = (ticket for ticket in line if ticket not in held)
         return next((ticket for ticket in ready if not self.is_full(ticket)), None)
 
@@ -382,8 +393,8 @@ class Admission(Generic[Queued]):
         stands = self.patience.of(oldest.caller, now).seconds
         if now - oldest.arrived_at <= stands or self._turn % _OLDEST_OF == 0:
             return oldest
-        newest = self.waiting.newest_undated(held)
-        if newest is None or self.is_full(newest):
+        newest = self._first(self.waiting.undated(), held)
+        if newest is None:
             return oldest
         return newest if self.forecast.can_pass(now, self.waiting, oldest) else oldest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from mlserve.admission.callers import Priority
@@ -115,10 +115,9 @@ class Queue(Generic[Queued]):
         """Return whether a call of another token waits."""
         return any(name != token for name, _ in self.tokens)
 
-    def newest_undated(self, held: Container[Queued]) -> Queued | None:
-        """Return the undated call that came last, but for those in `held`."""
-        line = (ticket for ticket in reversed(self.line) if ticket.is_undated)
-        return next((ticket for ticket in line if ticket not in held), None)
+    def undated(self) -> Iterator[Queued]:
+        """Yield the undated calls, the one that came last first."""
+        return (ticket for ticket in reversed(self.line) if ticket.is_undated)
 
     def _count(self, ticket: Queued, step: int) -> None:
         self.held += step * (ticket.held + CALL_BYTES)

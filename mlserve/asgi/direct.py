@@ -40,6 +40,7 @@ from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.tensors import Array, check_batch_length
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
+from mlserve.wire.headers import REQUEST_PRIORITY
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -54,10 +55,11 @@ _MILLISECONDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The model to ask; `version` None is the latest."""
+    """The model to ask; `version` None is the latest. `priority` is the name of one, if given."""
 
     model: str
     version: int | None
+    priority: str | None = None
 
 
 async def infer(
@@ -75,7 +77,7 @@ async def infer(
             target.model, target.version, deadline, codec, signature=name, rows=rows
         )
 
-    found, record = await _recorded(parts, "infer", deadline, call)
+    found, record = await _recorded(parts, "infer", target, deadline, call)
     return Outputs(
         found.values,
         signature=found.signature,
@@ -144,7 +146,7 @@ async def predict(
             target.model, target.version, deadline, codec, signature=choice.signature, rows=1
         )
 
-    found, record = await _recorded(parts, "predict", deadline, call)
+    found, record = await _recorded(parts, "predict", target, deadline, call)
     return Prediction(
         label=found.label,
         scores=found.scores,
@@ -206,7 +208,11 @@ def _choices(target: Target, signatures: Mapping[str, Signature]) -> SignatureCh
 
 
 async def _recorded(
-    parts: ServerParts, what: str, deadline: Deadline, call: Callable[[], InferenceCall[Result]]
+    parts: ServerParts,
+    what: str,
+    target: Target,
+    deadline: Deadline,
+    call: Callable[[], InferenceCall[Result]],
 ) -> tuple[Result, RequestRecord]:
     """Return the call's result and its record, which is counted and logged like a request's.
 
@@ -216,6 +222,7 @@ async def _recorded(
     record = parts.telemetry.begin(route, lambda _: None)
     parts.in_flight.take(record)
     try:
+        record.take_priority({REQUEST_PRIORITY: target.priority}.get)
         parts.engine.admit(deadline)
         result = await parts.engine.serve(call())
     except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new

@@ -20,6 +20,7 @@ from mlserve.client.adapter import ImageRequest
 from mlserve.client.answers import Prediction
 from mlserve.client.async_client import DEFAULT_TIMEOUT, as_deadline, check_top_k
 from mlserve.client.call import Image, name_of, read_image
+from mlserve.client.endpoint import PriorityName
 from mlserve.client.outputs import Outputs
 from mlserve.client.question import Question
 from mlserve.deadline import Deadline
@@ -132,16 +133,18 @@ class MountedServer:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
         model: str | None = None,
         version: int | None = None,
+        priority: PriorityName | None = None,
     ) -> Outputs:
         """Run the model on these inputs, and return its outputs by name, as arrays.
 
         The same as `AsyncClient.infer`, but that it never asks twice: Overloaded is raised at once,
         with the time to come back. `model` is needed if several are mounted; `version` None is the
-        latest. Raises the errors of `mlserve.errors`: DeadlineExceeded, Overloaded, Unavailable,
-        InferenceFailed, or UsageError and its kinds for an invalid call.
+        latest. Under overload the calls of a lower `priority` are refused first. Raises the errors
+        of `mlserve.errors`: DeadlineExceeded, Overloaded, Unavailable, InferenceFailed, or
+        UsageError and its kinds for an invalid call.
         """
         began, deadline = time.monotonic(), as_deadline(timeout)
-        target = self._target(model, version)
+        target = self._target(model, version, priority)
         question = Question(inputs, signature, outputs)
 
         async def ask(parts: ServerParts) -> Outputs:
@@ -157,6 +160,7 @@ class MountedServer:
         top_k: int | None = None,
         model: str | None = None,
         version: int | None = None,
+        priority: PriorityName | None = None,
     ) -> Prediction:
         """Return the label of an image, with the `top_k` best scores if the model offers scores.
 
@@ -165,7 +169,7 @@ class MountedServer:
         """
         began, deadline = time.monotonic(), as_deadline(timeout)
         check_top_k(top_k)
-        target = self._target(model, version)
+        target = self._target(model, version, priority)
         request = ImageRequest(await _read(image, deadline), top_k)
 
         async def ask(parts: ServerParts) -> Prediction:
@@ -173,13 +177,15 @@ class MountedServer:
 
         return await self._ask(ask)
 
-    def _target(self, model: str | None, version: int | None) -> Target:
+    def _target(
+        self, model: str | None, version: int | None, priority: PriorityName | None
+    ) -> Target:
         if model is None and len(self.models) > 1:
             raise UsageError(
                 f"{len(self.models)} models are mounted: {', '.join(self.models)}",
                 hint="choose one with {model NAME}",
             )
-        return Target(model or self.models[0], version)
+        return Target(model or self.models[0], version, priority)
 
     async def _ask(self, ask: Callable[[ServerParts], Coroutine[Any, Any, Result]]) -> Result:
         """Return the answer, from the loop that the server runs on if it is not the caller's.

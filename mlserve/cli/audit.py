@@ -67,7 +67,13 @@ def audit(
 
 
 def _ask(choice: ServerChoice, deadline: Deadline) -> Recording:
-    with choice.find_each(deadline)[0].connect() as client:
+    server = choice.find_each(deadline)[0]
+    if server.replicas_at is not None:
+        note(
+            "these are the decisions of one replica; --endpoint asks another at its own address, "
+            "which `mlserve status` shows"
+        )
+    with server.connect() as client:
         return client.decisions(timeout=deadline)
 
 

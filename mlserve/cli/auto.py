@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlserve.cli.output import OutputFormat, ProgressLine, note, print_table
 from mlserve.errors import UsageError
 from mlserve.options import flag_of
-from mlserve.settings import Launcher
+from mlserve.settings import AUTO, EMBEDDED
 
 if TYPE_CHECKING:
     from mlserve.load_options import LoadOptions
@@ -19,7 +19,7 @@ _ITS_OWN = ("name", "version", "path", "image", "docker_option", "ladder")
 """Parameters that say themselves what to serve."""
 
 
-def require_auto(given: Collection[str], launcher: Launcher) -> None:
+def require_auto(given: Collection[str], launcher: str) -> None:
     """Raise UsageError for what --auto leaves no choice of."""
     for name in _ITS_OWN:
         if name in given:
@@ -27,7 +27,7 @@ def require_auto(given: Collection[str], launcher: Launcher) -> None:
             raise UsageError(
                 f"--auto chooses what to serve, and {shown} does too", hint="leave one of them out"
             )
-    if launcher not in (Launcher.AUTO, Launcher.EMBEDDED):
+    if launcher not in (AUTO, EMBEDDED):
         raise UsageError(
             f"--auto measures mlserve's own server, and --launcher {launcher} starts another",
             hint="leave --launcher out",

@@ -41,9 +41,17 @@ def _completing(values: Callable[[typer.Context], Iterable[str]]) -> Complete:
 @_completing
 def backends(_ctx: typer.Context) -> Iterable[str]:
     """Return the installed backends."""
-    from mlserve.plugins import SOURCES_ONLY, installed
+    from mlserve.plugins import NO_BACKENDS, installed
 
-    return installed().keys() - {SOURCES_ONLY}
+    return installed().keys() - NO_BACKENDS
+
+
+@_completing
+def launchers(_ctx: typer.Context) -> Iterable[str]:
+    """Return mlserve's own launchers, and those of plugins."""
+    from mlserve.plugins import launcher_names
+
+    return launcher_names()
 
 
 @_completing

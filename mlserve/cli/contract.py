@@ -30,6 +30,8 @@ def contract_lines(manifest: Manifest) -> Iterator[str]:
         yield f"answers  {certificate_text(manifest.certificate)}"
     if manifest.agreement:
         yield f"agrees   {agreement_text(manifest.agreement)}"
+    if not manifest.idempotent:
+        yield "repeats  a request must not run twice (--not-idempotent)"
 
 
 def certificate_text(certificate: Certificate) -> str:

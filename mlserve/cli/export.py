@@ -282,6 +282,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    not_idempotent: Annotated[
+        bool,
+        typer.Option(
+            "--not-idempotent",
+            help="Say that a request must not run twice, as the model keeps state or acts on "
+            "something: a server of several replicas then does not ask again for a request whose "
+            "replica has died.",
+        ),
+    ] = False,
     output: OutputOption = OutputFormat.TEXT,
 ) -> None:
     """Export a model: an image classifier with its whole pipeline, any other model as it is.
@@ -348,6 +357,7 @@ def export(
         held_out=held_out,
         min_agreement=min_agreement,
         golden=golden,
+        idempotent=not not_idempotent,
     )
     with _progress() as progress:
         artifact = exporting.export(

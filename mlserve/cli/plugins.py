@@ -24,13 +24,14 @@ from mlserve.distributions import install_command
 if TYPE_CHECKING:
     from mlserve.backend import Backend
     from mlserve.errors import PluginError
+    from mlserve.launcher import Launcher
     from mlserve.plugins import PluginReport
     from mlserve.sources import ModelSource
 
 
 @dataclass(frozen=True, slots=True)
 class PluginPart:
-    """A backend or model source, or a plugin that provides neither because it is not usable.
+    """A backend, model source or launcher, or a plugin that has none because it is not usable.
 
     `status` is `installed`, `missing` (it or a module it needs) or `broken`; `fix` repairs the last
     two.
@@ -52,7 +53,7 @@ plugins = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
 @plugins.callback()
 def list_plugins(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -> None:
-    """List the backends and model sources: installed, missing or broken, with the fix.
+    """List backends, model sources and launchers: installed, missing or broken, with the fix.
 
     For example:
 
@@ -118,14 +119,19 @@ def _parts(report: PluginReport) -> Iterator[PluginPart]:
         yield _unusable(report, report.error)
     if report.backend is not None:
         yield _part("backend", report, report.backend)
+    if report.launcher is not None:
+        yield _part("launcher", report, report.launcher)
     for source in report.sources:
         yield _part("model source", report, source)
 
 
-def _part(kind: str, report: PluginReport, given: type[Backend] | ModelSource) -> PluginPart:
+def _part(
+    kind: str, report: PluginReport, given: type[Backend] | type[Launcher] | ModelSource
+) -> PluginPart:
+    from mlserve.backend import Backend
     from mlserve.plugins import absent_modules, absent_to_serve
 
-    if isinstance(given, type):
+    if isinstance(given, type) and issubclass(given, Backend):
         missing = tuple(absent_to_serve(given))
     else:
         missing = tuple(absent_modules(given.requires))

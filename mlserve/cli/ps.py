@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
     from mlserve.served_model import ServedModel
+    from mlserve.wire.replicas import ReplicaSet
 
 _HEADER = ("name", "status", "versions", "uptime", "launcher")
 
@@ -31,19 +32,24 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     mlserve ps --output json
     """
     from mlserve.launch.ready import Seen, see, what_runs
+    from mlserve.launch.replicas import replicas_if_told
     from mlserve.launch.running import reconcile
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
     runs = [what_runs(item.record) if item.status == "ready" else () for item in seen]
+    sets = [replicas_if_told(item.record) if item.status == "ready" else None for item in seen]
     if output is OutputFormat.JSON:
-        print_json([_as_json(item, serving) for item, serving in zip(seen, runs, strict=True)])
+        print_json([_as_json(*each) for each in zip(seen, runs, sets, strict=True)])
         return
     if not seen:
         note("no server is running; start one: mlserve up")
         return
     rows = [_row(item.record, item.status) for item in seen]
-    below = [_below(item.record, serving) for item, serving in zip(seen, runs, strict=True)]
+    below = [
+        _below(item.record, serving, replicas)
+        for item, serving, replicas in zip(seen, runs, sets, strict=True)
+    ]
     print_table(_HEADER, rows, below)
     for item in seen:
         if item.why:
@@ -63,10 +69,13 @@ def _row(record: ServerRecord, status: str) -> list[str]:
     return [record.name, status, versions, since, record.launcher]
 
 
-def _below(record: ServerRecord, serving: Sequence[VersionServing]) -> list[str]:
+def _below(
+    record: ServerRecord, serving: Sequence[VersionServing], replicas: ReplicaSet | None
+) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
     answers = [f"{each.model} version {each.version}: {each.by}" for each in serving]
-    return [*_models(record), *_ladders(record), *answers, where, _meaning(record)]
+    whole = [] if replicas is None else [f"replicas: {replicas}"]
+    return [*_models(record), *_ladders(record), *answers, *whole, where, _meaning(record)]
 
 
 def _models(record: ServerRecord) -> list[str]:
@@ -97,7 +106,9 @@ def _meaning(record: ServerRecord) -> str:
     return f"random weights, so that the answers mean nothing: {', '.join(random)}"
 
 
-def _as_json(seen: Seen, serving: Sequence[VersionServing]) -> dict[str, Any]:
+def _as_json(
+    seen: Seen, serving: Sequence[VersionServing], replicas: ReplicaSet | None
+) -> dict[str, Any]:
     from mlserve.launch.running import server_of
 
     record, status = seen.record, seen.status
@@ -106,6 +117,7 @@ def _as_json(seen: Seen, serving: Sequence[VersionServing]) -> dict[str, Any]:
         "why": seen.why or None,
         "models": [model.to_json() for model in record.serving.models],
         "answers": [asdict(each) for each in serving],
+        "replicas": None if replicas is None else replicas.to_json(),
         "config_problem": record.refusal or None,
         "grpc": record.grpc_endpoint,
         "rest": record.rest_endpoint,

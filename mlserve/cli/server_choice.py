@@ -187,7 +187,12 @@ class ServerChoice:
         token = self._token(record.serving.settings.token_file, deadline)
         options = self._options(model.model, token, self._tls_beside(record, deadline))
         return FoundServer(
-            endpoint, self.protocol, options, model.has_random_weights, record.refusal
+            endpoint,
+            self.protocol,
+            options,
+            model.has_random_weights,
+            record.refusal,
+            record.rest_endpoint if record.traits.has_replicas else None,
         )
 
     def _options(self, model: str | None, token: str | None, tls: Tls | None) -> ConnectionOptions:
@@ -234,7 +239,8 @@ class FoundServer:
     """A server to ask, and how.
 
     `has_random_weights`: the model is known to have random weights. `refusal` says why the
-    file that the server follows is not in force.
+    file that the server follows is not in force. `replicas_at` is where a running server of
+    several replicas tells of them; None for any other, and for --endpoint.
     """
 
     endpoint: str
@@ -242,6 +248,7 @@ class FoundServer:
     options: ConnectionOptions
     has_random_weights: bool = False
     refusal: str = ""
+    replicas_at: str | None = None
 
     def connect(self, **more: Unpack[ConnectionOptions]) -> Client:
         """Return a client of the server; sends nothing yet.

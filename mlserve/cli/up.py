@@ -21,16 +21,19 @@ from mlserve.cli.auto import choose_fastest, require_auto
 from mlserve.cli.defaults import document_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.cli.usage import meant_option
+from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import UsageError
-from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.options import flag_of
+from mlserve.serving import Serving
 from mlserve.settings import (
+    AUTO,
     DEFAULT_HOST,
+    DOCKER,
+    EMBEDDED,
     GRPC_PORT,
     READY_WITHIN,
     REST_PORT,
-    Launcher,
     ServerSettings,
 )
 
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from mlserve.store import VersionPolicy
 
 
-@with_options(LoadOptions, ServerSettings)
+@with_options(LoadOptions, ServerSettings, ClusterOptions)
 def up(
     context: typer.Context,
     name: Annotated[
@@ -105,12 +108,15 @@ def up(
         str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
     ] = DEFAULT_HOST,
     launcher: Annotated[
-        Launcher,
+        str,
         typer.Option(
+            metavar="NAME",
             help="What to start: the runtime's own server (native), mlserve's (embedded), a "
-            "container (docker), or the native one if it is on PATH, else mlserve's (auto)."
+            "container (docker), replicas on the machines of a Ray cluster (ray), what another "
+            "plugin has, or the native one if it is on PATH, else mlserve's (auto).",
+            autocompletion=completion.launchers,
         ),
-    ] = Launcher.AUTO,
+    ] = AUTO,
     image: Annotated[
         str | None,
         typer.Option(
@@ -176,23 +182,24 @@ def up(
     if config is not None:
         request = _request_of(config, wait if "wait" in given else config.wait)
     else:
-        if launcher is not Launcher.DOCKER and (image or docker_option):
+        if launcher != DOCKER and (image or docker_option):
             raise UsageError(
                 "--image and --docker-option are for containers", hint="add --launcher docker"
             )
         load_options = LoadOptions.taken_from(options)
         settings = ServerSettings.taken_from(options).absolute()
+        cluster = ClusterOptions.taken_from(options)
         check_files(settings)
         choice = backend, model, path, versions, store
         if auto:
             require_auto(given, launcher)
             fastest, about = choose_fastest(model, backend, store, load_options, output)
-            chosen, launcher = replace(fastest, options=load_options), Launcher.EMBEDDED
+            chosen, launcher = replace(fastest, options=load_options), EMBEDDED
         elif load_options.ladder is not None:
             chosen = choose_ladder(load_options, *choice)
         else:
             chosen = replace(choose(*choice), options=load_options)
-        serving = Serving((chosen,), settings, image, tuple(docker_option or ()))
+        serving = Serving((chosen,), settings, image, tuple(docker_option or ()), cluster=cluster)
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
     _tell_of_pins(request, None if config is not None else versions)
@@ -208,7 +215,7 @@ def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
     from mlserve.model_choice import about_pin
 
     for model in request.serving.models:
-        told = about_pin(asked or model.versions, model, request.launcher)
+        told = about_pin(asked or model.versions, model, follows_pin=request.traits.follows_pin)
         if told is not None and model.options.ladder is None:
             note(told)
 
@@ -281,9 +288,9 @@ def _request_of(config: ServerConfig, wait: float) -> UpRequest:
     """Return the request for a server of a file, once it is sure that its models can load."""
     from mlserve.credentials import check_files
     from mlserve.launch.ports import PortRequest
-    from mlserve.launch.serving import ConfigEntry
     from mlserve.launch.up import request_up
     from mlserve.model_choice import configured_models
+    from mlserve.serving import ConfigEntry
 
     assert config.source is not None, "it was read from a file"
     check_files(config.settings)

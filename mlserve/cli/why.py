@@ -53,11 +53,12 @@ def why(
             hint="it is the header x-request-id of the answer",
         )
     deadline = Deadline.after(timeout, since=clock.command_start())
-    with choice.find_each(deadline)[0].connect() as client:
+    server = choice.find_each(deadline)[0]
+    with server.connect() as client:
         recording = client.decisions(request_id, timeout=deadline)
     decisions = recording.decisions
     if not decisions:
-        raise _unknown(request_id, recording)
+        raise _unknown(request_id, recording, of_replicas=server.replicas_at is not None)
     if output is OutputFormat.JSON:
         tries = [to_json(recording, decision) for decision in decisions]
         print_json({"request_id": request_id, "decisions": tries} | address_json(client))
@@ -69,7 +70,14 @@ def why(
         )
 
 
-def _unknown(request_id: str, recording: Recording) -> NotFound:
+def _unknown(request_id: str, recording: Recording, *, of_replicas: bool) -> NotFound:
+    if of_replicas:
+        return NotFound(
+            f"the replica that was asked remembers no call {request_id!r}, but it may have gone to "
+            "another",
+            hint="run this again, which may ask another one; or ask each at its own address, as "
+            "`mlserve status` shows it: mlserve why REQUEST_ID --endpoint http://HOST:PORT",
+        )
     return NotFound(
         f"the server remembers no call {request_id!r}: it knows its last {recording.kept} calls",
         hint="requests that never came to a decision are in its log: a wrong token, an unknown "

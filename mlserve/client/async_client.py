@@ -49,6 +49,7 @@ from mlserve.client.throttle import throttle_for
 from mlserve.deadline import Deadline, is_count
 from mlserve.errors import (
     InferenceFailed,
+    InvalidInput,
     MlserveError,
     NotFound,
     Transient,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
     from mlserve.client.inference import Inference
     from mlserve.client.outputs import Outputs
+    from mlserve.wire.replicas import ReplicaSet
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -286,6 +288,24 @@ class AsyncClient:
             try:
                 return read_load(protocol, await self._connections.send(load_call(protocol), state))
             except (NotSpoken, UsageError, InferenceFailed):
+                return None
+
+    async def replicas(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> ReplicaSet | None:
+        """Return the replicas behind the address; None if the server is one process.
+
+        Raises UsageError for a gRPC endpoint, as only REST has it, and otherwise as `load` does.
+        """
+        from mlserve.client.replicas import read_replicas, replicas_call
+
+        call = replicas_call(self.endpoint)
+        async with self._call(timeout, ONCE) as state:
+            try:
+                return read_replicas(await self._connections.send(call, state))
+            except (NotSpoken, NotFound, InvalidInput):
                 return None
 
     async def decisions(

@@ -21,6 +21,7 @@ from mlserve.errors import DeadlineExceeded, MlserveError
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
     from mlserve.client.outputs import Outputs
+    from mlserve.wire.replicas import ReplicaSet
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -201,6 +202,14 @@ class Client:
         """Return the server's load; None from a third-party server, which does not report it."""
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.load(timeout=deadline))
+
+    def replicas(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> ReplicaSet | None:
+        """Return the replicas behind the address; None if the server is one process.
+
+        Raises UsageError for a gRPC endpoint, as only REST has it.
+        """
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.replicas(timeout=deadline))
 
     def decisions(
         self, request_id: str = "", *, timeout: float | Deadline = DEFAULT_TIMEOUT

@@ -20,10 +20,10 @@ from mlserve.launch import ports
 from mlserve.launch.logs import log_path
 from mlserve.launch.ready import wait_until_ready
 from mlserve.launch.records import Tell
-from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import LaunchedServer, UpRequest, request_up, start, with_log
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import EMBEDDED
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -59,7 +59,7 @@ def requests_for(targets: Sequence[ComparedTarget]) -> list[UpRequest | None]:
     """
     where = ports.PortRequest(_HOST, 0, 0)
     return [
-        request_up(Serving((target.served,)), where, Launcher.EMBEDDED) if target.served else None
+        request_up(Serving((target.served,)), where, EMBEDDED) if target.served else None
         for target in targets
     ]
 

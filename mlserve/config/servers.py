@@ -26,7 +26,7 @@ from mlserve.errors import NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.options import HelpPanel, Options, described, option
-from mlserve.settings import DEFAULT_HOST, READY_WITHIN, Launcher, ServerSettings
+from mlserve.settings import AUTO, DEFAULT_HOST, OWN_LAUNCHERS, READY_WITHIN, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy, check_name
 
 MODELS = "models"
@@ -65,7 +65,7 @@ class ServerConfig:
     host: str = DEFAULT_HOST
     grpc_port: int | None = None
     rest_port: int | None = None
-    launcher: Launcher = Launcher.AUTO
+    launcher: str = AUTO
     wait: float = READY_WITHIN
     settings: ServerSettings = field(default_factory=ServerSettings)
     source: Path | None = None
@@ -135,9 +135,7 @@ class _ListenKeys(Options):
     rest_port: int | None = field(
         default=None, metadata=option(HelpPanel.ACCESS, "The REST port.", least=0)
     )
-    launcher: Launcher = field(
-        default=Launcher.AUTO, metadata=option(HelpPanel.MODEL, "What to start.")
-    )
+    launcher: str = field(default=AUTO, metadata=option(HelpPanel.MODEL, "What to start."))
     wait: float = field(
         default=READY_WITHIN,
         metadata=option(
@@ -184,6 +182,7 @@ def _server(name: str, table: Table) -> ServerConfig:
     listen = table.options(_ListenKeys)
     for key in ("grpc_port", "rest_port"):
         _require_port(table, key, getattr(listen, key))
+    _require_launcher(table, listen.launcher)
     shared = table.options(LoadOptions)
     models = tuple(_model(model, inner, shared) for model, inner in table.table(MODELS).tables())
     if not models:
@@ -267,17 +266,30 @@ def _require_port(table: Table, key: str, port: int | None) -> None:
 
 
 def _require_backend(table: Table, name: str) -> None:
-    from mlserve.plugins import KNOWN, SOURCES_ONLY, installed  # a client needs no plugin
+    from mlserve.plugins import KNOWN, NO_BACKENDS, installed  # a client needs no plugin
 
-    names = installed().keys() - {SOURCES_ONLY}
+    names = installed().keys() - NO_BACKENDS
     if name in names:
         return
     listed = ", ".join(sorted(names)) or "none"
     raise table.error(
         "backend",
         f"there is no backend {shortened(name)!r} (installed: {listed})",
-        did_you_mean(name, names | KNOWN.keys() - {SOURCES_ONLY})
+        did_you_mean(name, names | KNOWN.keys() - NO_BACKENDS)
         + "`mlserve plugins` shows what there is",
+        of_value=True,
+    )
+
+
+def _require_launcher(table: Table, name: str) -> None:
+    from mlserve.plugins import launcher_names  # most files name none of a plugin
+
+    if name in OWN_LAUNCHERS or name in (names := launcher_names()):
+        return
+    raise table.error(
+        "launcher",
+        f"there is no launcher {shortened(name)!r} (there are {', '.join(names)})",
+        did_you_mean(name, names) + "`mlserve plugins` shows what there is",
         of_value=True,
     )
 

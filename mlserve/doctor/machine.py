@@ -21,7 +21,8 @@ from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.records import read_records
-from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
+from mlserve.launcher import Launcher
+from mlserve.settings import GRPC_PORT, NATIVE, REST_PORT
 from mlserve.sources import DEFAULT_MODEL
 from mlserve.store import Store
 from mlserve.system import memory_limit, usable_cpus
@@ -44,11 +45,22 @@ _HUB_FIX = (
 
 
 def look_at_launchers() -> Iterator[Finding]:
-    """Check the embedded, the native and the docker launcher."""
+    """Check the embedded, the native and the docker launcher, and those of plugins."""
     specs = list(_specs())
     yield _embedded()
-    yield from _native([spec for spec in specs if spec.launcher == Launcher.NATIVE])
+    yield from _native([spec for spec in specs if spec.launcher == NATIVE])
     yield from _docker([spec for spec in specs if spec.image is not None])
+    for report in plugins.survey():
+        if report.launcher is not None:
+            yield _of_plugin(report.launcher)
+
+
+def _of_plugin(launcher: type[Launcher]) -> Finding:
+    absent = plugins.absent_modules(launcher.requires)
+    if not absent:
+        return Finding(Area.LAUNCHERS, launcher.name, Status.OK, launcher.summary)
+    text = f"{', '.join(absent)} not installed"
+    return Finding(Area.LAUNCHERS, launcher.name, Status.WARN, text, launcher.install_hint)
 
 
 def _specs() -> Iterator[ServerSpec]:

@@ -30,8 +30,6 @@ from mlserve.launch.signals import Interrupts
 Show = Callable[[str], None]
 """Called with what is being waited for."""
 
-_MARGIN = 5.0
-"""Seconds for a drained server to unload its model and exit."""
 _END = 1.0
 """Least seconds between SIGTERM, which ends a third-party server at once, and SIGKILL."""
 _LOOK_PAUSE = 0.1
@@ -88,7 +86,8 @@ def _stop(record: ServerRecord, timeout: float | None, show: Show) -> Stopped:
     _mark(record, is_stopping=True)
     try:
         drains = server.drains
-        allowed = drain_timeout + (_MARGIN if drains else 0.0) if timeout is None else timeout
+        end_seconds = record.traits.end_seconds if drains else 0.0
+        allowed = drain_timeout + end_seconds if timeout is None else timeout
         give_up = time.monotonic() + allowed
         has_clients = None if drains else _has_clients_until(give_up, server, on_wait)
     except BaseException:  # it was not told to end, and keeps serving

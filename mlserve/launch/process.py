@@ -13,7 +13,6 @@ import psutil
 from mlserve.errors import Unavailable
 from mlserve.launch.logs import follow, last_lines
 from mlserve.launch.records import ServerRecord
-from mlserve.settings import Launcher
 
 OnWait = Callable[[float], None]
 """Called repeatedly while a server ends, with the seconds that are left."""
@@ -101,7 +100,7 @@ class RunningProcess:
     @property
     def drains(self) -> bool:
         """True for mlserve's own server; a third-party server dies of SIGTERM at once."""
-        return self._record.launcher is Launcher.EMBEDDED
+        return self._record.traits.drains
 
     def has_clients(self) -> bool | None:
         """Return whether a connection to one of its ports is open."""

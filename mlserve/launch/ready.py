@@ -23,9 +23,8 @@ from mlserve.launch.access import CERT_VARIABLE, KEY_VARIABLE, tls_of, token_of
 from mlserve.launch.process import is_process
 from mlserve.launch.records import ServerRecord, read_records, state_lock, write_record
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Serving
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
 from mlserve.sources import Kind
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def wait_until_ready(
                 return
             if any(model.failure is not None for model in awaited):
                 # A server of ours ends now, and its last words say more; a third-party one stays.
-                seconds = _OUR_LAST_WORDS if record.launcher is Launcher.EMBEDDED else _LAST_WORDS
+                seconds = _OUR_LAST_WORDS if record.traits.is_own else _LAST_WORDS
                 give_up = min(give_up, time.monotonic() + seconds)
             time.sleep(_PAUSE)
     require_alive()
@@ -175,7 +174,7 @@ def see(record: ServerRecord) -> Seen:
 def what_runs(record: ServerRecord) -> tuple[VersionServing, ...]:
     """Return what runs each version, as a server of ours says; empty if it does not say so soon."""
     models = record.serving.models
-    if not models or record.launcher is not Launcher.EMBEDDED:
+    if not models or not record.traits.is_own:
         return ()
     try:
         with client_of(record, models[0]) as client:

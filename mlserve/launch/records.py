@@ -30,14 +30,13 @@ from mlserve.launch.private_files import (
     require_own,
     state_folder,
 )
-from mlserve.launch.serving import Serving
+from mlserve.launcher import NO_TRAITS, OWN_TRAITS, STATE_FILE, Traits
 from mlserve.served_model import ServedModel
 from mlserve.server_state import ServerState
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import EMBEDDED
 
 _FORMAT = 1
-STATE_FILE = "serves.json"
-"""The name of the state of a server that follows a file, in the folder of its files."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 """Names of servers become file names."""
 _MOST_PID = 2**31 - 1
@@ -59,12 +58,13 @@ class ServerRecord:
     until then `up_pid` and `up_created` identify the command that started it and waits for it, as
     `pid` and `pid_created` do the server. `is_stopping` is True once `mlserve down` stops it, so
     that it gets no new work. `tls_server_name` is the name to expect in its certificate if that
-    does not cover the host. `problem` is that of ServerState.
+    does not cover the host. `traits` are those of its launcher at its start. `problem` is that of
+    ServerState.
     """
 
     name: str
     serving: Serving
-    launcher: Launcher
+    launcher: str
     listen: Listen
     pid: int
     pid_created: float
@@ -76,6 +76,7 @@ class ServerRecord:
     up_created: float = 0.0
     container: str | None = None
     tls_server_name: str | None = None
+    traits: Traits = NO_TRAITS
     problem: str = field(default="", compare=False)
 
     @property
@@ -129,7 +130,8 @@ class ServerRecord:
         """Return flat data, as `mlserve ps --output json` prints it."""
         own = {name: getattr(self, name) for name in _OWN_FIELDS}
         log = None if self.log is None else str(self.log)
-        return own | {"log": log} | asdict(self.listen) | self.serving.to_json()
+        own |= {"log": log, "traits": self.traits.to_json()}
+        return own | asdict(self.listen) | self.serving.to_json()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServerRecord:
@@ -144,7 +146,8 @@ class ServerRecord:
             values["serving"] = Serving.from_json(data)
         except UsageError as error:  # a value that the options of `up` would reject too
             raise ValueError(error.message) from error
-        values["launcher"] = Launcher(data["launcher"])
+        values["launcher"] = _launcher(data["launcher"])
+        values["traits"] = _traits(data)
         values["listen"] = Listen(data["host"], int(data["grpc_port"]), int(data["rest_port"]))
         values["log"] = None if data["log"] is None else Path(data["log"])
         values["pid"] = _pid(data["pid"])
@@ -309,6 +312,20 @@ def _as_of_now(record: ServerRecord) -> ServerRecord:
 def files_folder(name: str) -> Path:
     """Return the folder of the files that the launcher wrote for the server of that name."""
     return paths.state_dir() / "files" / name
+
+
+def _launcher(name: Any) -> str:
+    """Return the name of a launcher, which need not be installed any more."""
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a launcher")
+    return name
+
+
+def _traits(data: dict[str, Any]) -> Traits:
+    """Return the traits; records of older versions have none, and mlserve's own launchers only."""
+    if "traits" in data:
+        return Traits.from_json(data["traits"])
+    return OWN_TRAITS if data["launcher"] == EMBEDDED else NO_TRAITS
 
 
 def _pid(value: Any) -> int:

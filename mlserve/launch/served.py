@@ -10,10 +10,10 @@ from mlserve.errors import MlserveError, Unavailable
 from mlserve.inventory import ModelFolder, StoredVersion, VersionState
 from mlserve.launch.ready import client_of
 from mlserve.launch.records import ServerRecord, read_records
+from mlserve.launch.replicas import replicas_of
 from mlserve.launch.running import server_of
 from mlserve.pin import pin_or_none
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -42,7 +42,7 @@ class Use(NamedTuple):
     @property
     def follows_pin(self) -> bool:
         """Whether the server looks at the pin: mlserve's own, without versions of its own."""
-        return self.record.launcher is Launcher.EMBEDDED and self.model.versions.follows_latest
+        return self.record.traits.follows_pin and self.model.versions.follows_latest
 
     @property
     def pin(self) -> int | None:
@@ -68,6 +68,11 @@ class Use(NamedTuple):
         Raises Unavailable if it cannot be asked.
         """
         try:
+            if self.record.traits.has_replicas:
+                found = replicas_of(self.record, _ANSWER_SECONDS)
+                return frozenset(
+                    v.version for each in found.replicas for v in each.versions if v.state != "END"
+                )
             with self.client() as client:
                 statuses = client.status(timeout=_ANSWER_SECONDS)
         except MlserveError as error:

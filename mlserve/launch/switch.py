@@ -2,7 +2,8 @@
 
 The version is pinned in the model's folder (`mlserve.pin`). Each server that follows the folder
 loads it, answers with it, and then lets the other one go after its last request. A version that a
-server cannot load leaves everything as it was, the pin included.
+server cannot load leaves everything as it was, the pin included. A server of several replicas
+changes one after the other, and goes back if one refuses the version.
 """
 
 from __future__ import annotations
@@ -14,26 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mlserve.artifact import Artifact, version_folder
-from mlserve.errors import (
-    DeadlineExceeded,
-    MlserveError,
-    ModelLoadFailed,
-    NotFound,
-    Unavailable,
-)
+from mlserve.errors import MlserveError, ModelLoadFailed, NotFound, Unavailable
 from mlserve.inventory import ModelFolder, VersionState
-from mlserve.launch.running import server_of
+from mlserve.launch.followers import ASK_SECONDS, Follower, follower_of
 from mlserve.launch.served import Use, uses_of
 from mlserve.pin import pin_or_none, write_pin
-from mlserve.settings import Launcher
+from mlserve.settings import DOCKER, EMBEDDED
 
 Show = Callable[[str], None]
 """Called with what is being waited for."""
 
 _PAUSE = 0.05
-_ASK_SECONDS = 2.0
-_STALE = 5.0
-"""Seconds in which a server is sure to have looked at its folder; it looks every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +63,7 @@ def switch(folder: ModelFolder, version: int | None, timeout: float, show: Show)
             )
         raise
     uses = uses_of(folder.base_path)
-    followers = [_Follower(use, target) for use in uses if use.follows_pin]
+    followers = [follower_of(use, target) for use in uses if use.follows_pin]
     before = pin_or_none(folder.base_path)
     write_pin(folder.base_path, version)
     try:
@@ -103,7 +95,7 @@ def _target(folder: ModelFolder, version: int | None) -> int:
     return complete[-1].artifact.version
 
 
-def _rounds(followers: Sequence[_Follower], give_up: float) -> Iterator[list[_Follower]]:
+def _rounds(followers: Sequence[Follower], give_up: float) -> Iterator[list[Follower]]:
     """Ask the followers until none is waited for; yield those that are, after each round."""
     waiting = list(followers)
     while waiting := [follower for follower in waiting if not follower.look()]:
@@ -125,55 +117,6 @@ def _require_own_pin(folder: ModelFolder, version: int | None) -> None:
     )
 
 
-class _Follower:
-    """A server that follows the pin, asked again and again until it serves the version alone."""
-
-    def __init__(self, use: Use, version: int) -> None:
-        self.use = use
-        self.is_done = False
-        self.is_unloaded = False
-        """Whether a client had the model unloaded: it is loaded only if a client asks for it."""
-        self.doing = "looking for the change"
-        self._version = version
-        # What was there before the change is shown until the server looks at its folder again.
-        self._may_be_stale = self._has_looked = time.monotonic() + _STALE
-
-    def look(self) -> bool:
-        """Ask once; return whether there is nothing more to wait for. Raises ModelLoadFailed."""
-        if not server_of(self.use.record).is_running():
-            return True
-        try:
-            with self.use.client() as client:
-                statuses = client.status(timeout=_ASK_SECONDS)
-        except MlserveError as error:
-            self.doing = error.message
-            return False
-        mine = next((s for s in statuses if s.version == self._version), None)
-        if mine is not None and mine.state == "END" and mine.error:
-            if time.monotonic() >= self._may_be_stale:
-                raise self._not_loaded(mine.error)
-        else:
-            self._may_be_stale = 0.0
-            self.doing = f"version {self._version} is {mine.state if mine else 'not seen yet'}"
-        served = {s.version for s in statuses if s.is_available}
-        self.is_done = served == {self._version}
-        has_ended = all(s.state == "END" and not s.error for s in statuses)
-        self.is_unloaded = has_ended and time.monotonic() >= self._has_looked
-        return self.is_done or self.is_unloaded
-
-    def not_in_time(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"{self.use.label} does not serve version {self._version} yet: {self.doing}",
-            hint=f"it goes on: see mlserve status --server {self.use.name}; --timeout waits longer",
-        )
-
-    def _not_loaded(self, reason: str) -> ModelLoadFailed:
-        return ModelLoadFailed(
-            f"{self.use.label} cannot load version {self._version}: {reason}",
-            hint="it serves what it served before, and the pin is as before",
-        )
-
-
 def _load_advice(use: Use) -> str:
     url = f"{use.record.rest_endpoint}/v2/repository/models/{use.model.model}/load"
     return f"it was unloaded by request, and serves the version once it is loaded: POST {url}"
@@ -184,7 +127,7 @@ def _is_on(use: Use, version: int) -> bool:
     if use.model.versions.versions:
         return use.model.versions.versions == (version,)
     with suppress(MlserveError), use.client() as client:
-        served = {s.version for s in client.status(timeout=_ASK_SECONDS) if s.is_available}
+        served = {s.version for s in client.status(timeout=ASK_SECONDS) if s.is_available}
         return served == {version}
     return False
 
@@ -195,14 +138,14 @@ def _advice(use: Use, folder: ModelFolder) -> str:
     if use.record.serving.config is not None:
         file = use.record.serving.config.path
         return f"{file} names its versions, which takes precedence; change them there"
-    if launcher is Launcher.EMBEDDED:
+    if use.record.traits.follows_pin:
         why = "it was started with --version, which takes precedence"
-    elif launcher is Launcher.DOCKER:
+    elif launcher == DOCKER:
         why = "it runs in a container, which does not follow the pin"
     else:
         why = "it is a third-party server, which does not follow the pin"
     flags = f"--path {shlex.quote(str(folder.base_path))} --model {folder.model}"
-    if launcher is not Launcher.EMBEDDED:
+    if launcher != EMBEDDED:
         flags += f" --launcher {launcher}"
     restart = f"mlserve down {use.name} && mlserve up --backend {folder.backend} {flags}"
     return f"{why}; restart it: {restart}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserve import plugins
+from mlserve.activation import FOR_SERVER
 from mlserve.backend import Backend, Listen
 from mlserve.deadline import check_seconds
 from mlserve.errors import (
@@ -25,17 +26,19 @@ from mlserve.errors import (
 )
 from mlserve.launch import ports
 from mlserve.launch.access import name_to_expect
-from mlserve.launch.command import Process, command, launcher_for, spawn
+from mlserve.launch.command import Process, spawn
+from mlserve.launch.launchers import command_of, launcher_for, traits_of
 from mlserve.launch.logs import last_words, log_path
 from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
 from mlserve.launch.running import drop_dead, server_of
-from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
+from mlserve.launcher import Traits
 from mlserve.model_choice import by_number, require_whole
 from mlserve.served_model import ServedModel
-from mlserve.settings import GRPC_PORT, REST_PORT, Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, DOCKER, GRPC_PORT, REST_PORT
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.container import ContainerProcess
@@ -54,8 +57,8 @@ class UpRequest:
 
     serving: Serving
     ports: ports.PortRequest
-    wanted: Launcher
-    launcher: Launcher
+    wanted: str
+    launcher: str
     wait: float
 
     @property
@@ -63,22 +66,28 @@ class UpRequest:
         """The backend of a server of one model."""
         return plugins.backend(self.serving.only.backend)
 
+    @property
+    def traits(self) -> Traits:
+        """What servers of this launcher do."""
+        return traits_of(self.launcher)
+
 
 def request_up(
     serving: Serving,
     where: ports.PortRequest,
-    launcher: Launcher = Launcher.AUTO,
+    launcher: str = AUTO,
     wait: float = 120.0,
 ) -> UpRequest:
     """Make a request, and report whatever is missing before anything starts.
 
-    Raises PluginError for a missing runtime, and UsageError for what the backend or the launcher
-    does not support, and for a `wait` that is not a number of seconds.
+    Raises PluginError for a missing runtime, NotFound for an unknown launcher, and UsageError for
+    what the backend or the launcher does not support, and for a `wait` that is not a number of
+    seconds.
     """
     check_seconds("--wait", wait)
     backends = [plugins.backend(model.backend) for model in serving.models]
     chosen = launcher_for(backends, serving, launcher)
-    if chosen is not Launcher.EMBEDDED:
+    if not traits_of(chosen).follows_pin:
         serving = replace(serving, models=tuple(map(by_number, serving.models)))
     return UpRequest(serving, where, launcher, chosen, wait)
 
@@ -98,7 +107,7 @@ def up(request: UpRequest, tell: Tell) -> Up:
     also when the user interrupts. Raises UsageError for other settings or a taken port, Unavailable
     if it does not get ready.
     """
-    if request.launcher is Launcher.DOCKER:
+    if request.launcher == DOCKER:
         request = _with_image(request, tell)
     give_up = time.monotonic() + request.wait
     with Interrupts.watched() as interrupts:
@@ -194,7 +203,7 @@ class LaunchedServer:
 
     def stop(self) -> None:
         """Stop the process that this command started."""
-        server_of(self.record).stop(_STOP_TIMEOUT)
+        server_of(self.record).stop(max(_STOP_TIMEOUT, self.record.traits.end_seconds))
         if self.process is not None:
             self.process.wait()
 
@@ -229,13 +238,16 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
     Raises PluginError if something is missing, ModelLoadFailed if a file of a version that a
     third-party server is to load is not as exported: mlserve's own server checks that itself.
     """
-    if request.launcher is not Launcher.EMBEDDED:
+    if not request.traits.is_own:
         for model in request.serving.models:
             require_whole(model)
-    if request.launcher is Launcher.DOCKER:
+    if request.launcher == DOCKER:
         return _start_container(request, listen, log)
     serving = request.serving
-    planned = command(serving, request.launcher, listen)
+    planned = command_of(request.launcher, serving, listen)
+    if passed := request.ports.passed:
+        env = {**planned.env, FOR_SERVER: passed.in_words()}
+        planned = replace(planned, env=env, descriptors=passed.descriptors)
     if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
         tell(
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "
@@ -246,7 +258,7 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
             f"warning: {Path(planned.argv[0]).name} serves the latest version and does not follow "
             "newer ones: after the next export, restart it with mlserve down and mlserve up"
         )
-    if request.launcher is Launcher.EMBEDDED:
+    if request.traits.is_own:
         for risk in serving.settings.exposure(listen.host):
             tell(f"warning: {risk}")
     record = _record(request, listen, log)  # before the start: if it fails, no process is lost
@@ -277,6 +289,7 @@ def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecor
         is_ready=False,
         up_pid=os.getpid(),
         up_created=created(os.getpid()),
+        traits=request.traits,
     )
     name = name_to_expect(request.serving.settings, record.reachable_host)
     return replace(record, tls_server_name=name)
@@ -290,7 +303,7 @@ def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
         and asked.host == listen.host
         and (not asked.grpc or asked.grpc == listen.grpc_port)
         and (not asked.rest or asked.rest == listen.rest_port)
-        and request.wanted in (Launcher.AUTO, running.launcher)
+        and request.wanted in (AUTO, running.launcher)
     )
     if not is_same:
         raise UsageError(
@@ -301,7 +314,7 @@ def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
 
 def _in_words(record: ServerRecord) -> str:
     serving, listen, config = record.serving, record.listen, record.serving.config
-    flags = [*serving.settings.argv(), *serving.docker_options]
+    flags = [*serving.settings.argv(), *serving.docker_options, *serving.cluster.argv()]
     if config is None:
         flags = [*serving.only.options.argv(), *flags]
     flags += [f"image {serving.image}"] if serving.image else []

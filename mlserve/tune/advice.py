@@ -9,12 +9,12 @@ from dataclasses import replace
 from mlserve.errors import MlserveError, ModelLoadFailed, PluginError
 from mlserve.launch.records import ServerRecord, Tell, read_records
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Serving
 from mlserve.launch.up import UpRequest
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.options import flag_of
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import EMBEDDED
 from mlserve.tune.candidates import tuned_options, tuned_part
 from mlserve.tune.machine import Machine
 from mlserve.tune.records import Tuning, tunings
@@ -29,7 +29,7 @@ def advised(request: UpRequest, given: Collection[str], tell: Tell) -> UpRequest
     value of a tuned option, a tuning is not used, as the mixture was never measured. Only mlserve's
     own server of one model is tuned, and one that runs already stays as it is.
     """
-    if request.launcher is not Launcher.EMBEDDED or request.serving.config is not None:
+    if request.launcher != EMBEDDED or request.serving.config is not None:
         return request
     tuning = _tuning_of(request.serving.only, tell)
     if tuning is None or not tuning.options.changed:
@@ -104,7 +104,7 @@ def _running(request: UpRequest) -> ServerRecord | None:
     """Return the server of that name that runs and differs in nothing but tuned options."""
     wanted = _untuned(request.serving)
     for record in read_records(lambda _: None):
-        if record.name == wanted.name and record.launcher is Launcher.EMBEDDED:
+        if record.name == wanted.name and record.launcher == EMBEDDED:
             its = record.serving
             is_same = its.config is None and wanted.is_served_by(_untuned(its))
             return record if is_same and server_of(record).is_running() else None

@@ -17,14 +17,14 @@ from mlserve.inventory import ModelFolder, StoredVersion, VersionState, model_fo
 from mlserve.launch import ports
 from mlserve.launch.records import read_records
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import request_up
 from mlserve.load_options import LoadOptions, OnDrift
 from mlserve.model_choice import choose
 from mlserve.precision import MIN_AGREEMENT
 from mlserve.served_model import ServedModel
-from mlserve.settings import DEFAULT_HOST, Launcher
+from mlserve.serving import Serving
+from mlserve.settings import DEFAULT_HOST, EMBEDDED
 from mlserve.store import Store, VersionPolicy
 from mlserve.system import usable_cpus
 from mlserve.tune.golden import agreement_text, examining, problem_text
@@ -221,7 +221,7 @@ def _measured(
     served = replace(_model_of(version), options=replace(options, on_drift=OnDrift.SERVE))
     where = ports.PortRequest(DEFAULT_HOST, 0, 0)
     trials = Trials(
-        request=request_up(Serving((served,)), where, Launcher.EMBEDDED),
+        request=request_up(Serving((served,)), where, EMBEDDED),
         target_of=asking(served, question_about(served, (), (), _no_file), _TIMEOUT),
         many=_CLIENTS_A_CPU * usable_cpus(),
         timeout=_TIMEOUT,

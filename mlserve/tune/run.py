@@ -11,12 +11,12 @@ from mlserve.bench.processes import LoadProcesses
 from mlserve.bench.target import Target
 from mlserve.launch import ports
 from mlserve.launch.records import ServerRecord
-from mlserve.launch.serving import Serving
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import request_up
 from mlserve.load_options import LoadOptions
 from mlserve.served_model import ServedModel
-from mlserve.settings import DEFAULT_HOST, Launcher
+from mlserve.serving import Serving
+from mlserve.settings import DEFAULT_HOST, EMBEDDED
 from mlserve.tune.candidates import candidates, tuned_part
 from mlserve.tune.golden import examining
 from mlserve.tune.judge import Tried, Verdict, judge
@@ -77,7 +77,7 @@ def tune_model(
     of a model that does not answer.
     """
     where = ports.PortRequest(DEFAULT_HOST, 0, 0)
-    request = request_up(Serving((model,)), where, Launcher.EMBEDDED)
+    request = request_up(Serving((model,)), where, EMBEDDED)
     here, digest = Machine.here(), digest_of(model)
     many = _CLIENTS_A_CPU * here.usable_cpus
     with Interrupts.watched() as interrupts, LoadProcesses() as loads:

@@ -4,3 +4,5 @@ from __future__ import annotations
 
 DECISIONS = "/mlserve/decisions"
 """The last decisions on who was let in: over gRPC `Decisions` of the service `mlserve.Server`."""
+REPLICAS = "/mlserve/replicas"
+"""The replicas of a server that has several: `mlserve.wire.replicas`."""

@@ -179,6 +179,17 @@ def test_the_oldest_goes_first_where_it_would_be_late_otherwise() -> None:
     assert admission.next(21.0) is waiting[0], "ten seconds of work wait, and nine are left"
 
 
+def test_the_newest_that_may_run_goes_first_where_a_model_is_full() -> None:
+    admission = admission_of(2.0, is_known=False, slots=2)
+    narrow = CostKey.from_rows("narrow", 1, "serving_default", 1)
+    runs = Ticket(narrow, 60.0, width=1, is_asked=False)
+    admission.enter(runs)
+    admission.start(0.0, [runs])
+    _, newer = let_in(admission, 0.0), let_in(admission, 0.1)
+    admission.enter(Ticket(narrow, 60.0, width=1, is_asked=False, arrived_at=0.2))
+    assert admission.next(5.0) is newer
+
+
 def test_those_who_set_a_deadline_keep_their_order() -> None:
     admission = admission_of(2.0, is_known=False)
     admission.start(0.0, [let_in(admission, 0.0)])

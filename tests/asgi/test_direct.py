@@ -244,6 +244,26 @@ def test_a_late_call_ends_in_time_and_one_too_many_is_refused(export: Export) ->
     _during(serving, ask)
 
 
+def test_a_critical_call_displaces_one_that_waits(export: Export) -> None:
+    export()
+    serving = mlserve.server.mount(threads=1, max_queue=1)
+
+    async def ask() -> None:
+        slow = asyncio.create_task(serving.infer({"seconds": [0.5]}, signature="slow"))
+        await _running(serving, 1)
+        waiting = asyncio.create_task(serving.predict(PHOTO, priority="sheddable"))
+        await _until(lambda: _engine(serving).waiting == 1)
+        critical = asyncio.create_task(serving.predict(PHOTO, priority="critical"))
+        with pytest.raises(Overloaded):
+            await waiting
+        assert (await critical).label == "sorrel"
+        await slow
+        with pytest.raises(UsageError, match="x-request-priority must be sheddable"):
+            await serving.predict(PHOTO, priority="high")  # type: ignore[arg-type]
+
+    _during(serving, ask)
+
+
 def test_a_cancelled_call_leaves_the_queue(export: Export) -> None:
     export()
     serving = mlserve.server.mount(threads=1)

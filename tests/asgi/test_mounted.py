@@ -163,6 +163,7 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(
         wait_until(lambda: web.has('mlserve_refused_total{reason="gone"} 1.0', ""))
         assert web.has("mlserve_requests_waiting 0.0", "")
         assert web.has("mlserve_requests_running 1.0", "")
+        web.process.kill()  # a stop would wait for the call that holds the thread
 
 
 def _is_refused_before_its_body(web: WebServer, status: str, header: str = "") -> None:

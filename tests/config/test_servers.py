@@ -16,7 +16,7 @@ from mlserve.config.servers import (
 )
 from mlserve.errors import NotFound, UsageError
 from mlserve.load_options import LoadOptions
-from mlserve.settings import Launcher, LogFormat, ServerSettings
+from mlserve.settings import EMBEDDED, LogFormat, ServerSettings
 from mlserve.store import VersionPolicy
 
 THREE_MODELS = """\
@@ -97,7 +97,7 @@ def test_a_server_of_three_models(tmp_path: Path) -> None:
         host="0.0.0.0",
         grpc_port=9500,
         rest_port=0,
-        launcher=Launcher.EMBEDDED,
+        launcher=EMBEDDED,
         wait=30.0,
         settings=ServerSettings(
             max_queue=32, token_file=tmp_path / "secrets/token", log_format=LogFormat.JSON

@@ -27,7 +27,7 @@ class LoadOptions(load_options.LoadOptions):
 
 load_options.LoadOptions = LoadOptions  # as if two fields were added to it
 load_options.DEFAULT_LOAD_OPTIONS = LoadOptions()
-from mlserve.launch.serving import Serving
+from mlserve.serving import Serving
 from mlserve.served_model import ServedModel
 options = LoadOptions(colour="red", layers=5)
 serving = Serving((ServedModel("echo", "m", Path("/m"), options=options),))
@@ -51,7 +51,7 @@ from mlserve.launch.docker.plan import plan_of_built
 print(plan_of_built("image", serving).argv)
 """,
     "a backend that does not take it": """
-from mlserve.launch.command import launcher_for
+from mlserve.launch.launchers import launcher_for
 from mlserve import plugins
 launcher_for([plugins.backend("echo")], serving, "auto")
 """,

@@ -18,7 +18,7 @@ from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready
 from mlserve.launch.records import ServerRecord, read_records, remove_record, write_record
 from mlserve.launch.running import server_of
-from mlserve.settings import Launcher
+from mlserve.settings import NATIVE
 from tests.launch.test_records import RECORD
 
 
@@ -37,7 +37,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 def old(stranger: subprocess.Popen[bytes]) -> ServerRecord:
     """The record of a server that ended, and whose pid the stranger has got."""
     since = created(stranger.pid)
-    return replace(RECORD, pid=stranger.pid, pid_created=since - 5, launcher=Launcher.NATIVE)
+    return replace(RECORD, pid=stranger.pid, pid_created=since - 5, launcher=NATIVE)
 
 
 def test_a_stranger_is_neither_signalled_nor_waited_for(

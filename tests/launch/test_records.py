@@ -18,6 +18,7 @@ import pytest
 
 from mlserve import paths
 from mlserve.backend import Listen
+from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import Unavailable, UsageError
 from mlserve.launch.process import created
 from mlserve.launch.records import (
@@ -29,22 +30,30 @@ from mlserve.launch.records import (
     write_record,
 )
 from mlserve.launch.running import reconcile, server_of
-from mlserve.launch.serving import ConfigEntry, Serving
+from mlserve.launcher import OWN_TRAITS, Traits
 from mlserve.load_options import LoadOptions
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher, ServerSettings
+from mlserve.serving import ConfigEntry, Serving
+from mlserve.settings import EMBEDDED, ServerSettings
 from mlserve.store import VersionPolicy
 
 RECORD = ServerRecord(
     name="echo-m",
     serving=Serving((ServedModel("echo", "m", Path("/models/m"), VersionPolicy((1, 2))),)),
-    launcher=Launcher.EMBEDDED,
+    launcher=EMBEDDED,
     listen=Listen("127.0.0.1", 8500, 8501),
     pid=1,
     pid_created=2.5,
     log=Path("/logs/echo-m.log"),
     started="2026-01-02T03:04:05+00:00",
     is_ready=True,
+    traits=OWN_TRAITS,
+)
+REPLICATED = replace(
+    RECORD,
+    launcher="ray",
+    serving=replace(RECORD.serving, cluster=ClusterOptions(address="head:10001", replicas="1..4")),
+    traits=Traits(is_own=True, drains=True, follows_pin=True, has_replicas=True, end_seconds=30),
 )
 
 
@@ -74,12 +83,14 @@ EVERYTHING = Serving(
     image="image:1",
     docker_options=("--memory=2g",),
     config=ConfigEntry(Path("/etc/mlserve.toml"), "line"),
+    cluster=ClusterOptions(replicas="1..4", hedge="p99"),
 )
 """The same for a server."""
 
 
 @pytest.mark.parametrize(
-    "record", [RECORD, replace(RECORD, log=None), replace(RECORD, serving=EVERYTHING)]
+    "record",
+    [RECORD, replace(RECORD, log=None), replace(RECORD, serving=EVERYTHING), REPLICATED],
 )
 def test_a_record_is_read_as_it_was_written(record: ServerRecord) -> None:
     write_record(record)
@@ -175,7 +186,9 @@ def test_a_broken_record_is_reported_and_left_out(home: Path, text: str) -> None
     assert str(broken) in reports[0]
 
 
-@pytest.mark.parametrize("field", ["pid", "versions", "base_path", "grpc_port"])
+@pytest.mark.parametrize(
+    "field", ["pid", "versions", "base_path", "grpc_port", "launcher", "traits", "cluster"]
+)
 def test_a_field_of_another_type_is_reported(home: Path, field: str) -> None:
     folder = home / "state" / "servers"
     folder.mkdir(parents=True)

@@ -15,13 +15,13 @@ from mlserve import plugins
 from mlserve.backend import Listen
 from mlserve.errors import NotFound, UsageError
 from mlserve.images import tiny_png
-from mlserve.launch.command import command, launcher_for
+from mlserve.launch.launchers import launcher_for, launcher_named
 from mlserve.launch.ports import PortRequest, is_free
 from mlserve.launch.ports import choose as choose_ports
-from mlserve.launch.serving import Serving
 from mlserve.load_options import LoadOptions
 from mlserve.model_choice import choose
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
@@ -225,8 +225,8 @@ def test_the_embedded_server_is_plain_data(export) -> None:
     model = replace(choose(None, None, None, VersionPolicy((1, 2))), options=LoadOptions(threads=3))
     serving = Serving((model,))
 
-    assert launcher_for([plugins.backend("echo")], serving, Launcher.AUTO) is Launcher.EMBEDDED
-    started = command(serving, Launcher.EMBEDDED, Listen("0.0.0.0", 1, 2))
+    assert launcher_for([plugins.backend("echo")], serving, AUTO) == EMBEDDED
+    started = launcher_named(EMBEDDED).command(serving, Listen("0.0.0.0", 1, 2))
 
     assert started.argv == (
         *(sys.executable, "-P", "-m", "mlserve.server", "--backend", "echo", "--model=m"),

@@ -13,10 +13,10 @@ from mlserve.cli.up import described_in_file
 from mlserve.config.document import Document, read_document
 from mlserve.errors import MlserveError, NotFound, UsageError
 from mlserve.images import tiny_png
-from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import ConfigEntry, Serving
+from mlserve.launch.launchers import launcher_for
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import ConfigEntry, Serving
+from mlserve.settings import AUTO, DOCKER, EMBEDDED, NATIVE
 from mlserve.testing.processes import wait_until
 from tests.harness.command import Command
 from tests.harness.echo import put_version
@@ -230,15 +230,15 @@ def test_which_server_of_the_file_is_meant(tmp_path: Path) -> None:
         described_in_file(None, "line", {"name"})
 
 
-@pytest.mark.parametrize("launcher", [Launcher.NATIVE, Launcher.DOCKER])
-def test_other_launchers_do_not_follow_a_file(launcher: Launcher) -> None:
+@pytest.mark.parametrize("launcher", [NATIVE, DOCKER])
+def test_other_launchers_do_not_follow_a_file(launcher: str) -> None:
     config = ConfigEntry(Path("/etc/mlserve.toml"), "line")
     serving = Serving((ServedModel("echo", "m", Path("/m")),), config=config)
 
     with pytest.raises(UsageError, match=f"the {launcher} launcher does not serve") as caught:
         launcher_for([plugins.backend("echo")], serving, launcher)
     assert "--launcher embedded" in (caught.value.hint or "")
-    assert launcher_for([plugins.backend("echo")], serving, Launcher.AUTO) is Launcher.EMBEDDED
+    assert launcher_for([plugins.backend("echo")], serving, AUTO) == EMBEDDED
 
 
 ONE = """

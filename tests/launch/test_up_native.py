@@ -18,12 +18,12 @@ import pytest
 
 from mlserve import plugins
 from mlserve.backend import Listen
-from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Serving
+from mlserve.launch.launchers import launcher_for
 from mlserve.load_options import LoadOptions
 from mlserve.pin import write_pin
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED, NATIVE
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import LABELS, manifest
 
@@ -163,13 +163,13 @@ def test_a_load_option_is_not_dropped_but_takes_the_embedded_server(
     serving = Serving((ServedModel("tfserving", "m", base, options=LoadOptions(threads=2)),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", cli.env["PATH"])
-        chosen = launcher_for([plugins.backend("tfserving")], serving, Launcher.AUTO)
+        chosen = launcher_for([plugins.backend("tfserving")], serving, AUTO)
         plain = launcher_for(
             [plugins.backend("tfserving")],
             Serving((ServedModel("tfserving", "m", base),)),
-            Launcher.AUTO,
+            AUTO,
         )
-    assert (chosen, plain) == (Launcher.EMBEDDED, Launcher.NATIVE)
+    assert (chosen, plain) == (EMBEDDED, NATIVE)
     assert not seen.exists()
 
 

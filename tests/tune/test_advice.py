@@ -13,11 +13,11 @@ from mlserve.backend import Listen
 from mlserve.launch.ports import PortRequest
 from mlserve.launch.process import created
 from mlserve.launch.records import ServerRecord, write_record
-from mlserve.launch.serving import Serving
 from mlserve.launch.up import UpRequest, request_up
 from mlserve.load_options import LoadOptions
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import EMBEDDED, NATIVE
 from mlserve.tune.advice import advised
 from mlserve.tune.machine import Machine
 from mlserve.tune.records import Tuning, keep
@@ -99,7 +99,7 @@ def test_a_server_that_runs_is_joined_as_it_is(served: ServedModel, tuned: Tuned
         ServerRecord(
             name="echo-m",
             serving=request.serving,
-            launcher=Launcher.EMBEDDED,
+            launcher=EMBEDDED,
             listen=Listen("127.0.0.1", 8500, 8501),
             pid=me,
             pid_created=created(me),
@@ -130,6 +130,6 @@ def test_a_file_that_cannot_be_read_keeps_no_model_from_being_served(
 
 def test_other_launchers_are_not_tuned(served: ServedModel, tuned: Tuned) -> None:
     keep(tuned(threads=2))
-    request = replace(_request(served), launcher=Launcher.NATIVE)
+    request = replace(_request(served), launcher=NATIVE)
 
     assert advised(request, (), pytest.fail) is request

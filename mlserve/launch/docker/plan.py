@@ -25,8 +25,8 @@ from mlserve.launch.docker.container import (
 )
 from mlserve.launch.private_files import seal
 from mlserve.launch.records import ServerRecord, files_folder
-from mlserve.launch.serving import Serving
 from mlserve.options import flag_of
+from mlserve.serving import Serving
 from mlserve.settings import GRPC_PORT, REST_PORT
 
 _FILES = "/run/mlserve"

@@ -22,7 +22,7 @@ from mlserve.launch.docker.plan import (
     server_spec,
 )
 from mlserve.launch.records import ServerRecord, files_folder, unwritable
-from mlserve.launch.serving import Serving
+from mlserve.serving import Serving
 
 _RUN_TIMEOUT = 120.0
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)

@@ -107,6 +107,12 @@ class Engine:
         return self._admission.slots
 
     @property
+    def predicted_wait(self) -> float:
+        """The seconds that a call which comes now would wait for a slot, by the estimates."""
+        with self._lock:
+            return self._admission.predicted_wait(time.monotonic())
+
+    @property
     def patience(self) -> Patience:
         """How long callers wait that set no deadline."""
         return self._admission.patience
@@ -146,7 +152,10 @@ class Engine:
         with self._lock:
             ticket = self._ticket_of(deadline, head)
             now = time.monotonic()
-            verdict = admission.check_head(now, ticket) if ticket else admission.check_room(now)
+            if ticket is None:
+                verdict = admission.check_unread(now, request.current().priority)
+            else:
+                verdict = admission.check_head(now, ticket)
         if verdict is not None:
             self._turn_away(verdict, deadline, ticket)
             raise self._refusal(verdict, deadline)
@@ -158,7 +167,14 @@ class Engine:
         DeadlineExceeded and Overloaded for a call that cannot be answered in time.
         """
         self._require_time(call.deadline)
-        job = self._enter(call, self._models.lease(call.model, call.version))
+        # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with
+        # the caller's wait. A call whose deadline has passed may still be running.
+        loaded = self._models.lease(call.model, call.version)
+        try:
+            job = self._enter(call, loaded)
+        except BaseException:
+            loaded.release()
+            raise
         self._dispatch()
         return self._answer(job)
 
@@ -229,8 +245,6 @@ class Engine:
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
-        # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with
-        # the caller's wait. A call whose deadline has passed may still be running.
         served = loaded.model, loaded.version
         is_known = call.signature in loaded.runner.signatures
         if is_known and call.rows is not None and call.rows >= 0:
@@ -257,7 +271,6 @@ class Engine:
             shed_by = Verdict(Refusal.SHED, UNKNOWN)
             other.settle(self._error_of(shed_by, other.deadline, other.priority))
         if verdict is not None:
-            loaded.release()
             raise self._refusal(verdict, call.deadline)
         self._is_idle.clear()
         return job

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from mlserve.artifact import Artifact
 from mlserve.backend import Runner
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError, UsageError
-from mlserve.launch.command import launcher_for
-from mlserve.launch.serving import Serving
+from mlserve.launch.launchers import launcher_for
 from mlserve.load_options import LoadOptions
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED
 from mlserve.testing.images import plain
 
 pytestmark = pytest.mark.framework
@@ -189,8 +190,9 @@ def test_up_refuses_an_option_that_the_backend_does_not_have(tmp_path: Path) -> 
 
     serving = Serving((ServedModel("plain", "m", tmp_path, options=LoadOptions(instances=2)),))
     with pytest.raises(UsageError, match="'plain' has no --instances"):
-        launcher_for([Plain()], serving, Launcher.AUTO)
-    assert launcher_for([OnnxRuntimeBackend()], serving, Launcher.AUTO) is Launcher.EMBEDDED
+        launcher_for([Plain()], serving, AUTO)
+    model = replace(serving.only, backend="onnxruntime")
+    assert launcher_for([OnnxRuntimeBackend()], Serving((model,)), AUTO) == EMBEDDED
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from mlserve_torch.backend import TorchBackend
 from mlserve_torch.torchserve import server_specs
 
 from mlserve.backend import Listen, ServerSpec
-from mlserve.launch.command import ServerCommand, launcher_for
-from mlserve.launch.serving import Serving
+from mlserve.launch.launchers import launcher_for
+from mlserve.launcher import ServerCommand
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import AUTO, EMBEDDED, NATIVE
 
 pytestmark = pytest.mark.framework
 
@@ -128,7 +129,7 @@ def test_the_handlers_file_has_the_one_class_that_torchserve_wants(base_path: Pa
 def test_all_its_files_are_in_its_own_folder(base_path: Path) -> None:
     """TorchServe's sockets and its pid file have fixed names: two servers must not share them."""
     spec = spec_of(base_path)
-    command = ServerCommand(Launcher.NATIVE, spec.argv, spec.env, spec.files)
+    command = ServerCommand(spec.argv, spec.env, spec.files)
     placed = command.placed(Path("/state/files/torch-m"))
     assert placed.env == {
         "TS_CONFIG_FILE": "/state/files/torch-m/config.properties",
@@ -148,5 +149,5 @@ def test_auto_never_chooses_it(
     (tmp_path / "torchserve").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     serving = Serving((ServedModel("torch", "m", base_path),))
-    assert launcher_for([TorchBackend()], serving, Launcher.AUTO) is Launcher.EMBEDDED
-    assert launcher_for([TorchBackend()], serving, Launcher.NATIVE) is Launcher.NATIVE
+    assert launcher_for([TorchBackend()], serving, AUTO) == EMBEDDED
+    assert launcher_for([TorchBackend()], serving, NATIVE) == NATIVE

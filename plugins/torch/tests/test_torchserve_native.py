@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +35,9 @@ from mlserve.errors import (
     NotFound,
     UsageError,
 )
-from mlserve.launch.command import Process, ServerCommand, spawn
+from mlserve.launch.command import Process, spawn
+from mlserve.launcher import ServerCommand
 from mlserve.paths import state_dir
-from mlserve.settings import Launcher
 from mlserve.testing.processes import wait_until
 from tests.foreign.servers import environment
 from tests.harness.command import FREE_PORTS, Command
@@ -49,8 +48,10 @@ pytestmark = [pytest.mark.framework, *[pytest.mark.foreign, pytest.mark.server]]
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 ONCE = Retries(max_attempts=1)
-VERSIONS = {"m": {1: {"label": "ox"}, 2: {}}, "slow": {3: {"delay": 2}}}
-VERSIONS |= {"broken": {4: {"fail_run": "out of luck"}}, "lost": {5: {"fail_load": "torn file"}}}
+VERSIONS = {"m": {1: {"label": "ox"}, 2: {}}, "lost": {5: {"fail_load": "torn file"}}}
+"""Each has a worker of its own, which takes three seconds of a CPU to start: it imports PyTorch."""
+LONGEST_START = 240.0
+"""Seconds. Java and four workers take 16 s of the CPUs, which are those of the other tests, too."""
 STRANGER = """
 import json
 
@@ -108,7 +109,7 @@ class TorchServe:
         executable = shutil.which(spec.executable, path=self._surroundings["PATH"])
         assert executable is not None
         env = {**spec.env, **self._surroundings}
-        command = ServerCommand(Launcher.NATIVE, (executable, *argv), env, files)
+        command = ServerCommand((executable, *argv), env, files)
         self.process = spawn(command, "torch-m", self.log)
 
     def client(self, protocol: str, model: str = "m", **options: Any) -> Client:
@@ -171,7 +172,8 @@ def server(surroundings: Mapping[str, str]) -> Iterator[TorchServe]:
         found = TorchServe(folder, surroundings)
         found.start()
         try:
-            wait_until(lambda: all(found.answers(model) for model in (*VERSIONS, "stranger")))
+            models = (*VERSIONS, "stranger")
+            wait_until(lambda: all(map(found.answers, models)), timeout=LONGEST_START)
             yield found
         finally:
             found.stop()
@@ -250,22 +252,20 @@ def test_what_is_no_image_is_refused_with_its_index(server: TorchServe, protocol
 
 @PROTOCOLS
 def test_the_deadline_is_the_clients(server: TorchServe, protocol: str) -> None:
-    with server.client(protocol, "slow") as client:
-        assert client.metadata(timeout=20).version == 3
-        began = time.monotonic()
+    with server.client(protocol) as client:
+        assert client.metadata(timeout=20).version == 2
         with pytest.raises(DeadlineExceeded):
-            client.predict(PHOTO, timeout=0.5)
-        assert time.monotonic() - began < 1.5
+            client.infer({"seconds": [2.0]}, signature="slow", timeout=0.5)
         assert client.predict(PHOTO, timeout=30).label == "sorrel"
 
 
 @PROTOCOLS
 def test_a_run_that_fails_is_not_tried_again(server: TorchServe, protocol: str) -> None:
     with (
-        server.client(protocol, "broken", retries=Retries(max_attempts=3)) as client,
-        pytest.raises(InferenceFailed, match="out of luck") as error,
+        server.client(protocol, retries=Retries(max_attempts=3)) as client,
+        pytest.raises(InferenceFailed, match="internal error; the server's log") as error,
     ):
-        client.predict(PHOTO, timeout=20)
+        client.infer({"seconds": [0.0]}, signature="crash", timeout=20)
     assert error.value.details["attempts"] == 1
 
 
@@ -324,7 +324,8 @@ def test_a_command_line_story(surroundings: Mapping[str, str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ts-"))
     # In the current folder, which TorchServe looks at too, the version is no model of its own.
     cli = Command(folder, {**surroundings, "MLSERVE_HOME": str(folder)})
-    up = ("up", "--backend", "torch", "--launcher", "native", "--model", "linear", "--path", folder)
+    up = ("up", "--backend", "torch", "--launcher", "native", "--model", "linear")
+    up += ("--path", folder, "--wait", "140")
     try:
         _export(folder / "1")
         started = cli(*up, *FREE_PORTS, timeout=150)

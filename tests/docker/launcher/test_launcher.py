@@ -18,9 +18,9 @@ from mlserve.client import Client
 from mlserve.launch.down import stop_all
 from mlserve.launch.records import ServerRecord, read_records, write_record
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Serving
 from mlserve.served_model import ServedModel
-from mlserve.settings import Launcher
+from mlserve.serving import Serving
+from mlserve.settings import DOCKER
 from mlserve.store import VersionPolicy
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import manifest, put_version
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.server]
 RECORD = ServerRecord(
     name="echo-m",
     serving=Serving((ServedModel("echo", "m", Path(), VersionPolicy((1,))),)),
-    launcher=Launcher.DOCKER,
+    launcher=DOCKER,
     listen=Listen("127.0.0.1", 0, 0),
     pid=0,
     pid_created=0.0,

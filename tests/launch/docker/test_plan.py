@@ -27,11 +27,11 @@ from mlserve.launch.docker.plan import (
 from mlserve.launch.docker.run import plan_of
 from mlserve.launch.records import ServerRecord
 from mlserve.launch.running import server_of
-from mlserve.launch.serving import Serving
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.model_choice import choose
 from mlserve.served_model import ServedModel
-from mlserve.settings import REST_PORT, Launcher, ServerSettings
+from mlserve.serving import Serving
+from mlserve.settings import DOCKER, REST_PORT, ServerSettings
 from mlserve.store import VersionPolicy
 
 LATEST = VersionPolicy()
@@ -41,7 +41,7 @@ RECORD = ServerRecord(
         (ServedModel("echo", "m", Path("/store/echo/m"), VersionPolicy((1,))),),
         docker_options=("--memory=2g",),
     ),
-    launcher=Launcher.DOCKER,
+    launcher=DOCKER,
     listen=Listen("127.0.0.1", 18500, 18501),
     pid=0,
     pid_created=0.0,

@@ -195,7 +195,7 @@ def test_the_signature_is_looked_at_again_when_the_body_has_been_read(
 
 def test_the_default_timeout_is_a_setting(model: Any, start: Any) -> None:
     model.put(1)
-    server = start("--threads", "1", "--default-timeout", "0.2")
+    server = start("--threads", "1", "--default-timeout", "0.2", "--drain-timeout", "0.1")
     slow = {"inputs": {"seconds": [5.0]}, "signature_name": "slow"}
     answer = server.post(slow)
     assert answer.status_code == 504

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.server
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 FOR_EVER = 600
+ONE_THREAD = "--threads=1", "--drain-timeout=0.1"  # the call that holds it is not awaited
 CANCEL = struct.pack(">I", 8)
 ENDLESS = [("grpc-timeout", f"{FOR_EVER}S")]
 
@@ -70,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, ssl.SSL
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     folder = tmp_path_factory.mktemp("leaving")
     with (
-        serving(folder, "--threads=1", f"--rest-socket={folder}/rest.sock") as server,
+        serving(folder, *ONE_THREAD, f"--rest-socket={folder}/rest.sock") as server,
         held(server),
     ):
         yield server
@@ -239,7 +240,7 @@ def test_many_at_once(connect: Connect, leaving: Any) -> None:
 
 def test_over_tls(tmp_path: Path, files: tuple[Path, Path, ssl.SSLContext]) -> None:
     cert, key, trusting = files
-    flags = "--threads=1", f"--tls-cert={cert}", f"--tls-key={key}"
+    flags = *ONE_THREAD, f"--tls-cert={cert}", f"--tls-key={key}"
     with serving(tmp_path, *flags, wait=EchoServer.has_loaded) as server, held(server, trusting):
         for ahead in (b"", ASK):
             with connected(server.rest, trusting) as client:

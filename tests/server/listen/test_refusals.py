@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     """A server that refuses every call: its only thread is held, and nothing may wait."""
     folder = tmp_path_factory.mktemp("refusals")
     with (
-        serving(folder, "--threads=1", "--max-queue=0") as server,
+        serving(folder, "--threads=1", "--max-queue=0", "--drain-timeout=0.1") as server,
         connected(server) as holding,
     ):
         holding.sendall(sized(HOLD))

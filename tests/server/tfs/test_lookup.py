@@ -265,6 +265,6 @@ def test_of_a_header_that_comes_twice_the_first_counts_on_both_ports(
 
 
 def test_of_two_deadlines_the_shorter_one_holds(http: httpx.Client) -> None:
-    body = {"signature_name": "slow", "inputs": [5.0]}
+    body = {"signature_name": "slow", "inputs": [1.0]}
     sent = [("X-Request-Timeout-Ms", "20000"), ("X-Request-Timeout-Ms", "100")]
     assert http.post("/v1/models/m:predict", json=body, headers=sent).status_code == 504

@@ -206,7 +206,7 @@ class TestCancelling:
         self, model: Any, start: Any, predict_on: Any, request_of: Any
     ) -> None:
         model.put(7)
-        server = start()
+        server = start("--drain-timeout=0.1")
         slow = request_of("slow", seconds=(np.array([5.0], np.float32), DType.FLOAT32))
         began = time.monotonic()
         call = predict_on(server, slow, timeout=0.3)

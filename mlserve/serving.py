@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlserve.cluster_options import DEFAULT_CLUSTER, ClusterOptions
 from mlserve.served_model import ServedModel
 from mlserve.settings import DEFAULT_SETTINGS, ServerSettings
 
@@ -24,7 +25,7 @@ class Serving:
 
     `image` is the container image to run; None takes the usual one. `docker_options` go to
     `docker run`. A server that is described in a file has its place in `config`, and its models
-    change with the file while it runs.
+    change with the file while it runs. `cluster` is for launchers whose servers have replicas.
     """
 
     models: tuple[ServedModel, ...]
@@ -32,6 +33,7 @@ class Serving:
     image: str | None = None
     docker_options: tuple[str, ...] = ()
     config: ConfigEntry | None = None
+    cluster: ClusterOptions = DEFAULT_CLUSTER
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ class Serving:
             "image": self.image,
             "docker_options": list(self.docker_options),
             "config": config and {"path": str(config.path), "server": config.server},
+            "cluster": self.cluster.to_json(),
         }
 
     @classmethod
@@ -92,4 +95,5 @@ class Serving:
             image=data.get("image"),
             docker_options=tuple(map(str, data.get("docker_options", ()))),
             config=config and ConfigEntry(Path(config["path"]), str(config["server"])),
+            cluster=ClusterOptions.from_json(data.get("cluster", {})),
         )

@@ -1,0 +1,106 @@
+"""What the front knows of the replicas: from the roster, and from before the roster was lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlserve_ray.reports import ReplicaState, Report, Snapshot
+from mlserve_ray.roster import LOST_AFTER
+
+_GONE = (ReplicaState.FAILED, ReplicaState.LOST)
+
+
+class Fleet:
+    """The replicas by id. All times are seconds on one clock."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, Report] = {}
+        self._epoch = ""
+        self._from_before: Mapping[str, Report] = {}
+        self._until = 0.0
+        self.failures: dict[str, Report] = {}
+        """The replicas that failed before they were ready, and why."""
+        self.was_ready = False
+        """Whether any replica was ever ready."""
+
+    def take(self, snapshot: Snapshot, now: float) -> bool:
+        """Take over what the roster knows; return whether it was started again, empty.
+
+        What was known before stays then, until the replicas have had the time to report.
+        """
+        is_new = snapshot.epoch != self._epoch
+        if is_new:
+            self._epoch, self._from_before = snapshot.epoch, self._reports
+            self._until = now + 2 * LOST_AFTER
+        if now > self._until:
+            self._from_before = {}
+        reports = {seen.report.id: seen.report for seen in snapshot.seen}
+        reports = self._reports = {**self._from_before, **reports}
+        for report in reports.values():
+            if report.state is ReplicaState.FAILED:
+                self.failures[report.id] = report
+            self.was_ready |= report.state is ReplicaState.READY
+        return is_new
+
+    @property
+    def replicas(self) -> list[Report]:
+        """The replicas, by id; those that have failed are not among them."""
+        found = (each for each in self._reports.values() if each.state is not ReplicaState.FAILED)
+        return sorted(found, key=lambda report: report.id)
+
+    @property
+    def live(self) -> list[Report]:
+        """The replicas that have been heard of lately."""
+        return [each for each in self.replicas if each.state not in _GONE]
+
+    @property
+    def endpoints(self) -> list[Report]:
+        """The replicas that requests may go to.
+
+        If all were lost at the same time, then the roster is more likely to be cut off than they
+        are to be dead, and requests go on: the ingress notices by itself what does not answer.
+        """
+        known = [each for each in self.replicas if each.rest_port]
+        ready = [each for each in known if each.state is ReplicaState.READY]
+        if ready or any(each.state not in _GONE for each in known):
+            return ready
+        return known
+
+    @property
+    def draining(self) -> frozenset[str]:
+        """The replicas that are about to end."""
+        states = {each.id: each.state for each in self.replicas}
+        return frozenset(each for each in states if states[each] is ReplicaState.DRAINING)
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """The number of replicas in each state."""
+        return Counter(each.state.value for each in self.replicas)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the replicas as `/mlserve/replicas` gives them."""
+        return [_to_json(each) for each in self.replicas]
+
+
+def _to_json(replica: Report) -> dict[str, Any]:
+    load = replica.load
+    return {
+        "id": replica.id,
+        "node": replica.node,
+        "address": replica.address,
+        "pid": replica.pid,
+        "state": replica.state.value,
+        "versions": [each.to_json() for each in replica.versions],
+        "in_flight": load.in_flight,
+        "wait_seconds": round(load.wait, 4),
+        "busy": round(load.busy, 3),
+        "refused": load.refused,
+        "requests": load.requests,
+    }
+
+
+def needed_files(replicas: Sequence[Report]) -> set[int]:
+    """Return the versions whose files have to go to some node."""
+    return {version for each in replicas for version in each.needs_files}

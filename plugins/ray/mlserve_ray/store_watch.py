@@ -1,0 +1,62 @@
+"""Which versions the model's folder asks for: its pin, or the latest, as servers follow it."""
+
+from __future__ import annotations
+
+from mlserve.artifact import version_folder
+from mlserve.errors import NotFound
+from mlserve.server.models.folders import Look, VersionFolders, first_versions
+from mlserve.server.models.versions import ModelSpec
+from mlserve_ray.artifacts import identity
+from mlserve_ray.reports import Offer, Versions
+from mlserve_ray.rollout import Aim
+
+
+class StoreWatch:
+    """The folder of one model. Every method reads the disk, which may block."""
+
+    def __init__(self, model: ModelSpec, artifacts: str | None) -> None:
+        """`artifacts` is the address of `--artifacts`."""
+        self._model = model
+        self._artifacts = artifacts
+        self._folders = VersionFolders(model.model, model.base_path)
+        self._last = Look({})
+        self.offers: dict[int, Offer] = {}
+        """Where the versions are that were asked for."""
+
+    def first(self) -> Aim:
+        """Return what to serve at the start. Raises NotFound."""
+        wanted, present = first_versions(self._model.base_path, self._model.policy)
+        self._last = Look(dict.fromkeys(present))
+        return self._aim(wanted)
+
+    def look(self, served: Versions) -> Aim | None:
+        """Return what to serve now; None while the folder cannot be read or is being changed."""
+        look = self._folders.look(self._model.policy, served)
+        if look is None:
+            return None
+        before, self._last = self._last, look
+        if not look.wanted or not all(look.is_settled(v, before) for v in look.wanted):
+            return None
+        try:
+            return self._aim(look.wanted)
+        except NotFound:
+            return None
+
+    def _aim(self, versions: Versions) -> Aim:
+        digests = []
+        for version in versions:
+            folder = version_folder(self._model.base_path, version)
+            try:
+                digest = identity(folder)
+            except OSError as error:
+                raise NotFound(f"{folder} cannot be read: {error}", hint="try again") from error
+            digests.append(digest)
+            kept = self.offers.get(version)
+            if kept is None or kept.digest != digest:
+                base_path = str(self._model.base_path.absolute())
+                self.offers[version] = Offer(version, digest, base_path, self._artifacts)
+        return Aim(versions, tuple(digests))
+
+    def base_folder(self, version: int) -> str:
+        """Return the folder of that version."""
+        return str(version_folder(self._model.base_path, version))

@@ -1,0 +1,102 @@
+"""A front with a Ray of its own: what it leaves behind, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mlserve.errors import ExitCode
+from mlserve.testing.processes import wait_until
+from tests.harness.echo import EchoModel, manifest
+from tests.harness.ray_cluster import SLOW, descendants, front, running
+
+pytestmark = pytest.mark.alone
+TOKEN = "a-secret-of-the-test"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> EchoModel:
+    made = EchoModel(tmp_path / "m")
+    made.put(1, manifest=manifest(), label="one", delay=1.0)
+    return made
+
+
+def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    options = ("--replicas=2", "--cpus-per-replica=0.5", f"--token-file={token}")
+    with front(model, tmp_path / "log", *options) as server:
+        wait_until(lambda: "ready: 2 replicas" in server.log(), SLOW)
+        everything = descendants(server.process.pid)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        base = f"http://{server.rest}"
+        assert httpx.get(f"{base}/mlserve/replicas", timeout=20).status_code == 401
+        assert httpx.get(f"{base}/mlserve/replicas", headers=headers, timeout=20).is_success
+        with ThreadPoolExecutor() as threads:
+            url = f"{base}/v1/models/m:predict"
+            asked = threads.submit(
+                httpx.post, url, json={"inputs": ["x"]}, headers=headers, timeout=30
+            )
+            wait_until(lambda: _in_flight(base, headers) == 1)
+            assert server.stop() == ExitCode.OK
+            assert asked.result().json() == {"outputs": ["one"]}
+        wait_until(lambda: not running(everything))
+        assert TOKEN not in server.log()
+
+
+def _in_flight(base: str, headers: dict[str, str]) -> int:
+    page = httpx.get(f"{base}/metrics", headers=headers, timeout=20).text
+    rows = [row for row in page.splitlines() if row.startswith("mlserve_requests_running{")]
+    return sum(int(float(row.rpartition(" ")[2])) for row in rows)
+
+
+def test_an_interrupt_during_the_start(model: EchoModel, tmp_path: Path) -> None:
+    with front(model, tmp_path / "log") as server:
+        wait_until(lambda: "starting a local Ray" in server.log())
+        wait_until(lambda: any("gcs_server" in line for line in running(_all(server.process.pid))))
+        everything = _all(server.process.pid)
+        assert server.stop(signal.SIGINT) == ExitCode.OK
+        wait_until(lambda: not running(everything))
+
+
+_all = descendants
+
+
+def test_an_address_where_nothing_is(model: EchoModel, tmp_path: Path) -> None:
+    with socket.socket() as nothing:
+        nothing.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{nothing.getsockname()[1]}"
+        with front(model, tmp_path / "log", f"--address={address}") as server:
+            assert server.process.wait(SLOW) == ExitCode.UNAVAILABLE
+            assert f"no Ray cluster answers at {address}" in server.log()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--address=nowhere", "'nowhere' is not the address of a Ray cluster"),
+        ("--model-control=on", "the ray launcher does not take --model-control"),
+        ("--replicas=0", "'0' is not a valid value of --replicas"),
+        ("--version=7", "has no version 7"),
+    ],
+)
+def test_what_is_wrong_is_said(model: EchoModel, tmp_path: Path, flag: str, message: str) -> None:
+    with front(model, tmp_path / "log", flag) as server:
+        assert server.process.wait(SLOW) == ExitCode.USAGE
+        assert message in server.log()
+
+
+def test_a_port_that_is_taken(model: EchoModel, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with front(model, tmp_path / "log", f"--rest-port={port}") as server:
+            assert server.process.wait(SLOW) == ExitCode.USAGE
+            assert f"port {port}" in server.log()
