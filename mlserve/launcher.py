@@ -67,7 +67,7 @@ class ServerCommand:
     `files` maps paths to texts written into the server's own folder first; `{files}` in an argument
     or a value of `env` stands for that folder. `listens_everywhere`: the server ignores the host.
     `follows_versions`: it serves a newer version as it appears. `longest_folder`: the bytes that
-    the path of the folder may have.
+    the path of the folder may have. `descriptors` are open files that the process inherits.
     """
 
     argv: tuple[str, ...]
@@ -76,6 +76,7 @@ class ServerCommand:
     listens_everywhere: bool = False
     follows_versions: bool = True
     longest_folder: int | None = None
+    descriptors: tuple[int, ...] = ()
 
     def placed(self, folder: Path) -> ServerCommand:
         """Return the command with the folder of the server's files filled in."""

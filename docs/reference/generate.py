@@ -37,6 +37,10 @@ _MADE = "<!-- Made from the code by docs/reference/generate.py: run `make refere
 _COMMAND_GROUPS = {
     "Make": ("export", "build"),
     "Run": ("up", "ps", "logs", "down"),
+    "Deploy": (
+        *("deploy", "deploy kubernetes", "deploy helm", "deploy kserve"),
+        *("deploy compose", "deploy systemd"),
+    ),
     "Ask": ("predict", "status", "metadata"),
     "Keep": (
         *("models", "models list", "models show", "models verify", "models sign"),
@@ -57,6 +61,9 @@ _VARIABLES = {
     "data and state folders.",
     "MLSERVE_TFHUB_URL": "A mirror of TF-Hub, for `mlserve export`.",
     "TFHUB_CACHE_DIR": "TensorFlow Hub's own cache of downloaded models.",
+    "LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID": "Listening sockets for `mlserve up --foreground`, as "
+    "systemd passes them, named `grpc` and `rest`.",
+    "NOTIFY_SOCKET, WATCHDOG_USEC": "Where systemd is told how the server is, and how often.",
     "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY": "Proxies for a client, in capitals or small "
     "letters.",
 }
@@ -192,7 +199,8 @@ def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    settings = {setting.name for setting in described(ServerSettings)} if name == "up" else set()
+    takes_settings = name == "up" or name.startswith("deploy ")
+    settings = {setting.name for setting in described(ServerSettings)} if takes_settings else set()
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "config"]
     yield f"## mlserve {name}"

@@ -104,6 +104,10 @@ class Admission(Generic[Queued]):
         """The number of calls that hold a slot."""
         return sum(len(slot.tickets) for slot in self.running)
 
+    def predicted_wait(self, now: float) -> float:
+        """Return the seconds that a call which comes now and goes last would wait for a slot."""
+        return self.forecast.wait(now, self.waiting)
+
     def price(self, now: float, priority: Priority) -> float:
         """Return the part of the calls of that priority that has been refused lately, 0 to 1."""
         arrived = self._arrived.of(priority, now)

@@ -110,6 +110,19 @@ class Forecast(Generic[Queued]):
         is_measured = any(self.estimates.guess(ticket.kind).samples for ticket in started)
         return self._slots(now)[0][0] if is_measured else None
 
+    def wait(self, now: float, queue: Queue[Queued]) -> float:
+        """Return the seconds that a call which comes now and goes last would wait for a slot.
+
+        0 if one is free. What has not been measured yet counts nothing.
+        """
+        if not queue.line and len(self.running) < self.slots:
+            return 0.0
+        ahead = sum(
+            count * self.estimates.guess_in_batch(kind, self.max_batch).mean
+            for kind, count in queue.kinds.items()
+        )
+        return self._at_once(queue.line) * self._slots(now)[0][0] + ahead
+
     def demand(self, counts: Iterable[tuple[CostKey, int]]) -> float:
         """Return the seconds of the whole server that so many calls of these kinds need."""
         guess = self.estimates.guess_in_batch

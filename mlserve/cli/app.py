@@ -22,7 +22,7 @@ from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
 from mlserve.hints import speak_flags
 
 _COMMANDS = (
-    *("export", "build", "up", "down", "ps", "logs", "predict", "compare", "certify"),
+    *("export", "build", "deploy", "up", "down", "ps", "logs", "predict", "compare", "certify"),
     *("bench", "tune", "metadata", "status", "why", "audit"),
     *("doctor", "models", "plugins", "config"),
 )

@@ -12,9 +12,11 @@ import typer
 from mlserve.cli import completion
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
+from mlserve.errors import UsageError
 from mlserve.settings import GRPC_PORT
 
 if TYPE_CHECKING:
+    from mlserve.artifact import Artifact
     from mlserve.launch.docker.images import BuildRequest
     from mlserve.sources import Progress
 
@@ -53,6 +55,16 @@ def build(
             "the runtime's own if it has one, else mlserve's (auto)."
         ),
     ] = "auto",
+    artifact_only: Annotated[
+        bool,
+        typer.Option(
+            "--artifact-only",
+            help="Make an image of the model's files alone, without a server, for image volumes "
+            "of Kubernetes and for KServe (`oci+native://`). Nothing is built or pulled; "
+            "--file-only DIR writes it as an OCI image layout. With --base-image it is built on "
+            "that image (KServe's `oci://` needs a shell in it: busybox).",
+        ),
+    ] = False,
     base_image: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +102,8 @@ def build(
     mlserve build --backend onnxruntime --model efficientnet_lite0
 
     mlserve build --file-only image/ && docker build --tag mine image/
+
+    mlserve build --artifact-only --tag registry.example/efficientnet:3
     """
     from mlserve import plugins
     from mlserve.artifact import Artifact
@@ -99,6 +113,13 @@ def build(
 
     versions = VersionPolicy(() if version is None else (version,))
     chosen = choose(backend, model, None, versions, store)
+    if artifact_only:
+        _require_none({"--wheel-dir": wheel_dir, "--server": server != "auto"})
+    if artifact_only and base_image is None:
+        _require_none({"--build-option": build_option})
+        artifact = Artifact.open(chosen.base_path, chosen.model, chosen.expected[-1])
+        _make_artifact_image(artifact, chosen.backend, tag, file_only, output)
+        return
     request = BuildRequest(
         plugins.backend(chosen.backend),
         Artifact.open(chosen.base_path, chosen.model, chosen.expected[-1]),
@@ -107,11 +128,46 @@ def build(
         base_image=base_image,
         options=tuple(build_option or ()),
         wheel_dir=wheel_dir,
+        artifact_only=artifact_only,
     )
     if file_only is not None:
         _write_files(request, file_only, output)
     else:
         _build_image(request, output)
+
+
+def _require_none(given: dict[str, object]) -> None:
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} is for an image with a server, and --artifact-only makes one without",
+                hint="leave one of them out",
+            )
+
+
+def _make_artifact_image(
+    artifact: Artifact, backend: str, tag: str | None, folder: Path | None, output: OutputFormat
+) -> None:
+    """Write the image into the folder, or give it to the engine if there is none."""
+    from tempfile import TemporaryDirectory
+
+    from mlserve.launch.docker.artifact_image import load, write_artifact_image
+    from mlserve.launch.docker.images import artifact_image_tag, artifact_labels
+
+    tag = tag or artifact_image_tag(artifact.model, artifact.version)
+    labels = artifact_labels(artifact, backend)
+    with TemporaryDirectory(prefix="mlserve-build-") as aside:
+        image = write_artifact_image(artifact, tag, labels, folder or Path(aside) / "image")
+        identity = "" if folder is not None else load(image)
+    about = {"tag": tag, "digest": image.digest, "ids": dict(image.ids)}
+    if folder is not None:
+        about["folder"] = str(folder.absolute())
+    if output is OutputFormat.JSON:
+        named = {"backend": backend, "model": artifact.model, "version": artifact.version}
+        print_json(about | named)
+        return
+    typer.echo(f"{tag}  {identity or image.digest}")
+    note(f"next     docker push {tag}" if folder is None else f"next     crane push {folder} {tag}")
 
 
 def _write_files(request: BuildRequest, folder: Path, output: OutputFormat) -> None:
@@ -152,6 +208,9 @@ def _build_image(request: BuildRequest, output: OutputFormat) -> None:
     if artifact.manifest is not None and artifact.manifest.has_random_weights:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     publish = f"127.0.0.1:{GRPC_PORT}:{GRPC_PORT}"
+    if request.artifact_only:
+        note(f"next     docker push {built.tag}")
+        return
     init = "" if request.spec is None else " --init"
     note(f"next     docker run --rm{init} --publish {publish} {built.tag}")
 

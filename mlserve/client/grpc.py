@@ -29,10 +29,13 @@ with without_fork_support():
     import grpc
     import grpc.aio
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
     # `Session.ask_with_retries` repeats failed calls, and reports them.
     ("grpc.enable_retries", 0),
+    # Of a name with several addresses, as a headless Service of Kubernetes is one, every server is
+    # asked in turn; the policy that gRPC takes by itself would send all to one of them.
+    ("grpc.lb_policy_name", "round_robin"),
     # A new server is found at once, regardless of what other channels have seen.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -58,6 +58,7 @@ def _start(command: ServerCommand, output: IO[bytes]) -> Process:
             stderr=subprocess.STDOUT,
             env={**_inherited(), **command.env},
             start_new_session=True,
+            pass_fds=command.descriptors,
         )
     except OSError as error:
         raise PluginError(

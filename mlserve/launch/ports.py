@@ -10,6 +10,7 @@ import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from mlserve.activation import GRPC, NONE_PASSED, REST, PassedSockets
 from mlserve.backend import Listen
 from mlserve.errors import UsageError
 from mlserve.settings import GRPC_PORT, REST_PORT
@@ -21,17 +22,19 @@ _PAIRS = 100
 class PortRequest:
     """Where a server should listen.
 
-    A port of None is the default one, which may move; 0 is any free one.
+    A port of None is the default one, which may move; 0 is any free one. `passed` are sockets that
+    this process was started with, in place of ports to open.
     """
 
     host: str
     grpc: int | None = None
     rest: int | None = None
+    passed: PassedSockets = NONE_PASSED
 
     @property
     def is_fixed(self) -> bool:
         """Whether there is no other pair of ports to fall back to."""
-        return bool(self.grpc) and bool(self.rest)
+        return bool(self.passed) or (bool(self.grpc) and bool(self.rest))
 
 
 def choose(request: PortRequest, reserved: Collection[int] = ()) -> Listen:
@@ -39,6 +42,8 @@ def choose(request: PortRequest, reserved: Collection[int] = ()) -> Listen:
 
     Raises UsageError if a requested port is taken or the host is not an address of this machine.
     """
+    if request.passed:
+        return Listen(request.host, request.grpc or 0, request.rest or 0)
     if request.grpc and request.grpc == request.rest:
         raise UsageError(
             f"port {request.grpc} is given for both gRPC and REST", hint="give two ports"
@@ -53,6 +58,18 @@ def choose(request: PortRequest, reserved: Collection[int] = ()) -> Listen:
         f"no pair of ports from {GRPC_PORT} to {GRPC_PORT + 2 * _PAIRS} is free",
         hint="give free ones with --grpc-port and --rest-port",
     )
+
+
+def request_passed(passed: PassedSockets) -> PortRequest:
+    """Return the request for exactly these sockets. Raises UsageError if one is missing."""
+    grpc, rest = passed.address(GRPC), passed.address(REST)
+    if grpc is None or rest is None or grpc[0] != rest[0]:
+        raise UsageError(
+            "the sockets passed to this process are not a TCP port each for gRPC and REST, at the "
+            "same address",
+            hint="mlserve deploy systemd writes socket units for both",
+        )
+    return PortRequest(grpc[0], grpc[1], rest[1], passed)
 
 
 def is_free(host: str, port: int) -> bool:

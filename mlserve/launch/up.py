@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlserve import plugins
+from mlserve.activation import FOR_SERVER
 from mlserve.backend import Backend, Listen
 from mlserve.deadline import check_seconds
 from mlserve.errors import (
@@ -244,6 +245,9 @@ def start(request: UpRequest, listen: Listen, log: Path | None, tell: Tell) -> L
         return _start_container(request, listen, log)
     serving = request.serving
     planned = command_of(request.launcher, serving, listen)
+    if passed := request.ports.passed:
+        env = {**planned.env, FOR_SERVER: passed.in_words()}
+        planned = replace(planned, env=env, descriptors=passed.descriptors)
     if planned.listens_everywhere and listen.host not in ("0.0.0.0", "::"):
         tell(
             f"warning: {Path(planned.argv[0]).name} listens on every address of this machine, "

@@ -25,8 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlserve import plugins
+from mlserve.activation import NONE_PASSED, PassedSockets, take_sockets
 from mlserve.errors import MlserveError
 from mlserve.load_options import LoadOptions
+from mlserve.notify import Notifier
 from mlserve.options import described, flag_of
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.config_file import ConfigFile, StartedWith
@@ -37,8 +39,11 @@ from mlserve.store import VersionPolicy
 from mlserve.system import usable_cpus
 
 
-def parse(argv: Sequence[str]) -> ServerOptions:
-    """Parse the command line. Raises PluginError, and UsageError for a bad value."""
+def parse(argv: Sequence[str], sockets: PassedSockets = NONE_PASSED) -> ServerOptions:
+    """Parse the command line; `sockets` were passed to this process.
+
+    Raises PluginError, and UsageError for a bad value.
+    """
     parser = argparse.ArgumentParser(prog="python -m mlserve.server", allow_abbrev=False)
     parser.add_argument("--backend", help="the plugin that loads the model")
     parser.add_argument("--model", help="the name to serve it under")
@@ -66,7 +71,8 @@ def parse(argv: Sequence[str]) -> ServerOptions:
     needed = ("backend", "model", "base_path") if given.config is None else ("server",)
     if any(getattr(given, name) is None for name in needed):
         parser.error(f"needed: {', '.join(map(flag_of, needed))}")
-    return _of_model(given) if given.config is None else _of_file(given)
+    options = _of_model(given) if given.config is None else _of_file(given, sockets)
+    return replace(options, sockets=sockets)
 
 
 def _of_model(given: argparse.Namespace) -> ServerOptions:
@@ -83,10 +89,11 @@ def _of_model(given: argparse.Namespace) -> ServerOptions:
     return _options(given, (model,), settings, options.calls_at_once)
 
 
-def _of_file(given: argparse.Namespace) -> ServerOptions:
+def _of_file(given: argparse.Namespace, sockets: PassedSockets) -> ServerOptions:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end a server that is starting
     settings = ServerSettings.taken_from(vars(given))
-    started = StartedWith(given.host, given.grpc_port, given.rest_port, settings)
+    place = given.host, given.grpc_port, given.rest_port
+    started = StartedWith(*place, settings, has_sockets=bool(sockets))
     config = ConfigFile(
         given.config, given.server, started, state=given.state, poll_seconds=given.poll_seconds
     )
@@ -117,7 +124,8 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     try:
-        options = parse(sys.argv[1:])
+        notifier = Notifier.taken()
+        options = replace(parse(sys.argv[1:], take_sockets()), notifier=notifier)
     except MlserveError as error:
         log_to_stderr(LogFormat.TEXT)
         sys.exit(int(log_error(error)))

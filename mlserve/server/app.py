@@ -11,12 +11,14 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from mlserve.activation import GRPC, NONE_PASSED, REST, PassedSockets
 from mlserve.background import end_process
 from mlserve.errors import ExitCode, MlserveError
+from mlserve.notify import Notifier
 from mlserve.server.listen.limits import log_limits, within_file_limit
 from mlserve.server.listen.ports import LAST_WORDS, GrpcPort, RestPort
 from mlserve.server.models.versions import ModelSpec
@@ -34,14 +36,21 @@ reads a long request; a health check makes half a dozen system calls.
 """
 
 
+_HAND_OVER = 5.0
+"""Seconds that clients have to leave a server whose sockets another process takes over.
+
+A request that takes longer is still answered, by the drain.
+"""
+
+
 class FollowedConfig(Protocol):
     """A file that describes the models, followed while the server runs."""
 
     async def follow(self, parts: ServerParts, /) -> None:
         """Apply each change of the file, forever."""
 
-    def look_now(self) -> None:
-        """Have the file read again at once."""
+    def look_now(self, done: Callable[[], None], /) -> None:
+        """Have the file read again at once; `done` is called once what it says is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,8 @@ class ServerOptions:
     Without `rest_port` there is no REST.
     `reload` and `config` change the models while the server runs, by request and as a file changes;
     without them it serves the same ones until the end. `cors` allows pages of every origin to use
-    the REST port.
+    the REST port. `sockets` that were passed to the process take the ports' places; the service
+    manager that did so may want to be told how the server is.
     """
 
     models: Sequence[ModelSpec]
@@ -65,27 +75,38 @@ class ServerOptions:
     config: FollowedConfig | None = None
     metrics_path: str | None = None
     cors: bool = False
+    sockets: PassedSockets = NONE_PASSED
+    notifier: Notifier = field(default_factory=Notifier)
 
 
 class Server:
     """A server process: its parts, and the two ports around them."""
 
     def __init__(self, options: ServerOptions) -> None:
-        options = replace(options, settings=within_file_limit(options.settings))
+        settings, sockets = within_file_limit(options.settings), options.sockets
+        place = options.host, options.grpc_port
+        # What the server allows depends on who can reach it.
+        options = replace(options, settings=settings, host=sockets.host(options.host))
         self._options = options
+        self._notifier = options.notifier
         self._stop = asyncio.Event()
+        self._has_ports = False
+        self._was_ready = False
         self._give_up = 0.0
-        settings = options.settings
         self.parts = ServerParts(
             settings, host=options.host, threads=options.threads, on_change=self._note_change
         )
-        place, parts = (options.host, options.grpc_port), self.parts
-        self.grpc = GrpcPort(*place, parts.telemetry, parts.memory, settings)
+        parts, passed = self.parts, sockets.opened(GRPC)
+        self.grpc = GrpcPort(*place, parts.telemetry, parts.memory, settings, passed)
         self.rest = (
             None
             if options.rest_port is None
-            else RestPort(options.host, options.rest_port, settings)
+            else RestPort(place[0], options.rest_port, settings, sockets.opened(REST))
         )
+
+    @property
+    def _ports(self) -> list[GrpcPort | RestPort]:
+        return [self.grpc] if self.rest is None else [self.grpc, self.rest]
 
     async def run(self) -> bool:
         """Serve until a signal; return True when nothing runs any more and the process may exit.
@@ -100,8 +121,7 @@ class Server:
             return await self._serve()
         finally:
             left = max(LAST_WORDS, self._give_up - time.monotonic())
-            ports = (port for port in (self.grpc, self.rest) if port is not None)
-            await asyncio.gather(*(port.stop(left) for port in ports))
+            await asyncio.gather(*(port.stop(left) for port in self._ports))
             self.parts.request_log.close()
 
     async def _find_models(self) -> bool:
@@ -129,6 +149,9 @@ class Server:
             rest = self.rest.address
         log_limits(options.settings, self.parts.limits, options.host)
         _log.info("listening grpc=%s rest=%s", self.grpc.address, rest)
+        self._has_ports = True
+        self._note_change()
+        self._tell_alive()
 
     async def _serve(self) -> bool:
         model = asyncio.create_task(self._load_and_follow())
@@ -137,7 +160,11 @@ class Server:
         if model.done():
             await model
         model.cancel()
-        self._give_up = time.monotonic() + self._options.settings.drain_timeout
+        seconds = self._options.settings.drain_timeout
+        self._give_up = time.monotonic() + seconds
+        self._notifier.stopping("answering the last requests")
+        until = asyncio.get_running_loop().time() + min(seconds, _HAND_OVER)
+        await asyncio.gather(*(port.hand_over(until) for port in self._ports))
         return await self.parts.drain(self._give_up) and not self.parts.models.is_loading
 
     async def _load_and_follow(self) -> None:
@@ -147,14 +174,43 @@ class Server:
         await asyncio.gather(self.parts.run_models(), *changes)
 
     def _note_change(self) -> None:
-        self.grpc.show_ready(self.parts.is_ready)
+        is_ready = self.parts.is_ready
+        self.grpc.show_ready(is_ready)
+        if is_ready and self._has_ports and not (self._was_ready or self._stop.is_set()):
+            self._was_ready = True
+            # What waits at a socket that was passed to this process asks for an answer, not for
+            # the news that the models are being loaded.
+            for port in self._ports:
+                port.accept_passed()
+            self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        names = ", ".join(self.parts.models.names)
+        rest = "off" if self.rest is None else self.rest.address
+        self._notifier.ready(f"serving {names} at grpc {self.grpc.address}, rest {rest}")
+
+    def _tell_alive(self) -> None:
+        """Tell the service manager that the event loop turns, twice in each time that it waits."""
+        if (seconds := self._notifier.watchdog) is not None:
+            self._notifier.alive()
+            asyncio.get_running_loop().call_later(seconds / 2, self._tell_alive)
+
+    def _reload(self) -> None:
+        assert self._options.config is not None
+        if self._was_ready:
+            self._notifier.reloading()
+        self._options.config.look_now(self._tell_reloaded)
+
+    def _tell_reloaded(self) -> None:
+        if self._was_ready:
+            self._tell_ready()
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         if self._options.config is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._options.config.look_now)
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

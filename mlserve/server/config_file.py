@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,23 @@ _Look = tuple[int, int, int] | None
 
 @dataclass(frozen=True, slots=True)
 class StartedWith:
-    """What of a server cannot change while it runs."""
+    """What of a server cannot change while it runs.
+
+    `has_sockets` tells that it listens on sockets that were passed to it, wherever the file puts
+    its ports.
+    """
 
     host: str
     grpc_port: int
     rest_port: int
     settings: ServerSettings
+    has_sockets: bool = False
 
     def differences(self, config: ServerConfig) -> Iterator[tuple[str, Any]]:
         """Yield the keys whose values in the file are others, with the values that hold."""
-        if config.host != self.host:
+        if config.host != self.host and not self.has_sockets:
             yield "host", self.host
-        for key in ("grpc_port", "rest_port"):
+        for key in () if self.has_sockets else ("grpc_port", "rest_port"):
             if getattr(config, key) and getattr(config, key) != getattr(self, key):
                 yield key, getattr(self, key)
         if config.launcher not in (AUTO, EMBEDDED):
@@ -90,6 +95,7 @@ class ConfigFile:
         self._in_force: tuple[ServedModel, ...] = ()
         self._read_at: _Look = None
         self._is_told = asyncio.Event()
+        self._to_tell: list[Callable[[], None]] = []
 
     def first_models(self) -> tuple[ModelSpec, ...]:
         """Return the models to start with. Raises UsageError, and what the choice of one raises."""
@@ -97,8 +103,12 @@ class ConfigFile:
         self._in_force = self._read()
         return self._specs()
 
-    def look_now(self) -> None:
-        """Have the file read again at once, even if it has not changed."""
+    def look_now(self, done: Callable[[], None]) -> None:
+        """Have the file read again at once, even if it has not changed.
+
+        `done` is called once what it says is in force, or has been refused.
+        """
+        self._to_tell.append(done)
         self._is_told.set()
 
     async def follow(self, parts: ServerParts) -> None:
@@ -112,6 +122,8 @@ class ConfigFile:
                 problem = await self._try_to_apply(parts)
                 parts.metrics.config_in_force(not problem)
                 self._write_state(problem)
+                while self._to_tell:
+                    self._to_tell.pop()()
             before = now
 
     async def _wait(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 from mlserve import Client
 from mlserve.images import tiny_png
 from mlserve.testing.processes import wait_until
+from tests.harness.activation import service_manager
 
 pytestmark = pytest.mark.server
 
@@ -95,3 +97,32 @@ def test_it_does_not_run_twice(cli, export) -> None:
 
     assert up.returncode == 2
     assert "error: echo-m is already running (pid " in up.stderr
+
+
+def test_it_serves_at_sockets_that_it_was_started_with(cli, export, tmp_path: Path) -> None:
+    export()
+    with service_manager(tmp_path) as manager:
+        log, grpc = tmp_path / "log", manager.address("grpc")
+        argv = (sys.executable, "-m", "mlserve", "up", "--backend", "echo", "--foreground")
+        for _ in range(2):
+            with manager.start(log, *argv) as up:
+                manager.wait_told("READY=1")
+                wait_until(lambda: cli.ps()[0]["status"] == "ready")
+                [server] = cli.ps()
+                assert (server["grpc"], server["rest"]) == (
+                    grpc,
+                    f"http://{manager.address('rest')}",
+                )
+                with Client(grpc, model="m") as client:
+                    assert client.predict(tiny_png(), timeout=20).label == "sorrel"
+                up.terminate()
+                assert up.wait(20) == 0, log.read_text()
+                assert "STOPPING=1" in manager.told()
+        with manager.start(
+            log, *argv, "--model", "m", "--version", "1", "--launcher", "native"
+        ) as up:
+            assert up.wait(20) == 2
+        manager.sockets = manager.sockets[:1]
+        with manager.start(log, *argv) as up:
+            assert up.wait(20) == 2
+        assert "are not a TCP port each for gRPC and REST" in log.read_text()

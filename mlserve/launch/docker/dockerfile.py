@@ -53,6 +53,13 @@ USER {user}
 EXPOSE {grpc} {rest}
 ENTRYPOINT {entrypoint}
 """
+_FILES = """\
+# An image with a version's files and no server, for KServe. Written by `mlserve build`.
+ARG BASE_IMAGE={base}
+FROM ${{BASE_IMAGE}}
+COPY models /models/
+{labels}
+"""
 HEALTHCHECK = Path(__file__).with_name("healthcheck.py")
 """Readiness check in images of mlserve's own server."""
 
@@ -86,6 +93,11 @@ def of_published(spec: ServerSpec, version: int, base: str, labels: Mapping[str,
         rest=REST_PORT,
         entrypoint=json.dumps([spec.executable, *spec.argv]),
     )
+
+
+def of_artifact(base: str, labels: Mapping[str, str]) -> str:
+    """Return the Dockerfile of an image with the folder of versions on another image."""
+    return _FILES.format(base=base, labels=_labels(labels))
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ class BuildRequest:
     """An image to build. None means the default: the artifact's tag, the usual base image.
 
     `options` go to `docker build`; `wheel_dir` holds mlserve wheels to install instead of those
-    built here.
+    built here. `artifact_only` puts the version's files on the base image, and no server.
     """
 
     backend: Backend
@@ -57,12 +57,15 @@ class BuildRequest:
     base_image: str | None = None
     options: tuple[str, ...] = ()
     wheel_dir: Path | None = None
+    artifact_only: bool = False
 
     @property
     def image_tag(self) -> str:
         """The requested tag, or the artifact's."""
-        own = image_tag(self.backend.name, self.artifact.model, self.artifact.version)
-        return self.tag or own
+        model, version = self.artifact.model, self.artifact.version
+        if self.artifact_only:
+            return self.tag or artifact_image_tag(model, version)
+        return self.tag or image_tag(self.backend.name, model, version)
 
     @property
     def spec(self) -> ServerSpec | None:
@@ -70,7 +73,7 @@ class BuildRequest:
 
         Raises UsageError if a third-party server is requested and none is known.
         """
-        if self.kind == EMBEDDED:
+        if self.artifact_only or self.kind == EMBEDDED:
             return None
         spec = published(self.backend, self.artifact.path.parent, self.artifact.model)
         if spec is None and self.kind == NATIVE:
@@ -190,8 +193,11 @@ def write_context(request: BuildRequest, into: Path, progress: Progress = no_pro
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):
             raise UsageError(f"{into} is not empty", hint="give a new folder")
-        _copy_readable(request.artifact.path, into / "model")
         (into / "Dockerfile").write_text(_dockerfile(request))
+        if request.artifact_only:
+            copy_versions(request.artifact, into / "models")
+            return
+        _copy_readable(request.artifact.path, into / "model")
         if request.spec is None:
             progress("making the wheels", 0, None)
             _write_install(request, into / "install")
@@ -232,6 +238,20 @@ def _require_there(image: str, tell: Tell) -> None:
         ) from error
 
 
+def artifact_image_tag(model: str, version: int) -> str:
+    """Return the usual tag of an image that holds only a version's files."""
+    return image_tag("artifact", model, version)
+
+
+def artifact_labels(artifact: Artifact, backend: str) -> dict[str, str]:
+    """Return the labels of an image that holds only the files of this version."""
+    return _labels_of(artifact, backend) | {
+        "org.opencontainers.image.title": f"{artifact.model}, version {artifact.version}",
+        "org.opencontainers.image.description": "The files of a model exported by mlserve, without "
+        "a server.",
+    }
+
+
 def folder_digest(folder: Path) -> str:
     """Return `sha256:<hex>` over the names and bytes of every file in a version's folder."""
     total = hashlib.sha256()
@@ -263,19 +283,30 @@ def _ensure_built(backend: Backend, serving: Serving, tell: Tell) -> None:
 def _dockerfile(request: BuildRequest) -> str:
     artifact, spec, base = request.artifact, request.spec, base_image(request)
     labels = _labels(request)
+    if request.artifact_only:
+        return dockerfile.of_artifact(base, labels)
     if spec is not None:
         return dockerfile.of_published(spec, artifact.version, base, labels)
     return dockerfile.of_built(request.backend.name, artifact.model, artifact.version, base, labels)
 
 
 def _labels(request: BuildRequest) -> dict[str, str]:
-    artifact = request.artifact
-    labels = {
-        "org.opencontainers.image.title": f"{artifact.model} served by {request.backend.name}",
-        "org.opencontainers.image.description": "An image classifier, exported by mlserve.",
-        "org.opencontainers.image.version": str(artifact.version),
+    artifact, backend = request.artifact, request.backend.name
+    if request.artifact_only:
+        base = {"org.opencontainers.image.base.name": base_image(request)}
+        return artifact_labels(artifact, backend) | base
+    return {
+        "org.opencontainers.image.title": f"{artifact.model} served by {backend}",
+        "org.opencontainers.image.description": "A model, exported by mlserve.",
         "org.opencontainers.image.base.name": base_image(request),
-        BACKEND_LABEL: request.backend.name,
+        **_labels_of(artifact, backend),
+    }
+
+
+def _labels_of(artifact: Artifact, backend: str) -> dict[str, str]:
+    labels = {
+        "org.opencontainers.image.version": str(artifact.version),
+        BACKEND_LABEL: backend,
         MODEL_LABEL: artifact.model,
         VERSION_LABEL: str(artifact.version),
         DIGEST_LABEL: folder_digest(artifact.path),
@@ -300,6 +331,14 @@ def _write_install(request: BuildRequest, into: Path) -> None:
         (into / name).write_text("".join(f"{line}\n" for line in lines))
     shutil.copyfile(dockerfile.HEALTHCHECK, into / "healthcheck.py")
     (wheels / "README").write_text("Wheels of what is on no package index.\n")
+
+
+def copy_versions(artifact: Artifact, into: Path) -> None:
+    """Write the folder of versions of an image without a server, as `artifact_image` has it."""
+    into.mkdir()
+    _copy_readable(artifact.path, into / str(artifact.version))
+    if not artifact.model.isdecimal():
+        (into / artifact.model).symlink_to(".")
 
 
 def _copy_readable(source: Path, target: Path) -> None:

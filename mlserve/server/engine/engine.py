@@ -107,6 +107,12 @@ class Engine:
         return self._admission.slots
 
     @property
+    def predicted_wait(self) -> float:
+        """The seconds that a call which comes now would wait for a slot, by the estimates."""
+        with self._lock:
+            return self._admission.predicted_wait(time.monotonic())
+
+    @property
     def patience(self) -> Patience:
         """How long callers wait that set no deadline."""
         return self._admission.patience

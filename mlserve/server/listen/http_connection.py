@@ -86,6 +86,8 @@ class HttpConnections:
         self.waiting: dict[HttpConnection, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.hangups = Hangups()
+        self.is_ending = False
+        """Whether each connection ends with its next answer."""
         self.lingering = 0
         self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
 
@@ -277,7 +279,7 @@ class HttpConnection(asyncio.Protocol):
             target.path.decode("ascii"),
             target.query or b"",
         )
-        keeps_alive = version != "1.0" and parser.should_keep_alive()
+        keeps_alive = version != "1.0" and parser.should_keep_alive() and not self._port.is_ending
         request = HttpRequest(self, place, self._headers, version, keeps_alive=keeps_alive)
         is_next = self._last is None or self._last.is_answered
         self._part = _Part.BODY

@@ -1,13 +1,20 @@
-"""Open the gRPC and the HTTP port, in one event loop; each is bound when it is constructed."""
+"""Open the gRPC and the HTTP port, in one event loop; each is bound when it is constructed.
+
+A port takes listening sockets that were passed to the process (`mlserve.activation`) in place of
+its own. Those stay open when the process ends: what connects meanwhile waits in the kernel for the
+next process. So a port that has such sockets accepts nothing more as soon as the server begins to
+end, and its clients are asked to connect anew (`hand_over`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
+import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -55,15 +62,16 @@ class GrpcPort:
         telemetry: Telemetry,
         memory: BodyMemory,
         settings: ServerSettings,
+        passed: Sequence[socket.socket] = (),
     ) -> None:
         self._tls = tls_context(settings, "h2") if settings.speaks_tls else None
         gate = GrpcGate.from_settings(settings, telemetry)
         self._server = GrpcServer(settings, memory, None if gate is None else gate.check)
         self._health = Health()
         self._settings = settings
-        self._listeners = _listeners("gRPC", host, port, settings.grpc_socket)
-        self._acceptors: list[Acceptor] = []
-        self.address = _join(host, self._listeners[0].getsockname()[1])
+        listeners = _listeners("gRPC", host, port, settings.grpc_socket, passed)
+        self._listening = _Listening(listeners, passed, settings, self._tls)
+        self.address = _address(listeners[0]) if passed else _join(host, _port(listeners[0]))
 
     async def start(self, methods: Mapping[str, Method], short_names: Iterable[str] = ()) -> None:
         """Start serving, not ready yet; connections made since the port was bound are served.
@@ -75,58 +83,126 @@ class GrpcPort:
         health_methods = self._health.methods((*services, *short_names))
         reflection = Reflection((*services, HEALTH), _reflection_pool())
         self._server.start({**methods, **health_methods, **reflection.methods()})
-        most, timeout = self._settings.max_connections, self._settings.header_timeout
-        make = partial(GrpcConnection, self._server)
-        for listener in self._listeners:
-            tls = None if listener.family == socket.AF_UNIX else self._tls
-            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
+        self._listening.accept_own(partial(GrpcConnection, self._server))
+
+    def accept_passed(self) -> None:
+        """Begin to accept at the sockets that were passed to the process."""
+        self._listening.accept_passed()
 
     def show_ready(self, is_ready: bool) -> None:
         """Set whether the health service reports the models as being served."""
         self._health.show_ready(is_ready)
 
+    async def hand_over(self, give_up: float) -> None:
+        """Leave new connections to the next process, if the sockets were passed to this one.
+
+        Each client is told to send its next calls over another connection; those on their way are
+        answered. Returns once no connection is left, or at `give_up` on the event loop's clock.
+        """
+        if self._listening.is_handed_over:
+            await self._listening.finish(give_up)
+            self._health.end()
+            await self._server.hand_over(give_up)
+
     async def stop(self, seconds: float = LAST_WORDS) -> None:
         """Stop accepting requests, and give finished ones that long to send their answers."""
         give_up = asyncio.get_running_loop().time() + seconds
         self._health.end()
-        if not self._acceptors:  # it was never started
-            for listener in self._listeners:
-                _close(listener)
-        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in self._acceptors))
+        await self._listening.finish(give_up)
         await self._server.stop(give_up)
 
 
 class RestPort:
     """The HTTP/1.1 server."""
 
-    def __init__(self, host: str, port: int, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        settings: ServerSettings,
+        passed: Sequence[socket.socket] = (),
+    ) -> None:
         self._tls = tls_context(settings) if settings.speaks_tls else None
         self._settings = settings
-        self._listeners = _listeners("REST", host, port, settings.rest_socket)
-        self._acceptors: list[Acceptor] = []
+        listeners = _listeners("REST", host, port, settings.rest_socket, passed)
+        self._listening = _Listening(listeners, passed, settings, self._tls)
         self._connections: HttpConnections | None = None
-        self.address = _join(host, self._listeners[0].getsockname()[1])
+        self.address = _address(listeners[0]) if passed else _join(host, _port(listeners[0]))
 
     async def start(self, begin: Begin) -> None:
         """Start serving; connections made since the port was bound are answered now."""
         most, timeout = self._settings.max_connections, self._settings.header_timeout
         self._connections = HttpConnections(most, timeout, begin)
-        make = partial(HttpConnection, self._connections)
-        for listener in self._listeners:
-            tls = None if listener.family == socket.AF_UNIX else self._tls
-            self._acceptors.append(Acceptor(listener, make, most, tls, timeout))
+        self._listening.accept_own(partial(HttpConnection, self._connections))
+
+    def accept_passed(self) -> None:
+        """Begin to accept at the sockets that were passed to the process."""
+        self._listening.accept_passed()
+
+    async def hand_over(self, give_up: float) -> None:
+        """Do as `GrpcPort.hand_over`: each connection ends with its next answer, or once idle."""
+        connections = self._connections
+        if self._listening.is_handed_over and connections is not None:
+            await self._listening.finish(give_up)
+            connections.is_ending = True
+            await drain.close_idle(lambda: connections.open, give_up)
 
     async def stop(self, seconds: float = LAST_WORDS) -> None:
         """Stop accepting requests, and give finished ones that long to send their answers."""
+        give_up = asyncio.get_running_loop().time() + seconds
+        await self._listening.finish(give_up)
         connections = self._connections
         if connections is None:  # it was never started
-            for listener in self._listeners:
-                _close(listener)
             return
-        give_up = asyncio.get_running_loop().time() + seconds
-        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in self._acceptors))
         await drain.close_idle(lambda: connections.open, give_up)
         await connections.end(_LAST_ANSWERS)
+
+
+class _Listening:
+    """The listeners of a port: its own, and those passed to the process, which stay open."""
+
+    def __init__(
+        self,
+        listeners: Iterable[socket.socket],
+        passed: Sequence[socket.socket],
+        settings: ServerSettings,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._own = [listener for listener in listeners if listener not in passed]
+        self._passed = list(passed)
+        self._settings = settings
+        self._tls = tls
+        self._make: Callable[[], asyncio.Protocol] | None = None
+        self._acceptors: list[Acceptor] = []
+        self.is_handed_over = bool(passed)
+        """Whether another process may go on listening when this one ends."""
+
+    def accept_own(self, make: Callable[[], asyncio.Protocol]) -> None:
+        """Accept at its own listeners, each connection with a protocol made by `make`."""
+        self._make = make
+        while self._own:
+            self._accept(self._own.pop(0), make, stays_open=False)
+
+    def accept_passed(self) -> None:
+        """Accept at the others too."""
+        while self._passed and self._make is not None:
+            self._accept(self._passed.pop(0), self._make, stays_open=True)
+
+    async def finish(self, give_up: float) -> None:
+        """Accept what the kernel has at its own ones, until that time, then close all."""
+        while self._own:
+            _close(self._own.pop())
+        while self._passed:
+            _close(self._passed.pop(), stays_open=True)
+        await asyncio.gather(*(acceptor.finish(give_up) for acceptor in self._acceptors))
+
+    def _accept(
+        self, listener: socket.socket, make: Callable[[], asyncio.Protocol], *, stays_open: bool
+    ) -> None:
+        tls = None if listener.family == socket.AF_UNIX else self._tls
+        most, timeout = self._settings.max_connections, self._settings.header_timeout
+        acceptor = Acceptor(listener, make, most, tls, timeout, stays_open=stays_open)
+        self._acceptors.append(acceptor)
 
 
 class Acceptor:
@@ -137,7 +213,7 @@ class Acceptor:
     logs an endless stream of errors. This one accepts a few at a time.
 
     At most `most` TLS handshakes run at a time; at that number, those running longest are
-    cancelled.
+    cancelled. A listener that `stays_open` belongs to another process too.
     """
 
     def __init__(
@@ -147,8 +223,11 @@ class Acceptor:
         most: int,
         tls: ssl.SSLContext | None,
         handshake_timeout: float | None,
+        *,
+        stays_open: bool = False,
     ) -> None:
         self._listener = listener
+        self._stays_open = stays_open
         self._make = make
         self._most = most
         self._tls = tls
@@ -161,8 +240,14 @@ class Acceptor:
         self._resume()
 
     async def finish(self, give_up: float) -> None:
-        """Accept what the kernel has, until that time on the loop's clock, then close."""
-        await drain.take_last(self._listener, give_up)
+        """Accept what the kernel has, until that time on the loop's clock, then close.
+
+        A listener that stays open keeps that for the next process. Does nothing the second time.
+        """
+        if self._is_closed:
+            return
+        if not self._stays_open:
+            await drain.take_last(self._listener, give_up)
         self.close()
 
     def close(self) -> None:
@@ -170,7 +255,7 @@ class Acceptor:
         if not self._is_closed:
             self._is_closed = True
             self._pause(None)
-            _close(self._listener)
+            _close(self._listener, stays_open=self._stays_open)
 
     async def wait_closed(self) -> None:
         """Wait until every accepted connection has been announced to its protocol."""
@@ -239,18 +324,21 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
     return POOL
 
 
-def _listeners(kind: str, host: str, port: int, unix: Path | None) -> list[socket.socket]:
+def _listeners(
+    kind: str, host: str, port: int, unix: Path | None, passed: Sequence[socket.socket]
+) -> list[socket.socket]:
     """Return the sockets of a port: one for the address, one for the UNIX socket if there is one.
 
-    Raises Unavailable.
+    Those that were `passed` to the process take the address's place. Raises Unavailable.
     """
-    listener = _listener(kind, host, port)
+    listeners = list(passed) or [_listener(kind, host, port)]
     if unix is None:
-        return [listener]
+        return listeners
     try:
-        return [listener, _unix_listener(f"{kind.lower()}_socket", unix)]
+        return [*listeners, _unix_listener(f"{kind.lower()}_socket", unix)]
     except Unavailable:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         raise
 
 
@@ -297,9 +385,9 @@ def _unix_listener(name: str, path: Path) -> socket.socket:
     return listener
 
 
-def _close(listener: socket.socket) -> None:
-    """Close the listener, and remove the file of a UNIX socket."""
-    if listener.family == socket.AF_UNIX:
+def _close(listener: socket.socket, *, stays_open: bool = False) -> None:
+    """Close the listener, and remove the file of a UNIX socket that no other process has."""
+    if listener.family == socket.AF_UNIX and not stays_open:
         Path(listener.getsockname()).unlink(missing_ok=True)
     listener.close()
 
@@ -310,6 +398,18 @@ def _is_left_over(path: Path) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def _address(listener: socket.socket) -> str:
+    """Return where a socket that was passed listens: `host:port`, or `unix:PATH`."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(name)}"
+    return _join(name[0], name[1])
+
+
+def _port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
 
 
 def _join(host: str, port: int) -> str:

@@ -185,6 +185,10 @@ class Load(Protocol):
         """The number of calls in the queue."""
 
     @property
+    def predicted_wait(self) -> float:
+        """The seconds that a call which comes now would wait for a slot, by the estimates."""
+
+    @property
     def max_queue(self) -> int | None:
         """The limit on `waiting`; None without one."""
 
@@ -217,6 +221,11 @@ class Gauges(Collector):
             ("ready", "1 if a request would be served now, else 0.", is_ready),
             ("requests_running", "Calls that are running now.", engine.running),
             ("requests_waiting", "Calls that are waiting in the queue now.", engine.waiting),
+            (
+                "predicted_wait_seconds",
+                "Seconds that a call which comes now would wait for a slot, by the estimates.",
+                engine.predicted_wait,
+            ),
             (
                 "queue_limit",
                 "Limit on the calls in the queue; infinite if only time and memory bound it.",

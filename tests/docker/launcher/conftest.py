@@ -64,7 +64,7 @@ def built(cli: DockerCommand, home: Path, export: Callable[..., Path], template:
     written = cli("build", "--backend", "echo", "--file-only", str(template / "image"))
     assert written.returncode == 0, written.stderr
     wheels = ("--wheel-dir", str(template / "image" / "install" / "wheels"))
-    done = cli("build", "--backend", "echo", "--output", "json", *wheels, NETWORK)
+    done = cli("build", "--backend", "echo", "--output", "json", *wheels, NETWORK, timeout=540)
     assert done.returncode == 0, done.stderr
     (template / "told.json").write_text(done.stdout)
     return template

@@ -94,3 +94,14 @@ def test_a_model_that_was_not_exported_is_named(cli) -> None:
 
     assert done.returncode == 2
     assert "no model 'x' has been exported for the backend 'echo'" in done.stderr
+
+
+def test_an_image_of_the_files_alone_can_stand_on_another(cli, built: Path) -> None:
+    base = ("--base-image", "mlserve-echo-m:1", "--tag", "mlserve-test-car:1")
+    done = cli("build", "--backend", "echo", "--artifact-only", *base)
+    assert done.returncode == 0, done.stderr
+    listed = cli.docker("run", "--rm", "--entrypoint", "ls", "mlserve-test-car:1", "/models/m/1")
+    assert "mlserve.json" in listed.split()
+    labels = json.loads(cli.docker("image", "inspect", "mlserve-test-car:1"))[0]["Config"]["Labels"]
+    assert labels["org.opencontainers.image.base.name"] == "mlserve-echo-m:1"
+    cli.docker("image", "rm", "mlserve-test-car:1")

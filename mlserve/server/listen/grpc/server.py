@@ -144,17 +144,23 @@ class GrpcServer:
         while self._extra and len(self._places) < self._most:
             self._promote(next(iter(self._extra)))
 
+    async def hand_over(self, give_up: float) -> None:
+        """Let all calls end, and have clients begin others over connections to another process.
+
+        Returns once no connection is left, or at `give_up` on the event loop's clock.
+        """
+        self._is_draining = True
+        for connection in self._all():
+            connection.drain()
+        while (self._all() or self._lingering) and asyncio.get_running_loop().time() < give_up:  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+
     async def stop(self, give_up: float) -> None:
         """Let all calls end, and close each connection after its last one.
 
         Calls left at `give_up`, a time on the event loop's clock, are ended at once.
         """
-        self._is_draining = True
-        loop = asyncio.get_running_loop()
-        for connection in self._all():
-            connection.drain()
-        while (self._all() or self._lingering) and loop.time() < give_up:  # noqa: ASYNC110
-            await asyncio.sleep(_PAUSE)
+        await self.hand_over(give_up)
         for connection in self._all():
             connection.cut_short("UNAVAILABLE", "the server is shutting down")
         await asyncio.sleep(0)

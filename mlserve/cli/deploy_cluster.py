@@ -1,0 +1,162 @@
+"""`mlserve deploy kubernetes`, `helm` and `kserve`, which take the same options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlserve.cli.arguments import (
+    ExportedBackendOption,
+    ExportedModelOption,
+    StoreOption,
+    with_options,
+)
+from mlserve.cli.deploy_arguments import (
+    Cpus,
+    DeployedPath,
+    DeployedVersion,
+    DeployImage,
+    DeployName,
+    Destination,
+    Force,
+    Gpus,
+    Memory,
+    OutputDir,
+    Print,
+    Replicas,
+    Wait,
+    plan_of,
+    write_out,
+)
+from mlserve.cli.output import OutputFormat, OutputOption, note
+from mlserve.deploy.kubernetes.values import ClusterSetup
+from mlserve.errors import UsageError
+from mlserve.load_options import LoadOptions
+from mlserve.settings import READY_WITHIN, ServerSettings
+
+if TYPE_CHECKING:
+    from mlserve.deploy.plan import DeployPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of one of these commands say."""
+
+    plan: DeployPlan
+    setup: ClusterSetup
+    where: Destination
+    output: OutputFormat
+
+    def write(self, files: Mapping[str, str], next_step: str) -> None:
+        """Write or print the files; say first how the Secret is made, if one is needed."""
+        from mlserve.deploy.kubernetes.configuration import secret_command
+
+        command = secret_command(self.plan, self.setup.namespace)
+        if command is not None:
+            note(f"first    {command}")
+        write_out(files, self.where, self.output, next_step)
+
+
+def _shared(
+    backend: ExportedBackendOption = None,
+    model: ExportedModelOption = None,
+    version: DeployedVersion = None,
+    path: DeployedPath = None,
+    store: StoreOption = None,
+    name: DeployName = None,
+    image: DeployImage = None,
+    replicas: Replicas = "1",
+    cpus: Cpus = 1.0,
+    memory: Memory = None,
+    gpus: Gpus = 0,
+    wait: Wait = READY_WITHIN,
+    output_dir: OutputDir = None,
+    prints: Print = False,
+    force: Force = False,
+    output: OutputOption = OutputFormat.TEXT,
+) -> None:
+    """Have the signature of every command here, but for the classes of options."""
+
+
+def _for_cluster(command: Callable[[Asked], None]) -> Callable[..., None]:
+    """Make a command of it, with all options."""
+
+    def run(**given: Any) -> None:
+        command(_asked(given))
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.signature(_shared, eval_str=True)  # type: ignore[attr-defined]
+    return with_options(ClusterSetup, LoadOptions, ServerSettings)(run)
+
+
+def _asked(given: dict[str, Any]) -> Asked:
+    where = Destination(given.pop("output_dir"), given.pop("prints"), given.pop("force"))
+    where.require()
+    setup = ClusterSetup.taken_from(given)
+    if setup.artifacts is not None and given["image"] is None:
+        raise UsageError(
+            "--artifacts needs --image: an image with mlserve's server, and without a model",
+            hint="build one with docker build -f docker/embedded/Dockerfile --target runtime, and "
+            "give its name with --image",
+        )
+    output = given.pop("output")
+    own = {name: given.pop(name) for name in inspect.signature(_shared).parameters if name in given}
+    return Asked(plan_of(given, **own), setup, where, output)
+
+
+@_for_cluster
+def kubernetes(asked: Asked) -> None:
+    """Write the manifests that run a model on Kubernetes.
+
+    Deployment, Services for REST and gRPC, autoscaler, disruption budget, network policy, monitor,
+    and routes of the Gateway API where a gateway is named.
+
+    For example:
+
+    mlserve deploy kubernetes --model efficientnet_lite0 --image registry.example/efficientnet:3
+    --replicas 2..6 --cpus 2 --memory 2Gi --namespace vision --output-dir k8s/
+
+    mlserve deploy kubernetes --artifacts pvc://models/efficientnet --image mlserve-onnxruntime
+    --print
+    """
+    from mlserve.deploy.kubernetes.manifests import manifest_files
+
+    files = manifest_files(asked.plan, asked.setup)
+    asked.write(files, f"kubectl apply -k {asked.where.folder}")
+
+
+@_for_cluster
+def helm(asked: Asked) -> None:
+    """Write a Helm chart that runs a model on Kubernetes.
+
+    Its templates are the manifests of `mlserve deploy kubernetes`, and the options are its values.
+
+    For example:
+
+    mlserve deploy helm --model efficientnet_lite0 --image registry.example/efficientnet:3
+    --replicas 2..6 --output-dir chart/
+    """
+    from mlserve.deploy.helm import chart_files
+
+    files = chart_files(asked.plan, asked.setup)
+    asked.write(files, f"helm install {asked.plan.name} {asked.where.folder}")
+
+
+@_for_cluster
+def kserve(asked: Asked) -> None:
+    """Write a ServingRuntime and an InferenceService for KServe.
+
+    The storage holds the model's version folders: below /models in an image, at the folder of a
+    claim.
+
+    For example:
+
+    mlserve deploy kserve --model efficientnet_lite0 --image registry.example/mlserve-onnxruntime
+    --artifacts oci+native://registry.example/efficientnet-files:3 --output-dir kserve/
+    """
+    from mlserve.deploy.kserve import kserve_files
+
+    files = kserve_files(asked.plan, asked.setup)
+    asked.write(files, f"kubectl apply -k {asked.where.folder}")

@@ -1,0 +1,99 @@
+"""`mlserve deploy` as users call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.harness.command import Command
+from tests.harness.echo import EchoModel
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def mlserve(tmp_path: Path) -> Any:
+    command = Command(tmp_path, {"MLSERVE_HOME": str(tmp_path / "home")})
+    yield command
+    command.end()
+
+
+def test_a_folder_is_written_and_written_again(
+    mlserve: Command, model: EchoModel, tmp_path: Path
+) -> None:
+    call = ("deploy", "kubernetes", "--path", model.base_path, "--cpus", 2, "--output-dir", "k8s")
+
+    first = mlserve.json(*call, "--replicas", "2..6", "--namespace", "vision")
+    assert {Path(path).name for path in first["files"]} >= {"deployment.yaml", "hpa.yaml"}
+    second = mlserve(*call, "--threads", 1)
+
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.splitlines()[0] == "k8s/deployment.yaml"
+    assert "next     kubectl apply -k k8s" in second.stderr
+    deployment = yaml.safe_load((tmp_path / "k8s" / "deployment.yaml").read_text())
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "mlserve-echo-flowers:3"
+    assert "--threads=1" in container["args"]
+    assert container["resources"]["limits"]["cpu"] == "2"
+    assert deployment["spec"]["replicas"] == 1
+
+
+def test_an_exported_model_is_taken_from_the_store(mlserve: Command, model: EchoModel) -> None:
+    stored = mlserve.folder / "home" / "data" / "models" / "echo"
+    stored.mkdir(parents=True)
+    model.base_path.rename(stored / "flowers")
+
+    done = mlserve("deploy", "helm", "--model", "flowers", "--print")
+
+    assert done.returncode == 0, done.stderr
+    assert "# values.yaml" in done.stdout
+
+
+def test_the_secrets_command_comes_first_and_no_token_is_printed(
+    mlserve: Command, model: EchoModel, access: Path
+) -> None:
+    done = mlserve(
+        *("deploy", "kubernetes", "--path", model.base_path, "--token-file", access / "token"),
+        *("--namespace", "vision", "--print"),
+    )
+
+    assert done.returncode == 0
+    assert "first    kubectl create secret generic flowers-access --namespace=vision" in done.stderr
+    assert "s3cret-of-this-test" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hinted"),
+    [
+        (["kubernetes"], "nowhere to write", "--output-dir DIR"),
+        (["kubernetes", "--print", "--output-dir", "x"], "exclude each other", "--print"),
+        (["helm", "--print", "--replicas", "4..2"], "'4..2' is not a valid", "1..4"),
+        (["kubernetes", "--print", "--cpus", "1", "--threads", "4"], "--threads 4", "--cpus 4"),
+        (["kubernetes", "--print", "--artifacts", "pvc://c"], "needs --image", "--target runtime"),
+        (["kserve", "--print"], "from a storage", "--artifacts pvc://"),
+        (["kubernetes", "--print", "--memory", "2GB"], "'2GB' is not a valid", "2Gi"),
+        (["kubernetes", "--print", "--device", "cpu"], "--device", ""),
+    ],
+)
+def test_wrong_calls_are_told(
+    mlserve: Command, model: EchoModel, arguments: list[str], said: str, hinted: str
+) -> None:
+    done = mlserve("deploy", *arguments, "--path", model.base_path)
+
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert hinted in done.stderr
+
+
+def test_a_file_of_somebody_else_stays(mlserve: Command, model: EchoModel, tmp_path: Path) -> None:
+    (tmp_path / "pdb.yaml").write_text("mine: true\n")
+
+    done = mlserve("deploy", "kubernetes", "--path", model.base_path, "--output-dir", ".")
+
+    assert done.returncode == 2
+    assert "pdb.yaml was not written by mlserve deploy" in done.stderr
+    assert not (tmp_path / "deployment.yaml").exists()
