@@ -56,7 +56,7 @@ _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
 _LAST_SECONDS = 10.0
 """Seconds that replicas have to end, besides those of their drain."""
-_PLACED_WITHIN = 20.0
+_PLACED_WITHIN = 30.0
 """Seconds after which it is said that a replica is not placed yet."""
 _PAGE_THREADS = 16
 _ERRORS: Mapping[int, type[MlserveError]] = {
@@ -156,6 +156,7 @@ class Front:
         await self._connect(self._node)
         await self._ask("require_room")
         await self._ask("deploy")
+        self._placed_by = time.monotonic() + _PLACED_WITHIN
         _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
 
     async def _start_node(self) -> cluster.Node:
