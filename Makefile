@@ -11,9 +11,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 MANIFESTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml tests/*/pyproject.toml)
 SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
-# The suite in as many processes as there are CPUs. ALONE is what nothing may run beside, in the files
-# that have such a test. FAST leaves out the files whose every test is slow: to read them takes longer
-# than all fast tests, as they import the frameworks.
+# The suite in one process more than there are CPUs (`conftest.py`), and at most four. ALONE is what
+# nothing may run beside, in the files that have such a test. FAST leaves out the files whose every test
+# is slow: to read them takes longer than all fast tests, as they import the frameworks.
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 ALONE = -m alone $$(grep -rl --include='test_*.py' mark.alone tests plugins | sort)
@@ -56,8 +56,8 @@ demo: $(VENV)/installed-runtime ## Export, serve, predict examples/horse.jpg, st
 
 ##@ Test
 
-# Envoy, Triton, MLServer, KServe and TorchServe, each in an environment of its own, in the folder that
-# MLSERVE_TEST_FOREIGN names, if set. What cannot be had is said, and its tests are skipped.
+# Envoy, Triton, MLServer, KServe, TorchServe, and kubectl with Helm, each in an environment of its own, in
+# the folder that MLSERVE_TEST_FOREIGN names, if set. What cannot be had is said, and its tests are skipped.
 foreign: $(VENV)/installed-dev ## Build the environments of the third-party servers of the tests
 	$(BIN)/python tests/foreign/build.py
 

@@ -237,6 +237,22 @@ class Artifact:
         path = version_folder(base_path, version)
         return cls(path, model, version, Manifest.read(path))
 
+    def digests(self) -> dict[str, str]:
+        """Return `sha256:<hex>` of the manifest, which lists the files, and of its certificate.
+
+        By these a client knows the version. A version without a certificate has one digest, and one
+        that mlserve did not export, or that is gone, has none.
+        """
+        try:
+            content = read_plain(self.path / MANIFEST_NAME)
+            certificate = json_of(content).get("certificate")
+        except (OSError, ValueError, AttributeError):
+            return {}
+        found = {"artifact": digest_of(content)}
+        if certificate is not None:
+            found["certificate"] = digest_of(json.dumps(certificate, sort_keys=True).encode())
+        return found
+
     @property
     def is_idempotent(self) -> bool:
         """Whether a request may run twice; true of a model that mlserve did not export."""

@@ -136,8 +136,12 @@ class ExitCode(IntEnum):
     OVERLOADED = 7, "the server is overloaded"
     DIFFERENT = (
         8,
-        "`compare`, `certify` or `models verify` found a difference, or `bench` a missed SLO",
+        "`compare`, `certify` or a `verify` found a difference, or `bench` a missed SLO",
     )
+    REJECTED = 10, "`gate` rejects the part"
+    ASK = 11, "`gate` leaves the part to a human"
+    NO_AUDIT = 12, "`gate` stopped, as its audit file cannot be written or was tampered with"
+    ALARM = 13, "`gate` stopped, as the scores no longer come as they did"
     DEADLINE = 124, "no answer in time"
     INTERRUPTED = 130, "interrupted with Ctrl-C"
 

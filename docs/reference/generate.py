@@ -41,7 +41,7 @@ _COMMAND_GROUPS = {
         *("deploy", "deploy kubernetes", "deploy helm", "deploy kserve"),
         *("deploy compose", "deploy systemd"),
     ),
-    "Ask": ("predict", "status", "metadata"),
+    "Ask": ("predict", "gate", "gate calibrate", "gate verify", "status", "metadata"),
     "Keep": (
         *("models", "models list", "models show", "models verify", "models sign"),
         *("models use", "models rm", "models copy", "models prune"),

@@ -17,16 +17,17 @@ import typer
 from mlserve import __version__
 from mlserve.cli.defaults import IS_JSON
 from mlserve.cli.output import guard_streams, print_error, require_output
-from mlserve.cli.usage import Command, CommandGroup, asks_for_json
+from mlserve.cli.usage import Command, CommandGroup, as_command, asks_for_json
 from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
 from mlserve.hints import speak_flags
 
 _COMMANDS = (
-    *("export", "build", "deploy", "up", "down", "ps", "logs", "predict", "compare", "certify"),
-    *("bench", "tune", "metadata", "status", "why", "audit"),
+    *("export", "build", "deploy", "up", "down", "ps", "logs", "predict", "gate", "compare"),
+    *("certify", "bench", "tune", "metadata", "status", "why", "audit"),
     *("doctor", "models", "plugins", "config"),
 )
-"""In the order of the help. `mlserve/cli/<command>.py` holds a function or a Typer of that name."""
+"""In the order of the help. `mlserve/cli/<command>.py` holds a function, a command or a Typer of
+that name."""
 
 
 class _Commands(Mapping[str, Any]):
@@ -53,9 +54,7 @@ def _command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         command: Any = typer.main.get_group(found)
     else:
-        alone = typer.Typer(add_completion=False)
-        alone.command(cls=Command)(found)
-        command = typer.main.get_command(alone)
+        command = found if isinstance(found, Command) else as_command(found)
     command.name = name
     return command
 

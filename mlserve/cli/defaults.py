@@ -36,6 +36,7 @@ _TOP = ""
 """The top of the file, outside of every table."""
 _ONE_CALL: Mapping[str, frozenset[str]] = {
     "predict": frozenset({"input", "json", "format", "expect", "output_file", "resume"}),
+    "gate": frozenset({"stdin", "watch", "reset_alarm"}),
     "metadata": frozenset(),
     "status": frozenset(),
     "export": frozenset({"version"}),

@@ -110,6 +110,28 @@ class Command(TyperCommand):
             return super().invoke(ctx)
 
 
+class CommandWithCommands(Command):
+    """A command that has others below it, in `commands`: the first word may name one of them."""
+
+    commands: Mapping[str, Any] = {}
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **more: Any) -> Any:
+        """Parse the words after the command's name, for the command that they name."""
+        below = self.commands.get(args[0]) if args else None
+        if below is None:
+            return super().make_context(info_name, args, parent, **more)
+        bare = TyperCommand(name=self.name)  # its own arguments are no part of the others' usage
+        between = self.context_class(bare, info_name=info_name, parent=parent)
+        return below.make_context(args[0], args[1:], parent=between)
+
+
+def as_command(function: Any, cls: type[Command] = Command) -> Any:
+    """Return the command that runs a function, of which Typer makes the options."""
+    alone = typer.Typer(add_completion=False)
+    alone.command(cls=cls)(function)
+    return typer.main.get_command(alone)
+
+
 class CommandGroup(TyperGroup):
     """The commands; a wrong name, or a wrong option before it, is a UsageError."""
 

@@ -5,7 +5,7 @@
         print(client.predict(Path("horse.jpg"), timeout=5).label)
 
 It speaks TensorFlow Serving's API and the Open Inference Protocol, and detects which of them the
-server supports. It imports no ML framework, and grpc or httpx only for an endpoint that needs it.
+server supports. It imports no ML framework, and grpc only for an endpoint that needs it.
 
     client -> session (which calls, in one API) -> adapter (what to say; no I/O)
                                                 -> transport (how to send it; no vendor)

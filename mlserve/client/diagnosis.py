@@ -1,7 +1,7 @@
 """Diagnosis of connections that fail without a reason, by probing what the server speaks.
 
-gRPC's library and httpx see only "closed" if a server of the other protocol hangs up, or one that
-requires a certificate. The first bytes on a connection of our own tell which it is.
+A transport sees only "closed" if a server of the other protocol hangs up, or one that requires a
+certificate. The first bytes on a connection of our own tell which it is.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ An endpoint with TLS uses `https_proxy`, one without uses `http_proxy`, and eith
 their subdomains (`.example.com` and `*.example.com` are the same), addresses, networks
 (`10.0.0.0/8`), each with a port (`:8500`) or without. This machine is always asked directly.
 
-httpx and gRPC read these variables too, each differently and neither completely, so they are given
-the result.
+gRPC reads these variables too, differently and not completely, so it is given the result.
 
 Proxies in front of a server are recognised by their messages: Envoy's (`upstream request timeout`),
 those of nginx, HAProxy and cloud load balancers (`504 Gateway Time-out`), and gRPC's own for an

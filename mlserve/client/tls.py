@@ -1,4 +1,4 @@
-"""TLS for httpx and gRPC from the same files, and errors of failed handshakes."""
+"""TLS for HTTP and gRPC from the same files, and errors of failed handshakes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Return httpx's TLS context. Raises UsageError for invalid files."""
+    """Return the TLS context of HTTP. Raises UsageError for invalid files."""
     try:
         context = ssl.create_default_context(cafile=tls.ca)
         # Accept a server's own certificate as `ca`: trust exactly that one, as gRPC does.

@@ -652,3 +652,25 @@ def test_a_model_with_a_width_may_not_fill_the_memory() -> None:
     verdict = admission.check(0.0, Ticket(KIND, 99.0, width=1))
     assert verdict is not None
     assert verdict.why is Refusal.QUEUE_FULL
+
+
+def test_the_predicted_wait_is_what_a_call_then_waits() -> None:
+    """Two slots share the server; each call takes a second of it, so two at once take two."""
+    admission: Admission[Ticket] = Admission(2, QUEUE)
+
+    def begin(now: float) -> Slot[Ticket]:
+        ticket = Ticket(KIND, 100.0)
+        admission.enter(ticket)
+        return admission.start(now, [ticket])
+
+    slot = begin(0.0)
+    admission.estimates.learn(KIND, admission.end(1.0, slot), 1.0)
+
+    for _ in range(2):
+        assert admission.predicted_wait(1.0) == 0, "a slot is free"
+        begin(1.0)
+    assert admission.predicted_wait(1.0) == pytest.approx(2.0)
+    assert admission.predicted_wait(2.0) == pytest.approx(1.0)
+    for waiting in (1, 2, 3):
+        admission.enter(Ticket(KIND, 100.0))
+        assert admission.predicted_wait(2.0) == pytest.approx(1.0 + waiting)

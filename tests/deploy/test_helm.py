@@ -134,7 +134,7 @@ def test_values_that_are_set_are_everywhere(
     assert pod["nodeSelector"] == {"disk": "ssd"}
     scaler = found["HorizontalPodAutoscaler"]["spec"]
     assert scaler["maxReplicas"] == 9
-    assert scaler["metrics"][-1]["pods"]["target"]["averageValue"] == "2.8"  # 0.7 of 4 slots
+    assert scaler["metrics"][-2]["pods"]["target"]["averageValue"] == "2.8"  # 0.7 of 4 slots
     assert ask_script("kubernetes", "validate.py", "1.35", given=[found["Deployment"]]) == {}
 
 

@@ -28,13 +28,13 @@ _DATA = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(_TEXTS, _DATA, min_size=1, max_size=4))
 def test_data_comes_back(data: dict[str, Any]) -> None:
     assert yaml.safe_load(yaml_text(data)) == data
 
 
-@settings(max_examples=100)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(_TEXTS, _DATA, min_size=1, max_size=4), st.text(max_size=200))
 def test_comments_change_no_data(data: dict[str, Any], note: str) -> None:
     note = note.encode("ascii", "ignore").decode().replace("\0", "")

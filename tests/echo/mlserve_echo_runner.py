@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from mlserve.tensors import Signature
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
+SAYS = re.compile(rb" says (\w+) ([0-9.]+)")
+"""An image may say itself which label it gets, and which score."""
 Array = np.ndarray[Any, Any]
 WARM_UP = frozenset((b"", tiny_png()))
 """The images that a server warms a model up with: no test has to wait for their delay."""
@@ -84,9 +87,11 @@ class EchoRunner:
         classes = self._config.classes
         count = classes if signature == "ranking" else min(self._config.k, classes)
         scores = np.exp2(-1.0 - np.arange(count)).astype(np.float32)
+        found, scored = _repeat(labels[:count], len(images)), np.tile(scores, (len(images), 1))
+        _obey(images, found, scored)
         return {
-            "labels": _repeat(labels[:count], len(images)),
-            "scores": np.tile(scores, (len(images), 1)),
+            "labels": found,
+            "scores": scored,
             "indices": np.tile(np.arange(count, dtype=np.int32), (len(images), 1)),
         }
 
@@ -123,6 +128,14 @@ def _require_sound(values: Array) -> Array:
     if (values < 0).any():
         raise InferenceFailed("out of memory")
     return values
+
+
+def _obey(images: Array, labels: Array, scores: Array) -> None:
+    """Put in the best label and score of each image that says them itself."""
+    for row, said in enumerate(map(SAYS.search, images)):
+        if said is not None:
+            labels[row, 0], scores[row, 0] = said[1], float(said[2])
+            scores[row, 1:] *= float(said[2]) / 2
 
 
 def _repeat(labels: tuple[str, ...], times: int) -> Array:

@@ -1,8 +1,10 @@
-"""How many replicas run: by what callers meet, refusals and waits, and not by the CPU.
+"""How many replicas run: by what callers meet, refusals and waits.
 
-Three numbers of `/metrics` decide, and the largest answer counts. Refusals for want of capacity and
-the predicted wait say that more replicas are needed. The slots that are busy say how many are
-enough, which keeps the replicas of a server that does well under load.
+Those say that more replicas are needed, and not how many are enough: at 90 % of its capacity a
+server refuses nobody, and nobody waits long. So two more numbers hold the replicas of a server that
+does well under load: busy slots, and CPUs. Slots alone would not do: calls that share all threads
+are few at a time until shortly before an overload. CPUs alone would not either, as a model may wait
+for a GPU. The largest answer of all counts.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlserve.admission.verdicts import Refusal
-from mlserve.deploy.kubernetes.values import Values
+from mlserve.deploy.kubernetes.values import BUSY_SHARE, Values
 from mlserve.deploy.yaml_text import Noted
 
 CAPACITY = (
@@ -59,6 +61,8 @@ BUSY = ScaledMetric(
     is_rate=True,
 )
 METRICS = (REFUSALS, WAIT, BUSY)
+_CPU_PERCENT = round(100 * BUSY_SHARE)
+_CPU_NOTE = "Percent of the CPUs of a replica: with the slots, it says how many are enough."
 
 
 def _targets(values: Values) -> dict[ScaledMetric, Any]:
@@ -90,6 +94,18 @@ def horizontal_autoscaler(values: Values) -> Any:
                     },
                 }
                 for metric, target in _targets(values).items()
+            ]
+            + [
+                {
+                    "type": "Resource",
+                    "resource": {
+                        "name": "cpu",
+                        "target": {
+                            "type": "Utilization",
+                            "averageUtilization": Noted(_CPU_PERCENT, _CPU_NOTE),
+                        },
+                    },
+                }
             ],
             "behavior": _behavior(),
         },
@@ -129,8 +145,12 @@ def scaled_object(values: Values) -> Any:
             "pollingInterval": _POLL_SECONDS,
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior()}},
             "triggers": [
-                _trigger(metric, target, values, labels)
-                for metric, target in _targets(values).items()
+                *(_trigger(m, target, values, labels) for m, target in _targets(values).items()),
+                {
+                    "type": "cpu",
+                    "metricType": "Utilization",
+                    "metadata": {"value": Noted(str(_CPU_PERCENT), _CPU_NOTE)},
+                },
             ],
         },
     }

@@ -113,6 +113,7 @@ class LoadedVersion:
         self.served = Served(artifact.model, artifact.version, is_random)
         self.width = width
         """The most calls of the model that run at once; None leaves it to the server."""
+        self._digests = {} if manifest is None else artifact.digests()
         self._leases = 0
         self._is_unused = asyncio.Event()
         self._is_unused.set()
@@ -160,8 +161,9 @@ class LoadedVersion:
     def contract(self) -> str:
         """The model's inputs and outputs and how they are known, as a JSON object in ASCII.
 
-        Empty for a model that mlserve did not export. Answers about the model carry it beside the
-        message, as neither protocol has a field for it.
+        `digests` are those of the artifact when it was loaded. Empty for a model that mlserve did
+        not export. Answers about the model carry it beside the message, as neither protocol has a
+        field for it.
         """
         manifest = self.artifact.manifest
         if manifest is None:
@@ -170,8 +172,10 @@ class LoadedVersion:
         if manifest.pipeline is None:
             columns = {name: list(names) for name, names in manifest.columns.items()}
             dependent = {"has_dependent_rows": True} if manifest.has_dependent_rows else {}
-            return json.dumps({"facts": facts, "columns": columns, **dependent})
-        return json.dumps({"pipeline": manifest.pipeline.to_json(), "facts": facts})
+            said = {"facts": facts, "columns": columns, **dependent}
+        else:
+            said = {"pipeline": manifest.pipeline.to_json(), "facts": facts}
+        return json.dumps({**said, "digests": self._digests})
 
     def lease(self) -> LoadedVersion:
         """Return itself, kept loaded until `release` is called or its `with` block is left."""

@@ -87,16 +87,6 @@ def save_module(tf: Any) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def inception_tar(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A compressed hub module: a seeded random Inception v3 of 1001 logits. It takes seconds."""
-    request = ModelRequest("inception_v3", weights="random", seed=7)
-    (source,) = [each for each in mlserve_model_sources() if each.accepts(request)]
-    network = source.open(request, lambda *_: None).forward
-    folder = tmp_path_factory.mktemp("hub") / "module"
-    return _tar(_save(tf, folder, network, [None, 299, 299, 3], tracked=network))
-
-
-@pytest.fixture(scope="session")
 def module_tar(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A compressed hub module of Inception v3's interface: its logits are the first 1001 values.
 

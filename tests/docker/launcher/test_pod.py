@@ -143,21 +143,26 @@ def _runs_as_many_calls_as_it_has_cpus(pod: Pod) -> None:
 def test_a_pod_that_runs_out_of_memory_is_seen_as_such_and_starts_again(
     engine: Engine, manifests: Manifests, tmp_path: Path
 ) -> None:
-    settings = ("--max-request-bytes", str(2**30), "--max-body-memory", str(2**31))
-    found = manifests("--memory", "256Mi", *settings)
+    settings = ("--max-request-bytes", str(2**31), "--max-body-memory", str(2**32))
+    found = manifests("--memory", "256Mi", "--default-timeout", "120", *settings)
     with running_pod(engine, found, tmp_path / "pod") as pod:
+        url = f"http://{pod.address}:8501/v1/models/m:predict"
         with pytest.raises(httpx.TransportError):
-            httpx.post(
-                f"http://{pod.address}:8501/v1/models/m:predict",
-                content=b'{"inputs": ["' + b"x" * 2**28 + b'"]}',
-                timeout=60,
-            )
+            httpx.post(url, content=_large_body(), timeout=60)
         state = pod.wait_ended()
         assert (state["ExitCode"], state["OOMKilled"]) == (137, True)
 
         pod.start()
         with pod.client(model="m") as client:
             assert client.predict(PHOTO, timeout=30).label == "sorrel"
+
+
+def _large_body() -> Iterator[bytes]:
+    """Yield a request of 1 GiB, four times what the pod has."""
+    yield b'{"inputs": ["'
+    for _ in range(1024):
+        yield b"x" * 2**20
+    yield b'"]}'
 
 
 def test_a_pod_follows_its_config_map_without_a_restart(
