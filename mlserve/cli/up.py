@@ -166,6 +166,7 @@ def up(
     mlserve up --launcher docker --docker-option=--memory=2g
     """
     from mlserve.credentials import check_files
+    from mlserve.launch.launchers import check_launcher
     from mlserve.launch.ports import PortRequest
     from mlserve.launch.up import request_up
     from mlserve.model_choice import choose, choose_ladder
@@ -175,6 +176,7 @@ def up(
     versions = VersionPolicy.parse(version or [])
 
     given = _given(context)
+    check_launcher(launcher)
     about: dict[str, Any] = {}
     if auto and name is not None:
         require_auto(given, launcher)

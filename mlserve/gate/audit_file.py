@@ -25,6 +25,7 @@ from mlserve.errors import reason_of
 from mlserve.gate.chain import FIRST, BadLine, Line, read_line, sealed
 from mlserve.gate.errors import AuditBroken, AuditStopped
 
+DEFAULT_FILE_BYTES = 64 * 2**20
 _TAIL = 2**16
 """Bytes at the end of a file in which its last line is looked for first."""
 _DIGITS = 12
@@ -50,7 +51,7 @@ class Rotation:
     0 bytes: it may grow for ever.
     """
 
-    max_bytes: int = 64 * 2**20
+    max_bytes: int = DEFAULT_FILE_BYTES
     daily: bool = False
 
 
@@ -179,9 +180,7 @@ class AuditFile:
         if timer is not None:
             timer.cancel()
             self._sync()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._let_go()
         if self._late is not None:
             self._stop(self._late)
 
@@ -200,8 +199,7 @@ class AuditFile:
             _lock(self._fd, self.path)
             if _is_at(self._fd, self.path):
                 break
-            os.close(self._fd)  # another process has begun the next file
-            self._fd = -1
+            self._let_go()  # another process has begun the next file
         size = os.fstat(self._fd).st_size
         if size != self._size:
             self._learn(size)
@@ -278,7 +276,8 @@ class AuditFile:
         with self._syncing:
             self._timer = None
             try:
-                os.fsync(self._fd)
+                if self._fd >= 0:
+                    os.fsync(self._fd)
             except OSError as error:
                 self._late = error
 
@@ -299,13 +298,15 @@ class AuditFile:
         if full.exists():
             raise _broken(full, "it exists, and the file that is full now would replace it")
         self.path.rename(full)
-        new = _opened(self.path)
-        _lock(new, self.path)
+        self._let_go()
+        self._hold()  # another process may be faster, and its file may even be full already
+
+    def _let_go(self) -> None:
+        """Close the file, and so unlock it."""
         with self._syncing:
-            old, self._fd = self._fd, new
-        os.close(old)
-        self._size = -1
-        self._learn(os.fstat(new).st_size)  # another process may have been faster
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _stop(self, error: OSError) -> NoReturn:
         raise AuditStopped(

@@ -96,6 +96,12 @@ def traits_of(name: str) -> Traits:
     return NO_TRAITS if name == DOCKER else launcher_named(name).traits
 
 
+def check_launcher(name: str) -> None:
+    """Raise NotFound for a launcher that does not exist, and PluginError for a broken plugin."""
+    if name != AUTO:
+        traits_of(name)
+
+
 def launcher_for(backends: Sequence[Backend], serving: Serving, wanted: str) -> str:
     """Return the launcher to use; `auto` is native if its executable is on PATH, else embedded.
 

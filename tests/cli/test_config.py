@@ -67,7 +67,7 @@ def test_show_as_json_names_the_commands(folder: Path) -> None:
                 "value": "m",
                 "source": "file",
                 "from": "pyproject.toml:2:9",
-                "commands": ["predict", "metadata", "status"],
+                "commands": ["predict", "gate", "metadata", "status"],
             },
         ],
     }

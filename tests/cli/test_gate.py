@@ -236,7 +236,7 @@ def test_killed_at_any_point_each_file_has_one_line(
 ) -> None:
     camera = tmp_path / "camera"
     files = [part("ok" if number % 2 else "hole", into=camera).name for number in range(6)]
-    small = ("--rotate-mib", "0.002") if point == "renamed" else ()
+    small = ("--rotate-bytes", "2000") if point == "renamed" else ()
     args = ["gate", "--watch", str(camera), *ACCEPT, *to(server, audit), *small]
     killed = cli._popen([sys.executable, "-c", KILLER, point, "3", *args])
     stdout, stderr = killed.communicate(timeout=40)
@@ -493,6 +493,7 @@ def test_wrong_calls(part: Any, home: Path, tmp_path: Path) -> None:
         ((), "needs FILE"),
         ((file, "--stdin", "--accept", "ok"), "do not go together"),
         ((file,), "no label is to be accepted"),
+        ((file, "--accept", "ok", "--min-score", "nan"), "--min-score nan"),
         ((file, "--accept", "ok", "--on-unsure", "accept"), "--on-unsure accept"),
         ((file, "--accept", "ok", "--serial", file), "not a serial port"),
         ((file, "--calibration", file), "not a calibration"),

@@ -50,7 +50,15 @@ def test_help_about_a_command_leads_to_its_help() -> None:
 
 
 def test_a_command_like_no_other_gets_them_all_listed() -> None:
-    assert refused("frobnicate")[1].startswith("the commands are export, build, up, down, ps, ")
+    assert refused("frobnicate")[1].startswith("the commands are export, build, deploy, up, down, ")
+
+
+def test_a_launcher_that_does_not_exist_is_named_whatever_else_is_missing() -> None:
+    error, hint = refused("up", "--launcher", "dokcer")
+    assert error.startswith(
+        "there is no launcher 'dokcer' (there are auto, embedded, native, docker"
+    )
+    assert hint.startswith("did you mean --launcher docker?")
 
 
 def test_an_image_in_place_of_a_command_is_for_predict() -> None:
@@ -100,7 +108,6 @@ def test_an_option_before_its_command_is_told_where_it_stands() -> None:
         (("up", "--grpc-port", "99999"), "99999", "give a whole number from 0 to 65535"),
         (("predict", "x", "--timeout", "5s"), "5s", "give a number"),
         (("predict", "x", "--output", "jsn"), "jsn", "did you mean json? choose text, json, "),
-        (("up", "--launcher", "dokcer"), "dokcer", "did you mean docker? choose auto, "),
         (("status", "--protocol", "http"), "http", "choose grpc or rest"),
         (("status", "--api", "kserve"), "kserve", "choose tfs, oip or torchserve"),
         (
@@ -209,10 +216,10 @@ def test_no_word_at_all_shows_the_help() -> None:
 
 
 def test_each_command_prints_its_data_as_text_or_json() -> None:
-    """But `logs`, which prints what the server wrote as it is, and `config`, which is a group."""
+    """But `logs`, which prints what the server wrote as it is, and groups of commands."""
     group: Any = typer.main.get_command(app)
     for name in group.commands:
-        if name not in ("logs", "config"):
+        if name not in ("logs", "config", "deploy"):
             error, hint = refused(name, *_NEEDED.get(name, ()), "--output", "folder")
             assert error == "'folder' is not a valid value of --output", name
             assert hint.startswith("choose text"), name

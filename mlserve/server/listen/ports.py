@@ -15,6 +15,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class GrpcPort:
         answered. Returns once no connection is left, or at `give_up` on the event loop's clock.
         """
         if self._listening.is_handed_over:
-            await self._listening.finish(give_up)
+            await self._listening.hand_over(give_up)
             self._health.end()
             await self._server.hand_over(give_up)
 
@@ -143,7 +144,7 @@ class RestPort:
         """Do as `GrpcPort.hand_over`: each connection ends with its next answer, or once idle."""
         connections = self._connections
         if self._listening.is_handed_over and connections is not None:
-            await self._listening.finish(give_up)
+            await self._listening.hand_over(give_up)
             connections.is_ending = True
             await drain.close_idle(lambda: connections.open, give_up)
 
@@ -187,6 +188,13 @@ class _Listening:
         """Accept at the others too."""
         while self._passed and self._make is not None:
             self._accept(self._passed.pop(0), self._make, stays_open=True)
+
+    async def hand_over(self, give_up: float) -> None:
+        """Do as `finish`, and wait for the handshakes that have begun."""
+        await self.finish(give_up)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(give_up):
+                await asyncio.gather(*(acceptor.wait_closed() for acceptor in self._acceptors))
 
     async def finish(self, give_up: float) -> None:
         """Accept what the kernel has at its own ones, until that time, then close all."""

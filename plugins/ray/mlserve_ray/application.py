@@ -123,6 +123,12 @@ def is_deployed(server: str) -> bool:
     return status is not None and status.status in ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
+def end_orphans(server: str) -> None:
+    """End the replicas of a front that was killed, and return when they are gone."""
+    if is_deployed(server):
+        serve.delete(application_name(server))
+
+
 def deploy(plan: ReplicaPlan, options: ClusterOptions, downscale_delay: float) -> None:
     """Have Ray Serve place the replicas, or change how many there are; return at once."""
     serve.start(proxy_location="Disabled")

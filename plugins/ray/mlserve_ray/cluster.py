@@ -17,7 +17,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +27,7 @@ import psutil
 
 from mlserve.errors import PluginError, Unavailable, UsageError, bounded
 from mlserve.system import usable_cpus
+from mlserve_ray.folders import own_folder
 from mlserve_ray.parent_death import dying_with_us
 
 _log = logging.getLogger(__name__)
@@ -86,8 +86,11 @@ class Node:
                     yield process
 
     def stop(self) -> None:
-        """Stop its processes, wait for them, and remove its folder."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        """Stop its processes, wait for them, and remove its folder.
+
+        A cluster of our own has nothing to tell anybody; a node of another one leaves it in order.
+        """
+        for number in (signal.SIGKILL,) if self.is_local else (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
             if number is signal.SIGKILL:
@@ -159,7 +162,7 @@ def _start(server: str, flags: list[str], address: str, *, is_local: bool) -> No
     if not program.is_file():
         raise PluginError(f"{program} is not installed", hint="install it: pip install mlserve-ray")
     # Ray's sockets lie in it, and the kernel takes a path of at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="mlsr-", dir="/tmp"))
+    folder = own_folder("mlsr", Path("/tmp"))  # noqa: S108 - its name is random
     argv = [sys.executable, "-P", str(program), "start", "--block", *flags]
     argv += [f"--temp-dir={folder}", "--disable-usage-stats", "--log-color=false"]
     argv.append(f"--resources={json.dumps({front_resource(server): 1})}")

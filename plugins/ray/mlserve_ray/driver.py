@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from mlserve_ray.roster import NAMESPACE
 
 _CALL_SECONDS = 10.0
 _START_SECONDS = 60.0
+_ROOM_SECONDS = 5.0
+_PAUSE = 0.5
 
 
 class RayDriver:
@@ -74,10 +77,24 @@ class RayDriver:
                 hint=f"stop it there: mlserve down {self._plan.server}",
             )
         self._has_taken = True
+        with self._serve:
+            application.end_orphans(self._plan.server)
 
     def require_room(self) -> None:
-        """Raise Unavailable if the cluster has no room for the replicas."""
-        require_room(self._rooms(), self._options)
+        """Raise Unavailable if the cluster has no room for the replicas.
+
+        What has just ended still counts for a moment, so it is asked more than once.
+        """
+        give_up = time.monotonic() + _ROOM_SECONDS
+        while True:
+            try:
+                require_room(self._rooms(), self._options)
+            except Unavailable:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def deploy(self) -> None:
         """Have the replicas placed, in place of any that run; return at once."""

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from mlserve_ray import cluster
 from mlserve_ray.driver_process import DriverProcess
 from mlserve_ray.flags import FrontOptions, replica_plan
 from mlserve_ray.fleet import Fleet, needed_files
+from mlserve_ray.folders import own_folder
 from mlserve_ray.ingress import Ingress
 from mlserve_ray.ingress.options import Endpoint, EndpointState, IngressOptions, Listen
 from mlserve_ray.pages import Pages, own_metrics
@@ -56,7 +56,7 @@ _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
 _LAST_SECONDS = 10.0
 """Seconds that replicas have to end, besides those of their drain."""
-_PLACED_WITHIN = 20.0
+_PLACED_WITHIN = 30.0
 """Seconds after which it is said that a replica is not placed yet."""
 _PAGE_THREADS = 16
 _ERRORS: Mapping[int, type[MlserveError]] = {
@@ -76,7 +76,7 @@ class Front:
         self._store = StoreWatch(options.model, options.cluster.artifacts)
         self._fleet = Fleet()
         self._log = ReplicaLog(options.settings.log_format)
-        self._folder = Path(tempfile.mkdtemp(prefix="mlserve-front-"))
+        self._folder = own_folder("mlserve-front")
         self._scale_wanted: int | None = None
         self._node: cluster.Node | None = None
         self._driver: DriverProcess | None = None
@@ -156,6 +156,7 @@ class Front:
         await self._connect(self._node)
         await self._ask("require_room")
         await self._ask("deploy")
+        self._placed_by = time.monotonic() + _PLACED_WITHIN
         _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
 
     async def _start_node(self) -> cluster.Node:

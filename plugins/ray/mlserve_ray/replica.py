@@ -18,15 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, Protocol
-
-import psutil
 
 from mlserve.background import start_on_daemon_thread
 from mlserve.errors import ExitCode, MlserveError, ModelLoadFailed, Unavailable
 from mlserve_ray.artifacts import Absent, Nearby
+from mlserve_ray.folders import own_folder
 from mlserve_ray.reports import (
     Answer,
     Load,
@@ -112,7 +109,7 @@ class Keeper:
         self._connect = roster
         self._roster: Roster | None = None
         self._nearby = Nearby(plan.model, self._node, get)
-        self._folder = _own_folder(plan.server)
+        self._folder = own_folder("mlserve-replica")
         self._view = View(self._folder / plan.model, is_pinned=plan.is_pinned)
         self._wanted: Versions = ()
         self._offers: dict[int, Offer] = {}
@@ -404,19 +401,3 @@ def _reason(errors: Sequence[str]) -> str:
     """Return the message of the last error in a server's log, without time and level."""
     found = [line for line in errors if "hint:" not in line]
     return found[-1].partition(" ERROR ")[2] or found[-1] if found else ""
-
-
-def _own_folder(server: str) -> Path:
-    """Make a folder for this process, and remove those of processes that were killed."""
-    root = Path(gettempdir()) / f"mlserve-replicas-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise Unavailable(f"{root} belongs to another user", hint="set TMPDIR for Ray's processes")
-    for other in root.iterdir():
-        pid = other.name.rpartition("-")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(other, ignore_errors=True)
-    folder = root / f"{server}-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    return folder

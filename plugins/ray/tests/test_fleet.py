@@ -37,7 +37,7 @@ def test_an_empty_roster_is_believed_once_the_replicas_had_the_time_to_report() 
     assert ids(fleet.endpoints) == ["a", "b"]
     assert not fleet.take(snapshot(replica("b"), epoch="second"), 12.0)
     assert ids(fleet.endpoints) == ["a", "b"]
-    fleet.take(snapshot(replica("b"), epoch="second"), 20.0)
+    fleet.take(snapshot(replica("b"), epoch="second"), 30.0)
     assert ids(fleet.endpoints) == ["b"]
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
+import psutil
 import pytest
 
 from mlserve.errors import ExitCode
@@ -34,6 +37,7 @@ def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -
     with front(model, tmp_path / "log", *options) as server:
         wait_until(lambda: "ready: 2 replicas" in server.log(), SLOW)
         everything = descendants(server.process.pid)
+        assert _status_of_ray(everything) == grpc.StatusCode.UNAUTHENTICATED
         headers = {"Authorization": f"Bearer {TOKEN}"}
         base = f"http://{server.rest}"
         assert httpx.get(f"{base}/mlserve/replicas", timeout=20).status_code == 401
@@ -48,6 +52,20 @@ def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -
             assert asked.result().json() == {"outputs": ["one"]}
         wait_until(lambda: not running(everything))
         assert TOKEN not in server.log()
+
+
+def _status_of_ray(processes: Sequence[psutil.Process]) -> grpc.StatusCode:
+    """Return what the head of the cluster answers to a stranger."""
+    [head] = [each.cmdline() for each in processes if "gcs_server" in each.cmdline()[0]]
+    [port] = [flag.partition("=")[2] for flag in head if flag.startswith("--gcs_server_port=")]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
+        try:
+            ask(b"", timeout=20)
+        except grpc.RpcError as error:
+            status: grpc.StatusCode = error.code()
+            return status
+    return grpc.StatusCode.OK
 
 
 def _in_flight(base: str, headers: dict[str, str]) -> int:

@@ -143,6 +143,11 @@ class GrpcConnection(asyncio.Protocol):
         """Whether a method is running for it."""
         return self._streams.are_at_work
 
+    @property
+    def has_greeted(self) -> bool:
+        """Whether its client has sent its first SETTINGS, or the connection is closing."""
+        return self._is_closing or self._streams.has_settings
+
     def has_unread(self) -> bool:
         """Return whether data has arrived that has not been processed yet."""
         assert self._transport is not None

@@ -26,6 +26,8 @@ _MOST_LINGERING = 100
 _SILENCE, _PATIENCE = 60.0, 20.0
 """Seconds of silence after which a client is sent a PING, and seconds for it to respond."""
 _ROUND = 5.0
+_GREETING = 2.0
+"""Seconds for the SETTINGS of clients that have just connected to a server that is handed over."""
 _PAUSE = 0.005
 _USUAL_CALL = 8 * 2**10
 """Bytes of a small call that is served uncounted, so that health works when memory is full."""
@@ -147,12 +149,21 @@ class GrpcServer:
     async def hand_over(self, give_up: float) -> None:
         """Let all calls end, and have clients begin others over connections to another process.
 
+        One that has just connected may be about to send a call, so it gets a moment to do so.
         Returns once no connection is left, or at `give_up` on the event loop's clock.
         """
+        loop = asyncio.get_running_loop()
+        until = min(give_up, loop.time() + _GREETING)
+        while not all(each.has_greeted for each in self._all()) and loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+        await self._drain(give_up)
+
+    async def _drain(self, give_up: float) -> None:
         self._is_draining = True
+        loop = asyncio.get_running_loop()
         for connection in self._all():
             connection.drain()
-        while (self._all() or self._lingering) and asyncio.get_running_loop().time() < give_up:  # noqa: ASYNC110
+        while (self._all() or self._lingering) and loop.time() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
 
     async def stop(self, give_up: float) -> None:
@@ -160,7 +171,7 @@ class GrpcServer:
 
         Calls left at `give_up`, a time on the event loop's clock, are ended at once.
         """
-        await self.hand_over(give_up)
+        await self._drain(give_up)
         for connection in self._all():
             connection.cut_short("UNAVAILABLE", "the server is shutting down")
         await asyncio.sleep(0)

@@ -194,7 +194,8 @@ def _replicas(protocol: str) -> Json:
         "load_balancing_policy": {"policies": [{"typed_extension_config": policy}]},
         # Unless it is told not to, Envoy gathers changes of health for a second before it acts.
         "common_lb_config": {
-            "healthy_panic_threshold": {"value": 0},
+            # Where none answers its health checks, all are asked: a starved one may be in time.
+            "healthy_panic_threshold": {"value": 1},
             "update_merge_window": "0s",
         },
         "ignore_health_on_host_removal": True,

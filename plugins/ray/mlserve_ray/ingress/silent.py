@@ -14,6 +14,7 @@ import ctypes
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -23,6 +24,9 @@ from mlserve_ray.ingress.admin import Replica
 
 _log = logging.getLogger(__name__)
 
+_SURE_SECONDS = 1.0
+"""Seconds for which a replica has been silent before its requests are asked again. One that has too
+little CPU misses a health check now and then, and to ask again is more work for the others."""
 _PIDFD_GETFD = 438
 """The number of the system call, the same on every architecture."""
 
@@ -32,10 +36,18 @@ class Silence:
 
     def __init__(self) -> None:
         self._is_refused = False
+        self._since: dict[tuple[str, int], float] = {}
 
     def end(self, pid: int, replicas: Sequence[Replica]) -> None:
         """Shut down Envoy's connections to the replicas that are silent and have requests."""
-        silent = {(one.host, one.port) for one in replicas if one.is_silent and one.active}
+        now = time.monotonic()
+        known = {(one.host, one.port): one for one in replicas if one.is_silent}
+        self._since = {which: self._since.get(which, now) for which in known}
+        silent = {
+            which
+            for which, since in self._since.items()
+            if known[which].active and now - since >= _SURE_SECONDS
+        }
         if not silent or self._is_refused:
             return
         try:
