@@ -12,6 +12,7 @@ import math
 import socket
 import ssl
 import struct
+from typing import cast
 from urllib.parse import unquote
 
 from h2.config import H2Configuration
@@ -307,8 +308,8 @@ class _Http2Connection(asyncio.Protocol):
         self._flush()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Those of uvloop are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._h2.initiate_connection()
         self._flush()
 

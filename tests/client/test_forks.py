@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import socketserver
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from mlserve import Client
-from mlserve.client import Tls, forks
+from mlserve.client import AsyncClient, Tls, forks
 from mlserve.client.http2 import Http2Transport
 from mlserve.errors import (
     DeadlineExceeded,
@@ -107,6 +108,16 @@ class TestGrpcWithoutItsLibrary:
             assert client.predict(b"fine", timeout=20).label == "sorrel"
             (transport,) = client._client._connections._transports.values()
         assert isinstance(transport, Http2Transport)
+
+    def test_it_runs_on_uvloop(self, echo: Any) -> None:
+        uvloop = pytest.importorskip("uvloop")
+
+        async def ask() -> str:
+            async with AsyncClient(echo.grpc) as client:
+                return (await client.predict(b"fine", timeout=20)).label
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(ask()) == "sorrel"
 
     @pytest.mark.parametrize("size", [0, 16_000, 70_000, 3_000_000])
     def test_messages_of_any_size_go_both_ways(self, echo: Any, size: int) -> None:
