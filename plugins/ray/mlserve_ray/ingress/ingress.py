@@ -183,14 +183,20 @@ class Ingress:
             self._start_envoy()
         except MlserveError as error:
             self._failure = error
-            self._started.set()
             return
-        self._started.set()
+        except OSError as error:
+            self._failure = _not_started(error)
+            return
+        finally:
+            self._started.set()
         while not self._ending.wait(_LOOK_SECONDS):
             try:
                 self._look_after()
             except Unavailable as error:
                 _log.warning("%s", error)
+            except Exception:  # Envoy ends with this thread, and with Envoy every request
+                _log.exception("the ingress was not looked after, and is again in a moment")
+                self._ending.wait(_AGAIN_SECONDS)
         if self._envoy is not None:
             self._envoy.stop()
 
@@ -260,6 +266,14 @@ class Ingress:
         except Unavailable:
             return  # what was read last stands, until Envoy is back
         self._counted_at = time.monotonic()
+
+
+def _not_started(error: OSError) -> Unavailable:
+    return Unavailable(
+        f"the ingress (Envoy) cannot be started: {error}",
+        hint="see whether this machine has room for a process, and for files in its folder of "
+        "temporary files (TMPDIR)",
+    )
 
 
 def _address_of(host: str) -> str:
