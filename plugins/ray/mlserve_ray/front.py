@@ -54,6 +54,7 @@ _WATCH_SECONDS = 0.5
 _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
+_BRING_AGAIN_SECONDS = 10.0
 _LAST_SECONDS = 10.0
 """Seconds that replicas have to end, besides those of their drain."""
 _PLACED_WITHIN = 30.0
@@ -87,6 +88,7 @@ class Front:
         self._wished: Wishes | None = None
         self._endpoints: list[Endpoint] = []
         self._brought: set[int] = set()
+        self._bring_at = 0.0
         self._asked: dict[str, Asked] = {}
 
     async def run(self) -> None:
@@ -115,6 +117,8 @@ class Front:
             _log.warning("a second signal: ending at once")
             if self._node is not None:
                 self._node.kill()
+                shutil.rmtree(self._node.folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
             end_process(ExitCode.INTERRUPTED)
         self._stop.set()
 
@@ -154,6 +158,7 @@ class Front:
         self._node = await self._start_node()
         await run_on_daemon_thread(cluster.wait_started, self._node)
         await self._connect(self._node)
+        await self._ask("end_orphans")
         await self._ask("require_room")
         await self._ask("deploy")
         self._placed_by = time.monotonic() + _PLACED_WITHIN
@@ -283,7 +288,7 @@ class Front:
                     await run_on_daemon_thread(cluster.wait_started, self._node)
                 await self._connect(self._node)
                 await self._ask("deploy_again")
-            except Unavailable as error:
+            except (Unavailable, PluginError) as error:
                 _log.warning("there is no connection to Ray: %s", error.message)
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
@@ -312,14 +317,21 @@ class Front:
 
     async def _offer_files(self) -> None:
         """Put the versions that a node lacks into the object store."""
-        if self._options.cluster.artifacts is not None:
+        if self._options.cluster.artifacts is not None or time.monotonic() < self._bring_at:
             return
+        self._brought &= self._wishes.versions  # the driver has let go of the others
         for version in needed_files(self._fleet.replicas) - self._brought:
             if version not in self._store.offers:
                 continue
-            self._brought.add(version)
             _log.info("version %d goes to the nodes that lack it", version)
-            await self._ask("bring", version, self._store.base_folder(version))
+            try:
+                await self._ask("bring", version, self._store.base_folder(version))
+            except Unavailable as error:
+                # The replicas that have it serve on: its folder may be gone, or the driver.
+                _log.error("version %d cannot go there: %s", version, error.message)
+                self._bring_at = time.monotonic() + _BRING_AGAIN_SECONDS
+                return
+            self._brought.add(version)
             self._wished = None
 
     async def _set_endpoints(self) -> None:
@@ -441,7 +453,11 @@ class Front:
 async def _forever(loop: tuple[Callable[[], Coroutine[Any, Any, None]], float]) -> None:
     work, pause = loop
     while True:
-        await work()
+        try:
+            await work()
+        except OSError as error:  # such as a full disk: what is served is served on
+            _log.error("%s, and is tried again", error)
+            await asyncio.sleep(_AGAIN_SECONDS)
         await asyncio.sleep(pause)
 
 

@@ -194,7 +194,7 @@ class Ingress:
                 self._look_after()
             except Unavailable as error:
                 _log.warning("%s", error)
-            except Exception:  # Envoy ends with this thread, and with Envoy every request
+            except Exception:  # noqa: BLE001 - Envoy would end with this thread
                 _log.exception("the ingress was not looked after, and is again in a moment")
                 self._ending.wait(_AGAIN_SECONDS)
         if self._envoy is not None:
