@@ -43,7 +43,7 @@ def require_room(nodes: Sequence[NodeRoom], options: ClusterOptions) -> None:
         has = sum(node.has.get(scarce, 0.0) for node in nodes)
         raise _no_room(
             f"the cluster has no room for {counted(options.least, 'replica')} of "
-            f"{_shown(needed[scarce], scarce)}: its {counted(len(nodes), 'node')} have "
+            f"{_shown(needed[scarce], scarce)}: it has {counted(len(nodes), 'node')} with "
             f"{_shown(has, scarce)}, which is room for {fits}",
             scarce,
         )
