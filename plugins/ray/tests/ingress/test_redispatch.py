@@ -27,6 +27,7 @@ def test_a_refusal_that_another_replica_can_answer_is_none(
     front.use(full, free)
 
     codes = {front.ask(protocol, timeout=20).code for _ in range(30)}
+    assert front.get("/mlserve/replicas").status_code == 503  # this is not counted
 
     assert codes == {"OK"}
     assert asked(full) > 0
