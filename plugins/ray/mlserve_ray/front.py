@@ -432,9 +432,22 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
-        """Have the replicas drain and end. Those of a node that is lost are not waited for."""
+        """Have the replicas drain and end. Those of a node that is lost are not waited for.
+
+        Raises Unavailable if Ray does not answer: a cluster without its head may never do so.
+        """
+        seconds = self._plan.drain_timeout + _LAST_SECONDS
+        try:
+            async with asyncio.timeout(seconds + 1.0):
+                await self._end_replicas_within(seconds)
+        except TimeoutError:
+            raise Unavailable(
+                f"Ray did not answer within {seconds:g} s", hint="see whether the cluster runs"
+            ) from None
+
+    async def _end_replicas_within(self, seconds: float) -> None:
         await self._ask("begin_end")
-        give_up = time.monotonic() + self._plan.drain_timeout + _LAST_SECONDS
+        give_up = time.monotonic() + seconds
         while self._fleet.live and time.monotonic() < give_up:
             # Those that end wait until they hear that the ingress does not ask them.
             await self._hear_last()
@@ -472,7 +485,7 @@ class _logged:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, Exception):
-            _log.error("%s did not end as it should: %s", self._what, bounded(str(error)))
+            _log.error("the end of %s went wrong: %s", self._what, bounded(str(error)))
         return isinstance(error, Exception)
 
 
