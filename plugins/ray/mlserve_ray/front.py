@@ -18,10 +18,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mlserve.artifact import Manifest, version_folder
 from mlserve.background import end_process, run_on_daemon_thread
 from mlserve.errors import (
     ExitCode,
@@ -128,7 +126,7 @@ class Front:
         options, settings = self._options, self._options.settings
         first = await run_on_daemon_thread(self._store.first)
         self._rollout = Rollout(first)
-        await self._open_ingress(_is_idempotent(options.model.base_path, first.versions))
+        await self._open_ingress(self._store.is_idempotent(first.versions))
         for sentence in settings.exposure(options.server.host):
             _log.warning("%s", sentence)
         await self._start_cluster()
@@ -180,7 +178,7 @@ class Front:
             self._driver.kill()
         setup = (self._plan, options.cluster, options.downscale_delay)
         self._driver = DriverProcess(setup, self._folder / "driver.log")
-        await self._ask("connect", node.address, str(node.folder), self._id)
+        await self._ask("connect", node.address, str(node.temp_dir), self._id)
         self._brought.clear()
         self._wished = None
         self._wish()
@@ -264,7 +262,15 @@ class Front:
     async def _watch_store(self) -> None:
         rollout = self._rolling
         aim = await run_on_daemon_thread(self._store.look, rollout.current.versions)
-        if aim is not None and rollout.aim(aim):
+        if aim is None:
+            return
+        # Known before any replica is told: requests to some versions must not be asked twice.
+        target = () if rollout.target is None else rollout.target.versions
+        concerned = {*aim.versions, *target, *rollout.current.versions}
+        is_idempotent = await run_on_daemon_thread(self._store.is_idempotent, concerned)
+        assert self._ingress is not None
+        await asyncio.to_thread(self._ingress.set_idempotent, is_idempotent)
+        if rollout.aim(aim):
             _log.info("rolling to version %s", ", ".join(map(str, aim.versions)))
             self._told_of = RollState.ROLLING
 
@@ -491,9 +497,3 @@ class _logged:  # noqa: N801 - reads as a statement
 
 def _endpoint(replica: Report, state: EndpointState) -> Endpoint:
     return Endpoint(replica.id, replica.host, replica.grpc_port, replica.rest_port, state)
-
-
-def _is_idempotent(base_path: Path, versions: tuple[int, ...]) -> bool:
-    """Whether requests may be asked twice: unless a version's manifest says that they may not."""
-    manifests = [Manifest.read(version_folder(base_path, version)) for version in versions]
-    return all(manifest is None or manifest.idempotent for manifest in manifests)

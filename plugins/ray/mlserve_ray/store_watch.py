@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from mlserve.artifact import version_folder
+from mlserve.artifact import Manifest, version_folder
 from mlserve.digests import file_names
-from mlserve.errors import NotFound
+from mlserve.errors import NotFound, UsageError
 from mlserve.server.models.folders import Look, VersionFolders, first_versions
 from mlserve.server.models.versions import ModelSpec
 from mlserve_ray.artifacts import identity
@@ -82,6 +83,18 @@ class StoreWatch:
         if kept is None or kept[0] != stamp:
             kept = self._digests[version] = (stamp, identity(folder))
         return kept[1]
+
+    def is_idempotent(self, versions: Iterable[int]) -> bool:
+        """Whether requests may be asked twice: not if a version's manifest says that they may not.
+
+        Nor if it cannot be read.
+        """
+        base_path = self._model.base_path
+        try:
+            manifests = [Manifest.read(version_folder(base_path, each)) for each in versions]
+        except UsageError:
+            return False
+        return all(manifest is None or manifest.idempotent for manifest in manifests)
 
     def base_folder(self, version: int) -> str:
         """Return the folder of that version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,8 @@ def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -
     with front(model, tmp_path / "log", *options) as server:
         wait_until(lambda: "ready: 2 replicas" in server.log(), SLOW)
         everything = descendants(server.process.pid)
+        [folder] = Path("/tmp").glob(f"mlsr-{server.process.pid}-*")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert _status_of_ray(everything) == grpc.StatusCode.UNAUTHENTICATED
         headers = {"Authorization": f"Bearer {TOKEN}"}
         base = f"http://{server.rest}"

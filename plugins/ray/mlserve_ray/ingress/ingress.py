@@ -108,6 +108,11 @@ class Ingress:
             files.set_replicas(self._endpoints)
             self._route(replicas=ready)
 
+    def set_idempotent(self, is_idempotent: bool) -> None:
+        """Say whether requests may be asked twice, as another version may differ in that."""
+        with self._lock:
+            self._route(is_idempotent=is_idempotent)
+
     def set_local(self, address: int | str) -> None:
         """Say who answers /mlserve/replicas and /metrics: a port of 127.0.0.1, or a UNIX socket."""
         with self._lock:
@@ -210,11 +215,11 @@ class Ingress:
             replicas = [one for name in PROTOCOLS for one in self._admin.replicas(name)]
             ready = sum(one.is_ready for one in replicas) // len(PROTOCOLS)
             self._route(replicas=ready)
-            if ready and self._options.is_idempotent:  # else nobody else may answer them
+            if ready and self._routing.is_idempotent:  # else nobody else may answer them
                 self._silence.end(envoy.process.pid, replicas)
             if time.monotonic() - self._counted_at >= _COUNT_SECONDS or self._hedging is not None:
                 self._count()
-            if self._hedging is not None and self._options.is_idempotent:
+            if self._hedging is not None and self._routing.is_idempotent:
                 look = read_look(self._admin, self._counted)
                 active = sum(one.active for one in replicas)
                 self._route(patience=self._hedging.patience(look, active, ready))
