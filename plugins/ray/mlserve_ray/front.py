@@ -130,7 +130,12 @@ class Front:
         for sentence in settings.exposure(options.server.host):
             _log.warning("%s", sentence)
         await self._start_cluster()
-        await asyncio.gather(*map(_forever, self._loops()))
+        loops = [asyncio.create_task(_forever(loop)) for loop in self._loops()]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for loop in loops:  # else the others would go on, and start again what is being ended
+                loop.cancel()
 
     async def _open_ingress(self, is_idempotent: bool) -> None:
         options = self._options
@@ -160,7 +165,7 @@ class Front:
         await self._ask("require_room")
         await self._ask("deploy")
         self._placed_by = time.monotonic() + _PLACED_WITHIN
-        _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
+        _log.info("Ray Serve places the replicas: %s", self._options.cluster.replicas)
 
     async def _start_node(self) -> cluster.Node:
         address = self._options.cluster.address
