@@ -37,6 +37,7 @@ _STOP_SECONDS = 10.0
 _PAUSE = 0.05
 _STORE_BYTES = 100_000_000
 """Of the object store of a node that only brings artifacts: it has at least 75 MB, and spills."""
+_OPENED = "r"
 _STARTED = "This command will now block"
 _MISMATCH = re.compile(r"(?:Version mismatch|version mismatch).*", re.DOTALL)
 QUIET = {
@@ -58,6 +59,11 @@ class Node:
     folder: Path
     address: str
     is_local: bool
+
+    @property
+    def temp_dir(self) -> Path:
+        """Ray's folder of temporary files. Ray lets everybody write to it, but not to `folder`."""
+        return self.folder / _OPENED
 
     @property
     def has_ended(self) -> bool:
@@ -164,7 +170,7 @@ def _start(server: str, flags: list[str], address: str, *, is_local: bool) -> No
     # Ray's sockets lie in it, and the kernel takes a path of at most 107 bytes.
     folder = own_folder("mlsr", Path("/tmp"))  # noqa: S108 - its name is random
     argv = [sys.executable, "-P", str(program), "start", "--block", *flags]
-    argv += [f"--temp-dir={folder}", "--disable-usage-stats", "--log-color=false"]
+    argv += [f"--temp-dir={folder / _OPENED}", "--disable-usage-stats", "--log-color=false"]
     argv.append(f"--resources={json.dumps({front_resource(server): 1})}")
     argv += ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
     argv += [f"--dashboard-agent-listen-port={_free_port()}"]

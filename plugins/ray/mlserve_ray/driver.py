@@ -77,6 +77,9 @@ class RayDriver:
                 hint=f"stop it there: mlserve down {self._plan.server}",
             )
         self._has_taken = True
+
+    def end_orphans(self) -> None:
+        """End the replicas of a front that was killed; not for one that connects again."""
         with self._serve:
             application.end_orphans(self._plan.server)
 
@@ -123,6 +126,8 @@ class RayDriver:
 
     def wish(self, wishes: Wishes) -> None:
         """Tell the roster what is wanted. Raises what Ray raises."""
+        # What nobody is to serve any more need not stay in the object store.
+        self._chunks = {v: kept for v, kept in self._chunks.items() if v in wishes.versions}
         offers = {
             version: replace(offer, chunks=self._chunks.get(version))
             for version, offer in wishes.offers.items()

@@ -21,7 +21,7 @@ class Fleet:
         self._from_before: Mapping[str, Report] = {}
         self._until = 0.0
         self.failures: dict[str, Report] = {}
-        """The replicas that failed before they were ready, and why."""
+        """The replicas that failed before any was ready, and why."""
         self.was_ready = False
         """Whether any replica was ever ready."""
 
@@ -39,9 +39,11 @@ class Fleet:
         reports = {seen.report.id: seen.report for seen in snapshot.seen}
         reports = self._reports = {**self._from_before, **reports}
         for report in reports.values():
+            self.was_ready |= report.state is ReplicaState.READY
             if report.state is ReplicaState.FAILED:
                 self.failures[report.id] = report
-            self.was_ready |= report.state is ReplicaState.READY
+        if self.was_ready:
+            self.failures.clear()
         return is_new
 
     @property

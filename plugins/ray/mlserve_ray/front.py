@@ -18,10 +18,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from mlserve.artifact import Manifest, version_folder
 from mlserve.background import end_process, run_on_daemon_thread
 from mlserve.errors import (
     ExitCode,
@@ -54,6 +52,7 @@ _WATCH_SECONDS = 0.5
 _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
+_BRING_AGAIN_SECONDS = 10.0
 _LAST_SECONDS = 10.0
 """Seconds that replicas have to end, besides those of their drain."""
 _PLACED_WITHIN = 30.0
@@ -87,6 +86,7 @@ class Front:
         self._wished: Wishes | None = None
         self._endpoints: list[Endpoint] = []
         self._brought: set[int] = set()
+        self._bring_at = 0.0
         self._asked: dict[str, Asked] = {}
 
     async def run(self) -> None:
@@ -115,6 +115,8 @@ class Front:
             _log.warning("a second signal: ending at once")
             if self._node is not None:
                 self._node.kill()
+                shutil.rmtree(self._node.folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
             end_process(ExitCode.INTERRUPTED)
         self._stop.set()
 
@@ -124,11 +126,16 @@ class Front:
         options, settings = self._options, self._options.settings
         first = await run_on_daemon_thread(self._store.first)
         self._rollout = Rollout(first)
-        await self._open_ingress(_is_idempotent(options.model.base_path, first.versions))
+        await self._open_ingress(self._store.is_idempotent(first.versions))
         for sentence in settings.exposure(options.server.host):
             _log.warning("%s", sentence)
         await self._start_cluster()
-        await asyncio.gather(*map(_forever, self._loops()))
+        loops = [asyncio.create_task(_forever(loop)) for loop in self._loops()]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for loop in loops:  # else the others would go on, and start again what is being ended
+                loop.cancel()
 
     async def _open_ingress(self, is_idempotent: bool) -> None:
         options = self._options
@@ -154,10 +161,11 @@ class Front:
         self._node = await self._start_node()
         await run_on_daemon_thread(cluster.wait_started, self._node)
         await self._connect(self._node)
+        await self._ask("end_orphans")
         await self._ask("require_room")
         await self._ask("deploy")
         self._placed_by = time.monotonic() + _PLACED_WITHIN
-        _log.info("%s replicas are placed by Ray Serve", self._options.cluster.replicas)
+        _log.info("Ray Serve places the replicas: %s", self._options.cluster.replicas)
 
     async def _start_node(self) -> cluster.Node:
         address = self._options.cluster.address
@@ -175,7 +183,7 @@ class Front:
             self._driver.kill()
         setup = (self._plan, options.cluster, options.downscale_delay)
         self._driver = DriverProcess(setup, self._folder / "driver.log")
-        await self._ask("connect", node.address, str(node.folder), self._id)
+        await self._ask("connect", node.address, str(node.temp_dir), self._id)
         self._brought.clear()
         self._wished = None
         self._wish()
@@ -259,7 +267,15 @@ class Front:
     async def _watch_store(self) -> None:
         rollout = self._rolling
         aim = await run_on_daemon_thread(self._store.look, rollout.current.versions)
-        if aim is not None and rollout.aim(aim):
+        if aim is None:
+            return
+        # Known before any replica is told: requests to some versions must not be asked twice.
+        target = () if rollout.target is None else rollout.target.versions
+        concerned = {*aim.versions, *target, *rollout.current.versions}
+        is_idempotent = await run_on_daemon_thread(self._store.is_idempotent, concerned)
+        assert self._ingress is not None
+        await asyncio.to_thread(self._ingress.set_idempotent, is_idempotent)
+        if rollout.aim(aim):
             _log.info("rolling to version %s", ", ".join(map(str, aim.versions)))
             self._told_of = RollState.ROLLING
 
@@ -283,7 +299,7 @@ class Front:
                     await run_on_daemon_thread(cluster.wait_started, self._node)
                 await self._connect(self._node)
                 await self._ask("deploy_again")
-            except Unavailable as error:
+            except (Unavailable, PluginError) as error:
                 _log.warning("there is no connection to Ray: %s", error.message)
                 await asyncio.sleep(_AGAIN_SECONDS)
             else:
@@ -312,14 +328,21 @@ class Front:
 
     async def _offer_files(self) -> None:
         """Put the versions that a node lacks into the object store."""
-        if self._options.cluster.artifacts is not None:
+        if self._options.cluster.artifacts is not None or time.monotonic() < self._bring_at:
             return
+        self._brought &= self._wishes.versions  # the driver has let go of the others
         for version in needed_files(self._fleet.replicas) - self._brought:
             if version not in self._store.offers:
                 continue
-            self._brought.add(version)
             _log.info("version %d goes to the nodes that lack it", version)
-            await self._ask("bring", version, self._store.base_folder(version))
+            try:
+                await self._ask("bring", version, self._store.base_folder(version))
+            except Unavailable as error:
+                # The replicas that have it serve on: its folder may be gone, or the driver.
+                _log.error("version %d cannot go there: %s", version, error.message)
+                self._bring_at = time.monotonic() + _BRING_AGAIN_SECONDS
+                return
+            self._brought.add(version)
             self._wished = None
 
     async def _set_endpoints(self) -> None:
@@ -420,9 +443,22 @@ class Front:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
-        """Have the replicas drain and end. Those of a node that is lost are not waited for."""
+        """Have the replicas drain and end. Those of a node that is lost are not waited for.
+
+        Raises Unavailable if Ray does not answer: a cluster without its head may never do so.
+        """
+        seconds = self._plan.drain_timeout + _LAST_SECONDS
+        try:
+            async with asyncio.timeout(seconds + 1.0):
+                await self._end_replicas_within(seconds)
+        except TimeoutError:
+            raise Unavailable(
+                f"Ray did not answer within {seconds:g} s", hint="see whether the cluster runs"
+            ) from None
+
+    async def _end_replicas_within(self, seconds: float) -> None:
         await self._ask("begin_end")
-        give_up = time.monotonic() + self._plan.drain_timeout + _LAST_SECONDS
+        give_up = time.monotonic() + seconds
         while self._fleet.live and time.monotonic() < give_up:
             # Those that end wait until they hear that the ingress does not ask them.
             await self._hear_last()
@@ -441,7 +477,11 @@ class Front:
 async def _forever(loop: tuple[Callable[[], Coroutine[Any, Any, None]], float]) -> None:
     work, pause = loop
     while True:
-        await work()
+        try:
+            await work()
+        except OSError as error:  # such as a full disk: what is served is served on
+            _log.error("%s, and is tried again", error)
+            await asyncio.sleep(_AGAIN_SECONDS)
         await asyncio.sleep(pause)
 
 
@@ -456,15 +496,9 @@ class _logged:  # noqa: N801 - reads as a statement
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, Exception):
-            _log.error("%s did not end as it should: %s", self._what, bounded(str(error)))
+            _log.error("the end of %s went wrong: %s", self._what, bounded(str(error)))
         return isinstance(error, Exception)
 
 
 def _endpoint(replica: Report, state: EndpointState) -> Endpoint:
     return Endpoint(replica.id, replica.host, replica.grpc_port, replica.rest_port, state)
-
-
-def _is_idempotent(base_path: Path, versions: tuple[int, ...]) -> bool:
-    """Whether requests may be asked twice: unless a version's manifest says that they may not."""
-    manifests = [Manifest.read(version_folder(base_path, version)) for version in versions]
-    return all(manifest is None or manifest.idempotent for manifest in manifests)

@@ -15,6 +15,7 @@ from mlserve.launcher import Launcher, ServerCommand, Traits, own_command
 from mlserve.options import flag_of
 from mlserve.serving import Serving
 from mlserve.settings import ModelControl
+from mlserve_ray.room import require_room_here
 
 _MODULE = "mlserve_ray"
 _END_SECONDS = 30.0
@@ -37,7 +38,8 @@ class RayLauncher(Launcher):
     def require(self, serving: Serving) -> None:
         """Raise UsageError for what replicas cannot do, PluginError for a missing runtime.
 
-        With `--address`, the runtime has to be on the machines of the cluster, not here.
+        With `--address`, the runtime has to be on the machines of the cluster, not here. Without,
+        this raises Unavailable if this machine has no room for the replicas.
         """
         if serving.only.options.ladder is not None:
             raise _is_not_taken("ladder", "a replica has the versions of one model")
@@ -48,6 +50,7 @@ class RayLauncher(Launcher):
             raise _is_not_taken("model_control", "a request reaches one replica, not all")
         if serving.cluster.address is None:
             require_runtime(plugins.backend(serving.only.backend))
+            require_room_here(serving.cluster)
 
     def command(self, serving: Serving, listen: Listen) -> ServerCommand:
         more = (*serving.cluster.argv(), "--name", serving.name)

@@ -139,7 +139,7 @@ def own_metrics(states: Mapping[str, int], counts: Mapping[str, int]) -> list[Me
     for state, number in states.items():
         replicas.add_metric((state,), number)
     texts = {
-        "requests": "Requests that came to the ingress.",
+        "requests": "Requests to the model that came to the ingress.",
         "redispatched": "Requests that a second replica was asked, after the first refused.",
         "hedged": "Requests that a second replica was asked, as the first took long.",
         "refused": "Requests that were refused in the end.",

@@ -16,8 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from mlserve.background import start_on_daemon_thread
@@ -52,6 +54,7 @@ _LET_GO_WITHIN = 2.0
 """Seconds that the ingress has to turn to other replicas before this one drains."""
 FRONT_LEASE = 300.0
 """Seconds without a front after which the replicas end."""
+_FETCH_AGAIN_SECONDS = 5.0
 _LAST_SECONDS = 5.0
 """Seconds that the server has to end after its drain."""
 
@@ -123,6 +126,8 @@ class Keeper:
         self._short_lives = 0
         self._may_start_at = 0.0
         self._notes: list[str] = []
+        self._fetches: dict[int, Future[Path]] = {}
+        self._may_fetch_at = 0.0
         self._refused: dict[int, MlserveError] = {}
         self._absent: set[int] = set()
         self._state = ReplicaState.STARTING
@@ -186,9 +191,12 @@ class Keeper:
         if now - self._reported_at >= _REPORT_EVERY or self._is_news():
             self._reported_at = now
             self._report()
+            # A roster that is slow to answer must not make the server look silent.
+            self._answered_at += time.monotonic() - now
             self._end_without_a_front(now)
-        is_whole = bool(self._wanted) and self._serve_wanted()
-        if is_whole and self._child is None and now >= self._may_start_at:
+        if self._wanted:
+            self._serve_wanted()
+        if self._view.wanted and self._child is None and now >= self._may_start_at:
             self._start()
 
     # The process
@@ -305,6 +313,8 @@ class Keeper:
         if answer.versions is not None and answer.versions != self._wanted:
             self._wanted = answer.versions
             self._refused.clear()
+            # What has come of an earlier wish may be out of date.
+            self._fetches = {v: each for v, each in self._fetches.items() if not each.done()}
 
     def _end_without_a_front(self, now: float) -> None:
         """End the server, once, if its front has been gone for long: nobody can reach it."""
@@ -349,30 +359,51 @@ class Keeper:
 
     # What is wanted
 
-    def _serve_wanted(self) -> bool:
-        """Show the server what is wanted of it; return whether all of it is here."""
+    def _serve_wanted(self) -> None:
+        """Show the server what is wanted of it, once all of it is here."""
         for version in self._wanted:
-            if version in self._view.shown or version in self._refused:
-                continue
-            offer = self._offers.pop(version, None)
-            if offer is None:
-                continue  # the next answer of the roster has it
-            try:
-                self._view.show(version, self._nearby.folder(offer))
-                self._absent.discard(version)
-            except Absent:
-                self._absent.add(version)
-            except MlserveError as error:
-                self._refused[version] = error
-                self._note(f"version {version} cannot be served: {error.message}")
-                if not self._settled.is_set():
-                    self._give_up(error, int(error.exit_code))
+            if version not in self._view.shown and version not in self._refused:
+                self._find(version)
         if self._lacking():
-            return False
+            return
         self._view.want(self._wanted)
         if self._has_settled():
             self._view.keep(self._wanted)
-        return True
+
+    def _find(self, version: int) -> None:
+        """Show the files of a version, if they are here; fetch them meanwhile, if they are not.
+
+        That may take minutes, in which the server that runs is looked after.
+        """
+        fetch = self._fetches.get(version)
+        if fetch is None:
+            offer = self._offers.pop(version, None)
+            if offer is None or time.monotonic() < self._may_fetch_at:
+                return  # the next answer of the roster has it
+            fetch = start_on_daemon_thread(self._nearby.folder, offer)
+            self._fetches[version] = fetch
+        wait([fetch], _ROUND)
+        if not fetch.done():
+            return
+        del self._fetches[version]
+        try:
+            self._view.show(version, fetch.result())
+            self._absent.discard(version)
+        except Absent:
+            self._absent.add(version)
+        except MlserveError as error:
+            self._refuse(version, error)
+        except (OSError, ValueError) as error:
+            self._refuse(version, ModelLoadFailed(f"its files cannot be read: {error}"))
+        except Exception as error:  # noqa: BLE001 - Ray raises many kinds, as when the front is gone
+            self._may_fetch_at = time.monotonic() + _FETCH_AGAIN_SECONDS
+            self._note(f"version {version} has not arrived, and is fetched again: {error!r}")
+
+    def _refuse(self, version: int, error: MlserveError) -> None:
+        self._refused[version] = error
+        self._note(f"version {version} cannot be served: {error.message}")
+        if not self._settled.is_set():
+            self._give_up(error, int(error.exit_code))
 
     # The end
 

@@ -117,6 +117,11 @@ class Wishes:
     offers: Mapping[int, Offer]
     removed: frozenset[str] = frozenset()
 
+    @property
+    def versions(self) -> set[int]:
+        """All versions that some replica is to serve."""
+        return {*self.default, *(v for versions in self.by_replica.values() for v in versions)}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -3,7 +3,8 @@
 A replica has changed when its server says that all of the versions are available and hold their
 certificates, and when a request of a client was answered by them, if there are any requests. Only
 then is the next one told. So a bad version reaches one replica, which serves the old one until the
-new one is loaded.
+new one is loaded. One whose server ends as it changes may have been killed by something else, and
+is waited for, or for another in its place. At the second one, the version is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from mlserve_ray.reports import ReplicaState, Report, Versions
 
 _QUIET_SECONDS = 1.5
 """Seconds after which a replica without requests counts as changed; it tells its load every 1 s."""
+_MOST_ENDS = 2
+"""Servers that end during a change, at which the version is taken for what ends them."""
 _LIVE = (ReplicaState.STARTING, ReplicaState.READY)
 
 
@@ -60,6 +63,9 @@ class Rollout:
         self._done: set[str] = set()
         self._change: _Change | None = None
         self._of = 0
+        self._ends = 0
+        self._pids: dict[str, int] = {}
+        """The servers' processes of the replicas that were told to change."""
 
     def aim(self, aim: Aim) -> bool:
         """Have the replicas serve those versions; return whether that begins a change."""
@@ -75,6 +81,8 @@ class Rollout:
         self.state, self.reason = RollState.ROLLING, ""
         self._done.clear()
         self._change = self._refused = None
+        self._ends = 0
+        self._pids.clear()
         return True
 
     def step(self, replicas: Sequence[Report], now: float) -> None:
@@ -84,6 +92,13 @@ class Rollout:
         live = [replica for replica in replicas if replica.state in _LIVE]
         self._done &= {replica.id for replica in live}
         self._of = len(live)
+        self._count_ends(replicas)
+        if self._ends >= _MOST_ENDS:
+            refused = self.target
+            reason = f"the servers of {self._ends} replicas that changed to it have ended"
+            self._go_back(RollState.REFUSED, reason)
+            self._refused = refused
+            return
         self._judge(live, self.target, now)
         if self.target is None or self._change is not None:
             return
@@ -91,10 +106,24 @@ class Rollout:
         if rest:
             # One that is starting serves nobody: if it refuses, nothing was at stake.
             first = min(rest, key=lambda replica: replica.state is ReplicaState.READY)
+            self._pids[first.id] = first.pid
             self._change = _Change(first.id, before=_answered(first, self.target))
         elif live:
             self.current, self.target = self.target, None
             self.state = RollState.DONE
+
+    def _count_ends(self, replicas: Sequence[Report]) -> None:
+        """Count the servers that have ended since their replicas were told to change."""
+        known = {replica.id: replica for replica in replicas}
+        for name, pid in list(self._pids.items()):
+            replica = known.get(name)
+            if replica is not None and replica.state in _LIVE:
+                self._ends += pid not in (0, replica.pid)
+                self._pids[name] = replica.pid
+            else:
+                was_meant = replica is not None and replica.state is ReplicaState.DRAINING
+                self._ends += pid != 0 and not was_meant
+                del self._pids[name]
 
     def _judge(self, live: Sequence[Report], target: Aim, now: float) -> None:
         """Look at the replica that is changing, if there is one."""

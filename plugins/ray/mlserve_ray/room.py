@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import Unavailable, counted
 from mlserve.options import flag_of
+from mlserve.system import usable_cpus
 
 _FLAGS = {"CPU": "cpus_per_replica", "GPU": "gpus_per_replica"}
 
@@ -19,6 +20,12 @@ class NodeRoom:
     address: str
     has: Mapping[str, float]
     free_in_cluster: Mapping[str, float]
+
+
+def require_room_here(options: ClusterOptions) -> None:
+    """Raise Unavailable if this machine has too few CPUs for the least number of replicas."""
+    cpus = {"CPU": float(usable_cpus())}
+    require_room([NodeRoom("this machine", cpus, cpus)], replace(options, gpus_per_replica=0.0))
 
 
 def require_room(nodes: Sequence[NodeRoom], options: ClusterOptions) -> None:
@@ -43,7 +50,7 @@ def require_room(nodes: Sequence[NodeRoom], options: ClusterOptions) -> None:
         has = sum(node.has.get(scarce, 0.0) for node in nodes)
         raise _no_room(
             f"the cluster has no room for {counted(options.least, 'replica')} of "
-            f"{_shown(needed[scarce], scarce)}: its {counted(len(nodes), 'node')} have "
+            f"{_shown(needed[scarce], scarce)}: it has {counted(len(nodes), 'node')} with "
             f"{_shown(has, scarce)}, which is room for {fits}",
             scarce,
         )

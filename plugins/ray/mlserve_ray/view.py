@@ -51,6 +51,11 @@ class View:
                     (self.path / name).unlink(missing_ok=True)
 
     @property
+    def wanted(self) -> Versions:
+        """What the server was last told to serve; empty before that."""
+        return self._wanted
+
+    @property
     def shown(self) -> Versions:
         """The versions that are shown, and whose folders are there."""
         return tuple(folders_by_version(self.path))

@@ -55,3 +55,11 @@ def test_failures_are_remembered_and_are_no_replicas() -> None:
     assert not fleet.replicas
     assert list(fleet.failures) == ["a"]
     assert not fleet.was_ready
+
+
+def test_failures_are_of_the_start_only() -> None:
+    """Later, each replica that fails would be kept for ever."""
+    fleet = Fleet()
+    fleet.take(snapshot(replica("a", ReplicaState.FAILED), replica("b")), 0.0)
+    fleet.take(snapshot(replica("b"), replica("c", ReplicaState.FAILED)), 1.0)
+    assert not fleet.failures

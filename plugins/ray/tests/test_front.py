@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -37,11 +39,18 @@ def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -
     with front(model, tmp_path / "log", *options) as server:
         wait_until(lambda: "ready: 2 replicas" in server.log(), SLOW)
         everything = descendants(server.process.pid)
+        [folder] = Path("/tmp").glob(f"mlsr-{server.process.pid}-*")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert _status_of_ray(everything) == grpc.StatusCode.UNAUTHENTICATED
         headers = {"Authorization": f"Bearer {TOKEN}"}
         base = f"http://{server.rest}"
         assert httpx.get(f"{base}/mlserve/replicas", timeout=20).status_code == 401
         assert httpx.get(f"{base}/mlserve/replicas", headers=headers, timeout=20).is_success
+        [driver] = _running_module(everything, "mlserve_ray.driver_process")
+        driver.kill()  # replicas do not need it
+        wait_until(lambda: "the connection to Ray is back" in server.log(), SLOW)
+        assert len(_running_module(everything, "mlserve.server")) == 2
+        assert "stopping:" not in server.log()
         with ThreadPoolExecutor() as threads:
             url = f"{base}/v1/models/m:predict"
             asked = threads.submit(
@@ -52,6 +61,15 @@ def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -
             assert asked.result().json() == {"outputs": ["one"]}
         wait_until(lambda: not running(everything))
         assert TOKEN not in server.log()
+
+
+def _running_module(processes: Sequence[psutil.Process], module: str) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if module in process.cmdline():
+                found.append(process)
+    return found
 
 
 def _status_of_ray(processes: Sequence[psutil.Process]) -> grpc.StatusCode:

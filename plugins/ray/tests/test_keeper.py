@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from mlserve_ray.artifacts import identity
+from mlserve_ray import replica
+from mlserve_ray.artifacts import Nearby, identity
 from mlserve_ray.replica import Keeper, ReplicaPlan
 from mlserve_ray.reports import Answer, Offer, ReplicaState, Report, Versions
 
@@ -147,3 +148,34 @@ def test_a_model_that_does_not_load_is_the_error_of_the_replica(tmp_path: Path) 
     assert roster.last is not None
     assert roster.last.state is ReplicaState.FAILED
     assert roster.last.exit_code == 5
+
+
+def test_a_version_that_is_long_in_coming_keeps_no_server_from_being_looked_after(
+    model: EchoModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_come = threading.Event()
+    outcomes: list[Exception] = [RuntimeError("the owner of the object has died")]
+    folder = Nearby.folder
+
+    def slow(nearby: Nearby, offer: Offer) -> Path:
+        if offer.version == 2:
+            assert has_come.wait(30)
+            if outcomes:
+                raise outcomes.pop()
+        return folder(nearby, offer)
+
+    monkeypatch.setattr(Nearby, "folder", slow)
+    monkeypatch.setattr(replica, "_FETCH_AGAIN_SECONDS", 0.0)
+    roster = FakeRoster(model)
+    with kept(roster) as keeper:
+        keeper.wait_settled()
+        model.put(2, manifest=manifest(), label="two")
+        roster.wanted = (2,)
+        wait_until(lambda: roster.last is not None and roster.last.lacks == (2,))
+        first = roster.pid
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: roster.pid not in (0, first) and roster.serves(1))
+        has_come.set()
+        wait_until(lambda: roster.serves(2))
+        keeper.require_alive()
+    assert any("the owner of the object has died" in line for line in roster.lines)

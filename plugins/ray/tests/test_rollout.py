@@ -92,3 +92,30 @@ def test_a_wish_that_is_taken_back_ends_the_change() -> None:
     rollout.aim(ONE)
     assert rollout.by_replica == {}
     assert rollout.aim(TWO)
+
+
+def test_a_version_that_ends_servers_is_taken_back() -> None:
+    """Each replica would be told in its turn, until none serves."""
+    fleet = [replace(serving(name, 1), pid=pid) for pid, name in enumerate("abc", 10)]
+    rollout = begun(*fleet)
+    fleet[0] = replace(fleet[0], pid=0, state=ReplicaState.STARTING)
+    rollout.step(fleet, 1.0)
+    assert rollout.by_replica == {"a": (2,)}  # something else may have ended it
+    fleet[0] = replace(fleet[0], pid=20)
+    rollout.step(fleet, 2.0)
+    assert rollout.by_replica == {"a": (2,)}
+    rollout.step(fleet[1:], 3.0)
+    assert rollout.by_replica == {}
+    assert rollout.reason == "the servers of 2 replicas that changed to it have ended"
+    assert not rollout.aim(TWO)
+
+
+def test_a_replica_that_drains_says_nothing_of_the_version() -> None:
+    fleet = [replace(serving(name, 1), pid=pid) for pid, name in enumerate("abc", 10)]
+    rollout = begun(*fleet)
+    for left in ("a", "b"):
+        told = next(each for each in fleet if each.id == left)
+        fleet.remove(told)
+        rollout.step([*fleet, replace(told, state=ReplicaState.DRAINING)], 1.0)
+        rollout.step(fleet, 1.5)
+    assert rollout.by_replica == {"c": (2,)}

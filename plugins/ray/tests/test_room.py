@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from mlserve_ray.room import NodeRoom, require_room
+from mlserve_ray.room import NodeRoom, require_room, require_room_here
 
 from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import Unavailable
@@ -29,7 +29,7 @@ def test_room_for_all() -> None:
         (
             nodes(3, 3),
             ClusterOptions(replicas="4", cpus_per_replica=2),
-            "have 6 CPUs, .* room for 2",
+            "with 6 CPUs, .* room for 2",
         ),
         (
             nodes(4, free=1),
@@ -43,3 +43,9 @@ def test_what_is_missing_is_named(
 ) -> None:
     with pytest.raises(Unavailable, match=message):
         require_room(there, options)
+
+
+def test_room_on_this_machine_is_known_before_ray_is_started() -> None:
+    require_room_here(ClusterOptions(replicas="1..9999", gpus_per_replica=1))
+    with pytest.raises(Unavailable, match="no room for 9999 replicas of 1 CPU: it has 1 node"):
+        require_room_here(ClusterOptions(replicas="9999"))

@@ -9,7 +9,7 @@ from mlserve.settings import ServerSettings
 from mlserve.wire.headers import ENVOY_TIMEOUT_MS, REQUEST_TIMEOUT_MS
 from mlserve_ray.ingress.answers import local_replies
 from mlserve_ray.ingress.options import IngressOptions, Listen
-from mlserve_ray.ingress.routes import LOCAL, TIMEOUT_RETRY, VERDICT
+from mlserve_ray.ingress.routes import INFERENCE_PATHS, LOCAL, TIMEOUT_RETRY, VERDICT
 from mlserve_ray.ingress.typed import Json, extension, pipe, put, seconds, socket, typed
 
 ADMIN = "admin.sock"
@@ -120,7 +120,7 @@ def _http(protocol: str, settings: ServerSettings) -> Json:
             extension("envoy.filters.http.router", router),
         ],
         local_reply_config=local_replies(protocol),
-        access_log=_counting(),
+        access_log=_counting(protocol),
         server_header_transformation="PASS_THROUGH",
         generate_request_id=False,
         preserve_external_request_id=True,
@@ -279,8 +279,13 @@ def _local() -> Json:
     }
 
 
-def _counting() -> list[Json]:
-    """Return what counts requests as they end: Envoy counts answers of replicas by itself."""
+def _counting(protocol: str) -> list[Json]:
+    """Return what counts requests as they end: Envoy counts answers of replicas by itself.
+
+    Only those to the model count: `mlserve up` alone asks some hundred times whether it is ready.
+    """
+    path = {"safe_regex": {"regex": INFERENCE_PATHS[protocol]}}
+    to_model = {"header_filter": {"header": {"name": ":path", "string_match": path}}}
     refused = {
         "or_filter": {
             "filters": [
@@ -291,7 +296,10 @@ def _counting() -> list[Json]:
         }
     }
     again = f"%REQ({TIMEOUT_RETRY})%"
-    return [_counter("requests", again=again), {"filter": refused, **_counter("refused")}]
+    return [
+        {"filter": to_model, **_counter("requests", again=again)},
+        {"filter": {"and_filter": {"filters": [to_model, refused]}}, **_counter("refused")},
+    ]
 
 
 def _counter(name: str, **tags: str) -> Json:

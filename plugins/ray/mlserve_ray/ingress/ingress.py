@@ -108,6 +108,11 @@ class Ingress:
             files.set_replicas(self._endpoints)
             self._route(replicas=ready)
 
+    def set_idempotent(self, is_idempotent: bool) -> None:
+        """Say whether requests may be asked twice, as another version may differ in that."""
+        with self._lock:
+            self._route(is_idempotent=is_idempotent)
+
     def set_local(self, address: int | str) -> None:
         """Say who answers /mlserve/replicas and /metrics: a port of 127.0.0.1, or a UNIX socket."""
         with self._lock:
@@ -183,14 +188,20 @@ class Ingress:
             self._start_envoy()
         except MlserveError as error:
             self._failure = error
-            self._started.set()
             return
-        self._started.set()
+        except OSError as error:
+            self._failure = _not_started(error)
+            return
+        finally:
+            self._started.set()
         while not self._ending.wait(_LOOK_SECONDS):
             try:
                 self._look_after()
             except Unavailable as error:
                 _log.warning("%s", error)
+            except Exception:  # noqa: BLE001 - Envoy would end with this thread
+                _log.exception("the ingress was not looked after, and is again in a moment")
+                self._ending.wait(_AGAIN_SECONDS)
         if self._envoy is not None:
             self._envoy.stop()
 
@@ -204,11 +215,11 @@ class Ingress:
             replicas = [one for name in PROTOCOLS for one in self._admin.replicas(name)]
             ready = sum(one.is_ready for one in replicas) // len(PROTOCOLS)
             self._route(replicas=ready)
-            if ready and self._options.is_idempotent:  # else nobody else may answer them
+            if ready and self._routing.is_idempotent:  # else nobody else may answer them
                 self._silence.end(envoy.process.pid, replicas)
             if time.monotonic() - self._counted_at >= _COUNT_SECONDS or self._hedging is not None:
                 self._count()
-            if self._hedging is not None and self._options.is_idempotent:
+            if self._hedging is not None and self._routing.is_idempotent:
                 look = read_look(self._admin, self._counted)
                 active = sum(one.active for one in replicas)
                 self._route(patience=self._hedging.patience(look, active, ready))
@@ -260,6 +271,14 @@ class Ingress:
         except Unavailable:
             return  # what was read last stands, until Envoy is back
         self._counted_at = time.monotonic()
+
+
+def _not_started(error: OSError) -> Unavailable:
+    return Unavailable(
+        f"the ingress (Envoy) cannot be started: {error}",
+        hint="see whether this machine has room for a process, and for files in its folder of "
+        "temporary files (TMPDIR)",
+    )
 
 
 def _address_of(host: str) -> str:

@@ -55,9 +55,9 @@ class IngressOptions:
 class IngressCounters:
     """What has happened since the start, restarts of Envoy included.
 
-    `requests` are those that clients have made and that have ended, `refused` those of them that
-    ended with 429 or 503 (RESOURCE_EXHAUSTED, UNAVAILABLE). `redispatched` were asked of another
-    replica after a refusal or a lost connection, and `hedged` beside one that took long.
+    `requests` are those to the model that have ended, not those about it; `refused` those of them
+    that ended with 429 or 503 (RESOURCE_EXHAUSTED, UNAVAILABLE). `redispatched` were asked of
+    another replica after a refusal or a lost connection, and `hedged` beside one that took long.
     """
 
     requests: int = 0

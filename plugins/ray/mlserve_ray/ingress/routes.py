@@ -47,6 +47,11 @@ _INFERENCES: dict[str, tuple[Json, ...]] = {
     ),
     "rest": ({"safe_regex": {"regex": r"/.+(:(predict|classify|regress)|/infer)"}},),
 }
+INFERENCE_PATHS = {
+    "grpc": rf"/.+/({'|'.join(_PREDICTIONS)}|ModelInfer)",
+    "rest": _INFERENCES["rest"][0]["safe_regex"]["regex"] + r"([?].*)?",
+}
+"""What matches the whole path of a request to the model, its query included."""
 _CONTROLS: dict[str, tuple[Json, ...]] = {
     "grpc": (
         {"path": method_path(INFERENCE, "RepositoryModelLoad")},

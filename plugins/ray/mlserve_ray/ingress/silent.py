@@ -52,12 +52,14 @@ class Silence:
             return
         try:
             ended = sum(_shut_down(pid, descriptor) for descriptor in _sockets(pid, silent))
-        except OSError as error:
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return  # Envoy is gone, and its connections with it
+        except (OSError, psutil.AccessDenied) as error:
             self._is_refused = True
             _log.warning(
                 "requests over HTTP/1.1 to a replica that falls silent wait for their deadlines: "
                 "this process may not end Envoy's connections (%s)",
-                error.strerror,
+                error,
             )
             return
         names = ", ".join(f"{host}:{port}" for host, port in sorted(silent))

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from mlserve_ray.ingress import Ingress, IngressOptions, Listen, envoy
+from mlserve_ray.ingress import ingress as ingress_module
 
 from mlserve.errors import PluginError, Unavailable, UsageError
 from mlserve.settings import ServerSettings
@@ -130,3 +132,36 @@ def test_a_drain_refuses_in_the_servers_words(front: Any) -> None:
 
 def _envoys(pid: int) -> list[psutil.Process]:
     return [one for one in psutil.Process(pid).children() if one.name() == "envoy"]
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), psutil.NoSuchProcess(1), KeyError("stats")])
+def test_what_goes_wrong_as_it_is_looked_after_does_not_end_it(
+    front: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Envoy ends with the thread that looks after it."""
+    looked = threading.Event()
+
+    def fail(_: Any) -> None:
+        looked.set()
+        raise error
+
+    with Replica() as replica:
+        front.use(replica)
+        processes = _envoys(os.getpid())
+        with monkeypatch.context() as patched:
+            patched.setattr(Ingress, "_look_after", fail)
+            wait_until(looked.is_set)
+        assert front.ask("rest").code == "OK"
+        processes[0].kill()
+        wait_until(lambda: _envoys(os.getpid()) not in ([], processes) and front.ingress.poll())
+
+
+def test_a_process_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no room for a process")
+
+    monkeypatch.setattr(ingress_module, "Envoy", fail)
+    with pytest.raises(Unavailable, match="no room for a process"):
+        Ingress(tmp_path, Listen(), IngressOptions()).start()

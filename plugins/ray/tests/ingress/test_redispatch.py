@@ -27,6 +27,7 @@ def test_a_refusal_that_another_replica_can_answer_is_none(
     front.use(full, free)
 
     codes = {front.ask(protocol, timeout=20).code for _ in range(30)}
+    assert front.get("/mlserve/replicas").status_code == 503  # this is not counted
 
     assert codes == {"OK"}
     assert asked(full) > 0
@@ -100,9 +101,14 @@ def test_what_ends_replicas_does_not_end_all_of_them(front: Any, replicas: Start
     assert asked(*fragile) == 3
 
 
-def test_a_model_that_is_not_idempotent_is_asked_once(start: Any, replicas: Start) -> None:
-    front = start(is_idempotent=False)
+@pytest.mark.parametrize("is_so_at_the_start", [True, False])
+def test_a_model_that_is_not_idempotent_is_asked_once(
+    start: Any, replicas: Start, is_so_at_the_start: bool
+) -> None:
+    front = start(is_idempotent=not is_so_at_the_start)
     fragile, sound = replicas(Does.DIE, Does.ANSWER)
+    if not is_so_at_the_start:  # another version is, which comes later
+        front.ingress.set_idempotent(False)
     front.use(fragile, sound)
 
     codes = [front.ask("rest", timeout=20).code for _ in range(20)]
