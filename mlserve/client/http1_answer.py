@@ -25,7 +25,7 @@ _WITHOUT_BODY = (204, 304)
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: (.*))?")
 _FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\n]*)$", re.MULTILINE)
-_FOLD = re.compile(r"[ \t]*\n[ \t]+")
+_FOLD = re.compile(r"\n[ \t]+")  # to match the blanks before it as well takes quadratic time
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
 
 

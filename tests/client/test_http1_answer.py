@@ -91,6 +91,12 @@ def test_an_answer_is_the_same_however_it_is_cut(
     )
 
 
+def test_a_field_of_blanks_before_a_fold_takes_no_time() -> None:
+    """It took a minute when each blank was the beginning of a search."""
+    found = read([b"HTTP/1.1 200 OK\r\nX-A:" + b" " * 120_000 + b"a\r\n b\r\n\r\n"])
+    assert found.headers["x-a"] == "a b"
+
+
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_damaged_answer_is_read_or_named(data: st.DataObject) -> None:
