@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlserve.background import run_within
 from mlserve.errors import MlserveError, UsageError, as_utf8, reason_of
-from mlserve.gate.audit_file import family, lines_in, now
+from mlserve.gate.audit_file import lines_in, newest_first, now
 from mlserve.gate.lamp import LampFailed
 from mlserve.gate.policy import Decision, Policy, Reason, Verdict, score_of
 from mlserve.gate.watch import FileId
@@ -196,12 +196,13 @@ class Gate:
 
 
 def decided_before(audit: AuditFile, files: Collection[FileId]) -> set[FileId]:
-    """Return which of these files have a line in the audit, which is held.
+    """Return which of these files have a line in the audit.
 
-    Files of an audit are read from the newest on, until all are found.
+    Files of an audit are read from the newest on, until all are found. It is not held: reading a
+    long one takes longer than other gates wait for it, and they would stop.
     """
     wanted, found = set(files), set[FileId]()
-    for file in reversed(family(audit.path)):
+    for file in newest_first(audit.path):
         if not wanted - found:
             break
         for line in lines_in(file):

@@ -203,8 +203,9 @@ class FolderWatch:
         return None
 
     def _look_again(self, found: Found, age: float = 0.0) -> None:
-        """Look at a file again when it is old enough. No event may come of it: a link's target,
-        which is elsewhere, is closed without one here.
+        """Look at a file again when it is old enough.
+
+        No event may come of it: the file behind a link is closed without one in this folder.
         """
         self._unsettled[found.path.name] = found.id, time.monotonic() + _SETTLED - age
 

@@ -209,9 +209,14 @@ def test_more_files_than_are_kept_in_mind(
     monkeypatch.setattr(watch, "_MOST_KNOWN", 10)
     for number in range(50):
         (folder / f"{number}.jpg").write_bytes(b"x")
-    reads: list[None] = []
+    reads: list[set[FileId]] = []
     present = watcher.watch.present
-    monkeypatch.setattr(watcher.watch, "present", lambda: (reads.append(None), present())[1])
+
+    def counted() -> set[FileId]:
+        reads.append(present())
+        return reads[-1]
+
+    monkeypatch.setattr(watcher.watch, "present", counted)
     watcher.start()
     wait_until(lambda: len(watcher.names) == 50)
     (folder / "last.jpg").write_bytes(b"x")
