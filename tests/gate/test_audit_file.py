@@ -217,6 +217,23 @@ def test_missing_added_and_moved_lines_are_found(path: Path, lines: list[bytes])
     assert faults(path, torn_inside)
 
 
+def test_lines_missing_at_the_beginning_are_found(path: Path, lines: list[bytes]) -> None:
+    [fault] = faults(path, lines[2:])
+    assert fault == "1: lines are missing before it: it is line 3, and no beginning of a file"
+    path.unlink()
+    written(path, 12, rotation=Rotation(max_bytes=1000))
+    others = family(path)[1:]
+    assert len(others) > 1
+    assert verify(others).is_sound  # an old file may be kept elsewhere
+
+
+def test_a_changed_first_line_is_the_only_fault(path: Path) -> None:
+    written(path, 12, rotation=Rotation(max_bytes=1000))
+    path.write_bytes(path.read_bytes().replace(b"continued", b"begun", 1))
+    [fault] = verify(family(path)).faults
+    assert (fault.line, fault.what) == (1, "it was changed")
+
+
 def test_a_changed_line_does_not_hide_a_missing_one(path: Path, lines: list[bytes]) -> None:
     changed = lines[3].replace(b'"accept"', b'"reject"')
     found = faults(path, [*lines[:3], changed, *lines[5:]])
