@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mlserve.gate.lamp import Lamp
 
 _SCORES = 5
+_MOST_BYTES = 2**28
+"""More bytes than any image of a part has: a device, or a file that is not one, would take all of
+the memory, and end the gate."""
 _VARIABLE = "MLSERVE_GATE_"
 _MOST_LATE = 1e6
 
@@ -253,7 +256,7 @@ def _read(part: Part) -> _Image:
         with Path(part.name).open("rb") as file:
             if part.id is not None and FileId.of(os.fstat(file.fileno())) != part.id:
                 raise Changed
-            content = file.read()
+            content = file.read(_MOST_BYTES + 1)
             if part.id is not None and FileId.of(os.fstat(file.fileno())) != part.id:
                 raise Changed
     except (OSError, ValueError) as error:  # a ValueError: a NUL in the path
@@ -261,4 +264,9 @@ def _read(part: Part) -> _Image:
         raise UsageError(
             f"{part.name} cannot be read: {reason}", hint="give the path of a JPEG or PNG file"
         ) from error
+    if len(content) > _MOST_BYTES:
+        raise UsageError(
+            f"{part.name} has more than {_MOST_BYTES} bytes",
+            hint="give the path of a JPEG or PNG file",
+        )
     return _Image(content, hashlib.sha256(content).hexdigest())
