@@ -365,8 +365,7 @@ def _decide_folder(
 ) -> None:
     """Decide on the images of a folder until SIGTERM, but for those that the audit has."""
     signal.signal(signal.SIGTERM, lambda *_: folder.end())
-    with audit.held():
-        known = decided_before(audit, folder.present())
+    known = decided_before(audit, folder.present())
     for each in known:
         folder.know(each)
     note(f"watching {folder.folder}: {counted(len(known), 'file')} in it decided before")

@@ -68,8 +68,7 @@ class GrpcTransport:
     async def send(self, call: Call, state: CallState) -> Reply:
         through = f" through {self._proxy}" if self._proxy else ""
         state.enter("connect", f"connecting to {self.endpoint}{through}")
-        channel = await self._open()
-        is_connected = await _reaches_a_server(channel)
+        channel, is_connected = await self._reached()
         state.enter("request", f"waiting for the answer of {self.endpoint}")
         left = state.require()
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
@@ -89,6 +88,21 @@ class GrpcTransport:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+
+    async def _reached(self) -> tuple[grpc.aio.Channel, bool]:
+        """Return a channel, and whether it has a connection.
+
+        One that has lost its connections waits between its own attempts, although the server may be
+        back: a new one connects at once.
+        """
+        is_old = self._channel is not None
+        channel = await self._open()
+        is_connected = await _reaches_a_server(channel)
+        if is_old and not is_connected:
+            self._forget(channel)
+            channel = await self._open()
+            is_connected = await _reaches_a_server(channel)
+        return channel, is_connected
 
     async def _open(self) -> grpc.aio.Channel:
         if self._channel is None:

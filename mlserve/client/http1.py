@@ -172,7 +172,8 @@ class Http1Connection(asyncio.Protocol):
         if not self._unsent:
             return
         assert self._transport is not None
-        while self._unsent and not self._is_full:
+        # After a failed write the transport takes the rest too, and logs a warning for each piece.
+        while self._unsent and not (self._is_full or self._transport.is_closing()):
             piece, self._unsent = self._unsent[:_PIECE], self._unsent[_PIECE:]
             self._transport.write(piece)
         if not self._unsent and self._reader is not None and not self._reader.status:

@@ -25,7 +25,7 @@ _WITHOUT_BODY = (204, 304)
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: (.*))?")
 _FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\n]*)$", re.MULTILINE)
-_FOLD = re.compile(r"[ \t]*\n[ \t]+")
+_FOLD = re.compile(r"\n[ \t]+")  # to match the blanks before it as well takes quadratic time
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?\r?", re.DOTALL)
 
 
@@ -55,7 +55,7 @@ class AnswerReader:
     `status` is 0 until the head has been read; `headers` have lower-case names, and values that
     came several times joined by commas. `can_be_kept` says, once it is read, whether the server
     takes another request on the connection. With `is_tunnel` it answers CONNECT: a success has no
-    body. Raises AnswerError from every method that takes bytes.
+    body, and that of a refusal is not read. Raises AnswerError from every method that takes bytes.
     """
 
     __slots__ = (
@@ -153,8 +153,9 @@ class AnswerReader:
         codings, length = headers.get("transfer-encoding"), headers.get("content-length")
         closes = "close" in _words(headers.get("connection", ""))
         self.can_be_kept = not (is_old or closes)
-        if self._is_tunnel and _OK <= status < _MULTIPLE_CHOICES:
-            self.is_done = self.can_be_kept = True
+        if self._is_tunnel:
+            self.is_done = True
+            self.can_be_kept = _OK <= status < _MULTIPLE_CHOICES
         elif status in _WITHOUT_BODY:
             self.is_done = True
         elif codings is not None:
@@ -176,7 +177,7 @@ class AnswerReader:
     def _choose_unpacking(self) -> None:
         """Choose how the body is unpacked: gzip is, although the request accepts no coding."""
         coding = self.headers.get("content-encoding", "identity").strip().lower()
-        if coding == "identity":
+        if coding == "identity" or self._is_tunnel:
             return
         if coding not in ("gzip", "x-gzip"):
             raise UnknownCoding(f"Content-Encoding {coding[:100]!r}")

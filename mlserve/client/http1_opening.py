@@ -16,8 +16,6 @@ from mlserve.deadline import Deadline
 
 _HEAD_START = 0.25
 """Seconds that one address of a host has before the next is tried as well (RFC 8305, 5)."""
-_MOST_OF_A_REFUSAL = 2**16
-"""Bytes of a proxy's refusal that are read."""
 _GRACE = 60.0
 """Seconds after the deadline, which ends a handshake before this does."""
 _OK, _MULTIPLE_CHOICES = 200, 300
@@ -74,7 +72,7 @@ class Opening:
         target = in_ascii(self._endpoint.address)
         fields = "".join(f"{name}: {value}\r\n" for name, value in proxy.headers.items())
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n"
-        reader = AnswerReader(_MOST_OF_A_REFUSAL, is_tunnel=True)
+        reader = AnswerReader(0, is_tunnel=True)
         try:
             await connection.ask(head.encode(), b"", reader)
             if not _OK <= reader.status < _MULTIPLE_CHOICES:

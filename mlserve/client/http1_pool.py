@@ -52,8 +52,9 @@ class Pool:
             connection = await self._wait(deadline)
             if connection is None:
                 return await self._opened(deadline)
-            if not connection.is_open:
-                connection = None  # closed since it was given
+            if not connection.is_usable():
+                connection.drop()  # closed since it was given, or the server has spoken unasked
+                connection = None
         if connection is not None:
             return connection
         self._being_opened += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlserve.artifact import digest_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mlserve.gate.audit_file import AuditFile
+    from mlserve.gate.chain import Line
     from mlserve.gate.guarantee import Guarantee
 
 RESET = "alarm_reset"
@@ -48,8 +49,12 @@ class Alarm:
         subject = [sorted(accept), None if guarantee is None else guarantee.digest]
         self.key = digest_of(json.dumps(subject).encode())[-16:]
         self._game, self._seq, self._saved_at = self._begun(), 0, 0
+        self._is_ahead = False
+        self._load()
+        # Other gates stop if they cannot append for long, so most is read before it is held.
+        self._take_all(audit.full_lines_after(self._seq))
         with audit.held():
-            self._load()
+            self._require_no_more_than_the_audit()
             self.catch_up()
 
     @property
@@ -62,21 +67,20 @@ class Alarm:
         head = self._audit.head
         if head is None or head.seq == self._seq:
             return
-        for line in self._audit.lines_after(self._seq):
-            self._take(line.data)
-            self._seq = line.seq
+        self._take_all(self._audit.lines_after(self._seq))
 
     def bet(self, score: float | None) -> dict[str, Any]:
         """Bet on a score, and return what its line says of it. While the audit is held."""
         number = bin_of(score)
         digest = digest_of(f"fair {self._audit.next_prev}".encode()).removeprefix("sha256:")
         fair = int(digest[:_FAIR_DIGITS], 16) / 16**_FAIR_DIGITS
+        self._is_ahead = True
         bet = self._game.bet(number, fair)
         return {"key": self.key, "bin": number, "fair": fair, **bet.to_json()}
 
     def wrote(self, seq: int) -> None:
         """Note that the line of that number, with the last bet if there was one, was written."""
-        self._seq = seq
+        self._seq, self._is_ahead = seq, False
         if seq - self._saved_at >= _SAVE_EVERY:
             self.save()
 
@@ -88,7 +92,12 @@ class Alarm:
             self.save()
 
     def save(self) -> None:
-        """Write the state. If that fails, the next start takes longer: the audit has it all."""
+        """Write the state. If that fails, the next start takes longer: the audit has it all.
+
+        A state with a bet whose line could not be written is not saved: the audit lacks that.
+        """
+        if self._is_ahead:
+            return
         state = {"key": self.key, "seq": self._seq, **self._game.to_json()}
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
@@ -116,6 +125,8 @@ class Alarm:
                 f"the state of the alarm, {self.path}, cannot be read: {reason_of(error)}",
                 hint="remove it: the audit has what it needs to make it again",
             ) from error
+
+    def _require_no_more_than_the_audit(self) -> None:
         head = self._audit.head
         if self._seq > (0 if head is None else head.seq):
             raise AuditStopped(
@@ -123,6 +134,11 @@ class Alarm:
                 hint="lines were removed from the audit, or lost with the power: check it with "
                 "`mlserve gate verify --head`; to go on with it as it is, remove the state",
             )
+
+    def _take_all(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self._take(line.data)
+            self._seq = line.seq
 
     def _take(self, data: Mapping[str, Any]) -> None:
         if data.get("kind") == RESET and data.get("key") == self.key:

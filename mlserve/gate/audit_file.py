@@ -76,6 +76,15 @@ def full_files(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def newest_first(path: Path) -> Iterator[Path]:
+    """Yield the files of an audit, the current one first, so that no lock is needed to read each.
+
+    If it is renamed meanwhile, it comes again as a full one, or comes as that alone.
+    """
+    yield path
+    yield from reversed(full_files(path))
+
+
 def _last_seq(path: Path, full: Path) -> int | None:
     """Return the number of the last line of a full file of `path`; None if it is not one."""
     name = full.name
@@ -87,7 +96,8 @@ def _last_seq(path: Path, full: Path) -> int | None:
 def lines_in(file: Path, begin: int = 0) -> Iterator[Line]:
     """Yield the whole lines of a file, from that byte on, where a line begins.
 
-    Raises AuditBroken for one that is not as it was written.
+    There are none in a file that has gone, as the current one that was just renamed. Raises
+    AuditBroken for one that is not as it was written.
     """
     try:
         with file.open("rb") as opened:
@@ -95,6 +105,8 @@ def lines_in(file: Path, begin: int = 0) -> Iterator[Line]:
             for number, line in enumerate(opened, start=1):
                 if line.endswith(b"\n"):  # else a crash cut it off
                     yield _line(file, number, line)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise AuditStopped(f"{file} cannot be read: {error.strerror or error}") from error
 
@@ -168,10 +180,14 @@ class AuditFile:
         if seq == self._others[0]:
             yield from lines_in(self.path, self._others[1])
             return
+        yield from self.full_lines_after(seq)
+        yield from (line for line in lines_in(self.path) if line.seq > seq)
+
+    def full_lines_after(self, seq: int) -> Iterator[Line]:
+        """Yield those of them that are in full files, which nobody changes: it need not be held."""
         for full in full_files(self.path):
             if (_last_seq(self.path, full) or 0) > seq:
                 yield from (line for line in lines_in(full) if line.seq > seq)
-        yield from (line for line in lines_in(self.path) if line.seq > seq)
 
     def close(self) -> None:
         """Force the last lines to the disk, unless the policy is never, and close the file."""

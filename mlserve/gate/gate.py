@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlserve.background import run_within
 from mlserve.errors import MlserveError, UsageError, as_utf8, reason_of
-from mlserve.gate.audit_file import family, lines_in, now
+from mlserve.gate.audit_file import lines_in, newest_first, now
 from mlserve.gate.lamp import LampFailed
 from mlserve.gate.policy import Decision, Policy, Reason, Verdict, score_of
 from mlserve.gate.watch import FileId
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mlserve.gate.lamp import Lamp
 
 _SCORES = 5
+_MOST_BYTES = 2**28
+"""More bytes than any image of a part has: a device, or a file that is not one, would take all of
+the memory, and end the gate."""
 _VARIABLE = "MLSERVE_GATE_"
 _MOST_LATE = 1e6
 
@@ -196,12 +199,13 @@ class Gate:
 
 
 def decided_before(audit: AuditFile, files: Collection[FileId]) -> set[FileId]:
-    """Return which of these files have a line in the audit, which is held.
+    """Return which of these files have a line in the audit.
 
-    Files of an audit are read from the newest on, until all are found.
+    Files of an audit are read from the newest on, until all are found. It is not held: reading a
+    long one takes longer than other gates wait for it, and they would stop.
     """
     wanted, found = set(files), set[FileId]()
-    for file in reversed(family(audit.path)):
+    for file in newest_first(audit.path):
         if not wanted - found:
             break
         for line in lines_in(file):
@@ -252,7 +256,7 @@ def _read(part: Part) -> _Image:
         with Path(part.name).open("rb") as file:
             if part.id is not None and FileId.of(os.fstat(file.fileno())) != part.id:
                 raise Changed
-            content = file.read()
+            content = file.read(_MOST_BYTES + 1)
             if part.id is not None and FileId.of(os.fstat(file.fileno())) != part.id:
                 raise Changed
     except (OSError, ValueError) as error:  # a ValueError: a NUL in the path
@@ -260,4 +264,9 @@ def _read(part: Part) -> _Image:
         raise UsageError(
             f"{part.name} cannot be read: {reason}", hint="give the path of a JPEG or PNG file"
         ) from error
+    if len(content) > _MOST_BYTES:
+        raise UsageError(
+            f"{part.name} has more than {_MOST_BYTES} bytes",
+            hint="give the path of a JPEG or PNG file",
+        )
     return _Image(content, hashlib.sha256(content).hexdigest())

@@ -18,6 +18,8 @@ from mlserve.errors import MlserveError, UsageError, bounded, either, reason_of
 
 DEFAULT_BAUD = 9600
 _LONGEST_SAID = 500
+_KILLED_WITHIN = 1.0
+"""Seconds that a killed command has to be gone."""
 _RATES = {
     int(name[1:]): getattr(termios, name)
     for name in dir(termios)
@@ -68,9 +70,14 @@ class ExecLamp:
         try:
             code = process.wait(self._seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise LampFailed(f"{name} did not end within {self._seconds:g} s") from None
+            said = f"{name} did not end within {self._seconds:g} s"
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(_KILLED_WITHIN)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                # It runs as another user, as with sudo, or waits for a device.
+                raise LampFailed(f"{said}, and cannot be killed: {reason_of(error)}") from error
+            raise LampFailed(said) from None
         if code:
             raise LampFailed(bounded(f"{name} ended with {code}", _LONGEST_SAID))
 

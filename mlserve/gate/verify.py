@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,17 @@ def verify(files: Sequence[Path], head: str | None = None) -> Checked:
 
 
 def _first_seq(file: Path) -> int:
+    """Return the number of the first line that is one; 0 if there is none."""
     try:
         with file.open("rb") as opened:
-            return read_line(opened.readline()).seq
+            for content in opened:
+                with suppress(BadLine):
+                    return read_line(content).seq
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read: {error.strerror or error}", hint="give audit files of a gate"
         ) from error
-    except BadLine:
-        return 0
+    return 0
 
 
 def _check(file: Path, found: Checked, head: str | None, *, is_last: bool) -> None:
@@ -123,6 +126,8 @@ def _breaks(found: Checked, line: Line) -> Iterable[str]:
     if before is None:
         if line.seq == 1 and line.prev != FIRST:
             yield "it is numbered 1, but has a line before it"
+        elif line.seq > 1 and line.data.get("kind") != "continued" and not found.unreadable:
+            yield f"lines are missing before it: it is line {line.seq}, and no beginning of a file"
         return
     if line.seq == before.seq + 1 and line.prev == before.sha256:
         return

@@ -25,7 +25,8 @@ from mlserve.gate.inotify import Event, Inotify, Mask
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _SETTLED = 2.0
-"""Seconds without a change after which a file counts as written where there are no leases."""
+"""Seconds without a change after which a file counts as written where there are no leases, and
+after which a file that was not written completely is looked at again."""
 _LOOK_EVERY = 1.0
 """Seconds after which it is looked whether the folder is still there: no event tells that while it
 is open here."""
@@ -65,7 +66,9 @@ class FolderWatch:
         self._lock = _locked(folder)
         self._decided: dict[int, FileId] = {}
         self._waiting: deque[str] = deque()
-        self._unsettled: dict[str, float] = {}
+        self._unsettled: dict[str, tuple[FileId, float]] = {}
+        """Files to look at again: which it was, and when (monotonic); -inf if it is waiting."""
+        self._most_known = _MOST_KNOWN
         self._wakened, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_ended = False
         # While a lease is tried, a writer may come: its signal would end the process. It is not
@@ -79,9 +82,10 @@ class FolderWatch:
     def know(self, decided: FileId) -> None:
         """Never yield that file."""
         self._decided[decided.inode] = decided
-        if len(self._decided) > _MOST_KNOWN:
-            there = {entry.inode() for entry in os.scandir(self.folder)}
+        if len(self._decided) > self._most_known:
+            there = {each.inode for each in self.present()}
             self._decided = {i: each for i, each in self._decided.items() if i in there}
+            self._most_known = max(_MOST_KNOWN, 2 * len(self._decided))
 
     def end(self) -> None:
         """Let `files` end after the file that it yielded last; may be called by a signal."""
@@ -92,8 +96,8 @@ class FolderWatch:
     def files(self) -> Iterator[Found]:
         """Yield each file once, until `end` is called. Raises Unavailable if the folder is gone.
 
-        A file that was yielded counts as decided only once `know` is told so: if it changes before,
-        it is yielded again.
+        A file that was yielded counts as decided only once `know` is told so before the next: if
+        not, it is looked at again.
         """
         self._waiting.extend(self._names())
         while not self._is_ended:
@@ -102,8 +106,11 @@ class FolderWatch:
                 self._wait()
                 continue
             found = self._complete(self._waiting.popleft())
-            if found is not None:
-                yield found
+            if found is None:
+                continue
+            yield found
+            if self._decided.get(found.id.inode) != found.id:
+                self._look_again(found)
 
     def close(self) -> None:
         self._inotify.close()
@@ -136,7 +143,7 @@ class FolderWatch:
         ready = select.poll()
         ready.register(self._inotify.fileno(), select.POLLIN)
         ready.register(self._wakened, select.POLLIN)
-        due = min(self._unsettled.values(), default=math.inf)
+        due = min((due for _, due in self._unsettled.values()), default=math.inf)
         ready.poll(max(0.0, min(due - time.monotonic(), _LOOK_EVERY)) * 1000)
         events = self._inotify.read()
         for event in events:
@@ -176,22 +183,37 @@ class FolderWatch:
         return False
 
     def _complete(self, name: str) -> Found | None:
+        """Return a file if it is completely written and not decided yet."""
         found = self._look(name)
+        before, due = self._unsettled.pop(name, (None, math.inf))
         if found is None or self._decided.get(found.id.inode) == found.id:
             return None
         is_written = _is_written(found)
+        age = 0.0
         if is_written is None:  # the file is another user's, or the file system has no leases
+            # Its time may be ahead of ours: then what counts is how long we have seen it like that.
+            is_written = before == found.id and due <= time.monotonic()
             age = time.time() - found.changed_at
-            if age < _SETTLED:
-                self._unsettled[name] = time.monotonic() + _SETTLED - max(age, 0.0)
-                return None
-        return None if is_written is False else found
+        if is_written or age >= _SETTLED:
+            return found
+        if before == found.id and due > time.monotonic():
+            self._unsettled[name] = found.id, due
+        else:
+            self._look_again(found, max(age, 0.0))
+        return None
+
+    def _look_again(self, found: Found, age: float = 0.0) -> None:
+        """Look at a file again when it is old enough.
+
+        No event may come of it: the file behind a link is closed without one in this folder.
+        """
+        self._unsettled[found.path.name] = found.id, time.monotonic() + _SETTLED - age
 
     def _settled(self) -> list[str]:
         now = time.monotonic()
-        names = [name for name, due in self._unsettled.items() if due <= now]
+        names = [name for name, (_, due) in self._unsettled.items() if -math.inf < due <= now]
         for name in names:
-            del self._unsettled[name]
+            self._unsettled[name] = self._unsettled[name][0], -math.inf
         return names
 
 

@@ -20,6 +20,7 @@ import trustme
 from mlserve import AsyncClient, Client, DeadlineExceeded, InputTooLarge, Tls
 from mlserve.client import Retries, http1_pool
 from mlserve.client.http import RestTransport
+from mlserve.client.http1 import Http1Connection
 from mlserve.errors import InferenceFailed, Unavailable, UsageError
 
 pytestmark = [pytest.mark.server, pytest.mark.anyio]
@@ -228,6 +229,35 @@ async def test_who_waits_for_a_connection_gets_it_in_the_order_of_the_deadlines(
     assert left == [9, 4, 6, 8]
 
 
+async def test_who_waited_never_gets_bytes_that_came_after_the_answer_before(
+    monkeypatch: Any,
+) -> None:
+    """A connection that goes from one call to the next at once is looked at, too."""
+    monkeypatch.setattr(http1_pool, "MOST_CONNECTIONS", 1)
+    writers: list[asyncio.StreamWriter] = []
+    may_answer = asyncio.Event()
+    ask = Http1Connection.ask
+
+    async def ask_and_hear_more(self: Http1Connection, *args: Any) -> None:
+        await ask(self, *args)
+        if len(writers) == 1:
+            writers[0].write(OK.replace(b"sorrel", b"maimed"))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while await read_request(reader):
+            await may_answer.wait()
+            writer.write(OK)
+
+    monkeypatch.setattr(Http1Connection, "ask", ask_and_hear_more)
+    async with serving(talk) as address, AsyncClient(f"http://{address}", **MODEL) as client:
+        calls = [asyncio.ensure_future(client.predict(b"x", timeout=20)) for _ in range(2)]
+        await until(lambda: writers and pool_of(client)._waiting)
+        may_answer.set()
+        assert [answer.label for answer in await asyncio.gather(*calls)] == ["sorrel"] * 2
+    assert len(writers) == 2
+
+
 async def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
     """They would be taken for the answer to the next request."""
     server = Counting()
@@ -391,7 +421,7 @@ def test_a_name_that_no_header_can_hold_is_named() -> None:
         _written({"x-a": "b\0"})
 
 
-def test_an_early_error_ends_no_other_call(faulty: Any) -> None:
+def test_an_early_error_ends_no_other_call(faulty: Any, caplog: Any) -> None:
     """Every one of many connections is reset at some moment; all calls end with their error."""
 
     def talk(line: Any) -> None:
@@ -400,9 +430,10 @@ def test_an_early_error_ends_no_other_call(faulty: Any) -> None:
 
     async def ask() -> list[Any]:
         async with AsyncClient(f"http://{faulty(talk)}", **MODEL, retries=ONCE) as client:
-            calls = [client.predict(bytes(300_000), timeout=20) for _ in range(20)]
+            calls = [client.predict(bytes(5_000_000), timeout=20) for _ in range(20)]
             found = await asyncio.gather(*calls, return_exceptions=True)
             assert not pool_of(client)._open
             return found
 
     assert all(isinstance(end, Unavailable) for end in asyncio.run(ask()))
+    assert not caplog.records  # asyncio warns of a write on a lost connection

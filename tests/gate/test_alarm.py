@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlserve.errors import UsageError
+from mlserve.gate import audit_file
 from mlserve.gate.alarm import Alarm
-from mlserve.gate.audit_file import AuditFile, Rotation, family
+from mlserve.gate.audit_file import AuditFile, Rotation, family, lines_in
+from mlserve.gate.chain import Line
 from mlserve.gate.errors import AuditStopped
+from mlserve.gate.gate import decided_before
 from mlserve.gate.verify import verify
+from mlserve.gate.watch import FileId
 
 SMALL = Rotation(max_bytes=3000)
 
@@ -30,12 +36,13 @@ class Bettor:
             line = self.audit.append({"kind": "decision", "decision": "accept", "alarm": told})
             self.alarm.wrote(line.seq)
 
-    def state(self) -> object:
+    def state(self) -> dict[str, Any]:
         """The game, with what the others have bet since."""
         with self.audit.held():
             self.alarm.catch_up()
         self.alarm.save()
-        return json.loads(self.alarm.path.read_bytes())
+        state: dict[str, Any] = json.loads(self.alarm.path.read_bytes())
+        return state
 
     def end(self) -> None:
         self.alarm.save()
@@ -70,6 +77,45 @@ def test_gates_of_one_audit_play_one_game(path: Path) -> None:
         again = Bettor(path)
         assert again.state() == now
         again.audit.close()
+
+
+def test_a_bet_without_a_line_is_not_kept(path: Path) -> None:
+    """As on a full disk, where the gate stops between the two."""
+    gate = Bettor(path)
+    gate.decide(0.9)
+    with gate.audit.held():
+        gate.alarm.bet(0.1)
+    gate.end()
+    again = Bettor(path)
+    assert again.alarm._game.bets == 1
+    again.end()
+
+
+def test_a_start_does_not_keep_other_gates_waiting(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full files of a long audit take long to read; gates stop if they cannot append."""
+    first = Bettor(path)
+    for number in range(40):
+        first.decide(number / 40)
+    wanted, starting = first.state(), AuditFile(path, rotation=SMALL)
+    first.alarm.path.unlink()
+    monkeypatch.setattr(first.audit, "_rotation", Rotation())
+
+    def lines(file: Path) -> Iterator[Line]:
+        if file != path:
+            first.audit.append({"kind": "other"})  # stops if the file is held
+        return lines_in(file)
+
+    monkeypatch.setattr(audit_file, "lines_in", lines)
+    alarm = Alarm(starting, {"ok"}, None)
+    monkeypatch.undo()
+    alarm.save()
+    assert {**json.loads(alarm.path.read_bytes()), "seq": 0} == {**wanted, "seq": 0}
+    with first.audit.held():
+        assert decided_before(starting, {FileId(1, 2, 3)}) == set()
+    starting.close()
+    first.end()
 
 
 def test_other_labels_begin_another_game(path: Path) -> None:

@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlserve.cli.gate_verify import _checked
 from mlserve.gate.audit_file import AuditFile, Fsync, Rotation, family, lines_in
 from mlserve.gate.chain import FIRST, read_line, sealed
 from mlserve.gate.errors import AuditBroken, AuditStopped
-from mlserve.gate.verify import verify
+from mlserve.gate.verify import Checked, verify
 from mlserve.testing.processes import wait_until
 
 PART = {"time": "2020-02-29T12:00:00.000000Z", "kind": "decision", "decision": "accept"}
@@ -215,6 +217,41 @@ def test_missing_added_and_moved_lines_are_found(path: Path, lines: list[bytes])
     assert faults(path, [*lines[:3], lines[3][:40] + b"\n", *lines[4:]])
     torn_inside = [*lines[:3], lines[3][:40], *lines[4:]]
     assert faults(path, torn_inside)
+
+
+def test_lines_missing_at_the_beginning_are_found(path: Path, lines: list[bytes]) -> None:
+    [fault] = faults(path, lines[2:])
+    assert fault == "1: lines are missing before it: it is line 3, and no beginning of a file"
+    path.unlink()
+    written(path, 12, rotation=Rotation(max_bytes=1000))
+    others = family(path)[1:]
+    assert len(others) > 1
+    assert verify(others).is_sound  # an old file may be kept elsewhere
+
+
+def test_a_file_that_becomes_full_during_the_check_is_no_fault(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Rotation(max_bytes=1000)
+    written(path, 7, rotation=small)
+    rounds: list[int] = []
+
+    def check(files: Sequence[Path], head: str | None) -> Checked:
+        rounds.append(len(files))
+        if len(rounds) == 1:
+            written(path, 12, rotation=small)
+        return verify(files, head)
+
+    monkeypatch.setattr("mlserve.gate.verify.verify", check)
+    assert _checked([path], None).is_sound
+    assert len(rounds) == 2
+
+
+def test_a_changed_first_line_is_the_only_fault(path: Path) -> None:
+    written(path, 12, rotation=Rotation(max_bytes=1000))
+    path.write_bytes(path.read_bytes().replace(b"continued", b"begun", 1))
+    [fault] = verify(family(path)).faults
+    assert (fault.line, fault.what) == (1, "it was changed")
 
 
 def test_a_changed_line_does_not_hide_a_missing_one(path: Path, lines: list[bytes]) -> None:

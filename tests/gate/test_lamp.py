@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import shlex
+import signal
 import sys
 import termios
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +103,30 @@ def test_a_command_that_fails() -> None:
     for command in ("", "'open"):
         with pytest.raises(UsageError, match="--exec"):
             ExecLamp(command, 10)
+
+
+def test_a_command_that_hangs_and_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of another user, which `sudo` runs."""
+
+    def refuse(group: int, number: int) -> None:
+        groups.append(group)
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    groups: list[int] = []
+    killpg = os.killpg
+    monkeypatch.setattr(os, "killpg", refuse)
+    program = "import time; time.sleep(60)"
+    lamp = ExecLamp(shlex.join([sys.executable, "-c", program]), 0.1)
+    said = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it is left to run
+        try:
+            lamp.tell("accept", {})
+        except LampFailed as error:
+            said = error.message
+        gc.collect()
+    assert "did not end within 0.1 s, and cannot be killed" in said
+    killpg(groups[0], signal.SIGKILL)
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:

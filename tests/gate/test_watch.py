@@ -175,6 +175,56 @@ def test_without_leases_a_file_has_to_settle(
     assert len(tried) > 1
 
 
+def test_a_file_whose_time_is_ahead_of_ours_settles(
+    folder: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a camera with another clock, or after ours was put back."""
+    monkeypatch.setattr(watch, "_is_written", lambda found: None)
+    monkeypatch.setattr(watch, "_SETTLED", 0.3)
+    (folder / "a.jpg").write_bytes(b"a")
+    os.utime(folder / "a.jpg", (2**32, 2**32))
+    watcher.start()
+    watcher.came("a.jpg")
+
+
+def test_a_link_comes_when_its_file_is_whole(
+    folder: Path, tmp_path: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No event comes of it, because it is written elsewhere."""
+    monkeypatch.setattr(watch, "_SETTLED", 0.1)
+    watcher.start()
+    with (tmp_path / "elsewhere").open("wb") as file:
+        (folder / "linked.jpg").symlink_to(tmp_path / "elsewhere")
+        (folder / "b.jpg").write_bytes(b"b")
+        watcher.came("b.jpg")
+        file.write(b"whole")
+    watcher.came("b.jpg", "linked.jpg")
+
+
+def test_more_files_than_are_kept_in_mind(
+    folder: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is not read for each of them."""
+    monkeypatch.setattr(watcher.watch, "_most_known", 10)
+    monkeypatch.setattr(watch, "_MOST_KNOWN", 10)
+    for number in range(50):
+        (folder / f"{number}.jpg").write_bytes(b"x")
+    reads: list[set[FileId]] = []
+    present = watcher.watch.present
+
+    def counted() -> set[FileId]:
+        reads.append(present())
+        return reads[-1]
+
+    monkeypatch.setattr(watcher.watch, "present", counted)
+    watcher.start()
+    wait_until(lambda: len(watcher.names) == 50)
+    (folder / "last.jpg").write_bytes(b"x")
+    wait_until(lambda: "last.jpg" in watcher.names)
+    assert len(watcher.end()) == 51
+    assert 0 < len(reads) < 5
+
+
 def test_a_writer_is_not_disturbed(folder: Path, watcher: Watcher) -> None:
     """Other processes open files for writing while it is tried whether they may be read."""
     program = (
