@@ -18,6 +18,7 @@ from mlserve.deploy.kubernetes.manifests import comment_of, every_object, requir
 from mlserve.deploy.kubernetes.scaling import adapter_rules
 from mlserve.deploy.kubernetes.values import (
     BUSY_SHARE,
+    PROGRESS_SPARE_SECONDS,
     SPARE_SECONDS,
     STARTUP_PERIOD,
     Autoscaler,
@@ -38,6 +39,12 @@ _MADE = ("--threads=", "--drain-timeout=")
 """Arguments that the templates make of values."""
 _RELEASE = "{{ .Release.Name }}"
 _SCALES = ".Values.autoscaling.enabled"
+_ALLOWED = (
+    "ternary (append .Values.networkPolicy.allowNamespaces .Values.gateway.namespace) "
+    ".Values.networkPolicy.allowNamespaces "
+    '(and .Values.gateway.enabled (ne .Values.gateway.namespace "")) | uniq | toJson'
+)
+"""The namespaces that may connect: those named, and the gateway's own."""
 _CONDITIONS = {
     "hpa": f'and {_SCALES} (eq .Values.autoscaling.kind "{Autoscaler.HPA}")',
     "scaledobject": f'and {_SCALES} (eq .Values.autoscaling.kind "{Autoscaler.KEDA}")',
@@ -248,6 +255,7 @@ def _template_setup(setup: ClusterSetup) -> ClusterSetup:
 def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
     grace = f"add .Values.preStopSeconds (ceil .Values.drainTimeoutSeconds | int) {SPARE_SECONDS}"
     checks = f"max 1 (ceil (divf .Values.readyWithinSeconds {STARTUP_PERIOD}.0) | int)"
+    progress = f"add (ceil .Values.readyWithinSeconds | int) {PROGRESS_SPARE_SECONDS}"
     made = (
         '(list (include "mlserve.threads" . | printf "--threads=%s") '
         '(printf "--drain-timeout=%v" .Values.drainTimeoutSeconds))'
@@ -270,13 +278,14 @@ def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
         memory=Raw("{{ .Values.memory | quote }}"),
         gpus=Raw("{{ .Values.gpus }}") if plan.gpus else 0,
         arguments=Raw(f"{{{{- {arguments} }}}}"),
-        pre_stop=Raw("{{ .Values.preStopSeconds }}"),
+        pre_stop=When(Raw("{{ .Values.preStopSeconds }}"), ".Values.preStopSeconds"),
         grace=Raw(f"{{{{ {grace} }}}}"),
+        progress=Raw(f"{{{{ {progress} }}}}"),
         startup_checks=Raw(f"{{{{ {checks} }}}}"),
         busy_target=Raw('{{ include "mlserve.busySlots" . | quote }}'),
         wait_target=Raw("{{ .Values.autoscaling.targetWaitSeconds | quote }}"),
         prometheus="{{ .Values.autoscaling.prometheus }}",
-        allowed=Raw("{{ toJson .Values.networkPolicy.allowNamespaces }}"),
+        allowed=Raw(f"{{{{ {_ALLOWED} }}}}"),
         gateway={
             "name": Raw('{{ required "gateway.name is empty" .Values.gateway.name | quote }}'),
             "namespace": "{{ .Values.gateway.namespace | default .Release.Namespace }}",

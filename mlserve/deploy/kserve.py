@@ -73,7 +73,8 @@ def _objects(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Iterator[
     if Part.BUDGET not in setup.left_out:
         yield "pdb", Object(disruption_budget(values))
     if Part.MONITOR not in setup.left_out:
-        monitor = service_monitor(plan, values, port=_REST)
+        # The Secret has the name that the service has: KServe's part of its name is not in it.
+        monitor = service_monitor(plan, replace(values, name=plan.name), port=_REST)
         yield "servicemonitor", Object(monitor, "It needs Prometheus's operator.")
 
 

@@ -55,6 +55,7 @@ def _template(chart: Path, *options: str) -> list[object]:
                                                         "config_map": True}),
         ({"replicas": "2..6", "drain_timeout": 33.5, "wait": 301.0},
          {"autoscaler": Autoscaler.KEDA, "artifacts": "pvc://claim/a/b", "pre_stop": 9}),
+        ({"wait": 900.5}, {"pre_stop": 0}),
         ({"token_file": Path("t"), "max_queue": 5, "max_batch_size": 4, "replicas": "1..2"},
          {"artifacts": "oci+native://r.example/files:3", "without": "budget,network-policy"}),
     ],

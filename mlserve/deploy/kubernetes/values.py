@@ -16,6 +16,9 @@ from mlserve.options import HelpPanel, Options, option
 SPARE_SECONDS = 5
 """Seconds of the grace period for what comes after the drain: models unload, ports close."""
 
+PROGRESS_SPARE_SECONDS = 480
+"""Seconds beyond --wait until a rollout counts as failed: room has to be found, images pulled."""
+
 
 class Autoscaler(StrEnum):
     """What changes the number of replicas."""
@@ -107,7 +110,7 @@ class ClusterSetup(Options):
         default="monitoring",
         metadata=option(
             HelpPanel.CLUSTER,
-            "Namespaces whose pods may connect, besides those of its own.",
+            "Namespaces whose pods may connect, besides those of its own and of the gateway.",
             unit="name,...",
         ),
     )
@@ -176,6 +179,7 @@ class Values:
     pre_stop: Any
     grace: Any
     startup_checks: Any
+    progress: Any
     busy_target: Any
     wait_target: Any
     prometheus: Any
@@ -240,10 +244,11 @@ def values_of(plan: DeployPlan, setup: ClusterSetup, arguments: Sequence[str]) -
         pre_stop=setup.pre_stop,
         grace=grace_seconds(setup.pre_stop, plan.settings.drain_timeout),
         startup_checks=startup_checks(plan.wait),
+        progress=math.ceil(plan.wait) + PROGRESS_SPARE_SECONDS,
         busy_target=quantity(BUSY_SHARE * calls_at_once(plan)),
         wait_target=quantity(setup.target_wait),
         prometheus=setup.prometheus,
-        allowed=names_in(setup.allow_namespaces),
+        allowed=allowed_namespaces(setup),
         gateway=gateway_of(setup),
         hostnames=names_in(setup.hostnames),
     )
@@ -268,6 +273,12 @@ def calls_at_once(plan: DeployPlan) -> int:
 def quantity(number: float) -> str:
     """Return a number as Kubernetes and KEDA both read it: `0.7`."""
     return f"{number:.4g}"
+
+
+def allowed_namespaces(setup: ClusterSetup) -> list[str]:
+    """Return the namespaces whose pods may connect: those asked for, and the gateway's own."""
+    named = [*names_in(setup.allow_namespaces), gateway_of(setup).get("namespace", "")]
+    return list(dict.fromkeys(filter(None, named)))
 
 
 def gateway_of(setup: ClusterSetup) -> dict[str, Any]:
