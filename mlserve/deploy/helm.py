@@ -150,7 +150,7 @@ def _artifact_values(artifacts: Artifacts | None) -> dict[str, Any]:
 
 
 def _arguments(plan: DeployPlan, setup: ClusterSetup) -> list[str]:
-    return server_arguments(plan, follows_config=setup.config_map)
+    return server_arguments(plan, setup)
 
 
 def _number(value: float) -> float:

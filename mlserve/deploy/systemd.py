@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from mlserve.deploy.plan import DeployPlan
+from mlserve.deploy.plan import DeployPlan, require_memory
 from mlserve.errors import UsageError
 from mlserve.options import flag_of
 from mlserve.settings import DEFAULT_HOST
@@ -78,6 +78,8 @@ def this_program() -> tuple[str, ...]:
 
 def unit_files(plan: DeployPlan, machine: Machine) -> Mapping[str, str]:
     """Return the units' texts by their names: the service, and the sockets of both ports."""
+    if machine.memory is not None:
+        require_memory(plan)
     unit = unit_name(plan)
     ports = {"grpc": plan.grpc_port, "rest": plan.rest_port}
     sockets = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Any
 from mlserve.deploy.artifacts import Artifacts
 from mlserve.deploy.plan import DeployPlan, cpus_text, memory_text
 from mlserve.errors import UsageError
-from mlserve.options import HelpPanel, Options, option
+from mlserve.options import HelpPanel, Options, flag_of, option
 
 SPARE_SECONDS = 5
 """Seconds of the grace period for what comes after the drain: models unload, ports close."""
@@ -135,6 +136,16 @@ class ClusterSetup(Options):
                     hint=f"give some of {', '.join(Part)}",
                 )
         _ = self.volume
+        for option_name, pattern, example in (
+            ("namespace", _LABEL, "vision"),
+            ("gateway", rf"({_LABEL}/)?{_SUBDOMAIN}", "infra/main"),
+        ):
+            if (text := getattr(self, option_name)) is not None:
+                _require(option_name, text, pattern, example)
+        for namespace in names_in(self.allow_namespaces):
+            _require("allow_namespaces", namespace, _LABEL, "monitoring")
+        for hostname in names_in(self.hostnames):
+            _require("hostnames", hostname, rf"(\*\.)?{_SUBDOMAIN}", "models.example")
 
     @property
     def volume(self) -> Artifacts | None:
@@ -149,6 +160,19 @@ class ClusterSetup(Options):
     def scales(self, plan: DeployPlan) -> bool:
         """Whether an autoscaler decides how many replicas of the plan run."""
         return plan.most > plan.least and Part.AUTOSCALER not in self.left_out
+
+
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+"""Names as Kubernetes takes them: a part of a host name, and a whole one."""
+
+
+def _require(option_name: str, text: str, pattern: str, example: str) -> None:
+    if re.fullmatch(pattern, text) is None:
+        raise UsageError(
+            f"{text!r} is not a valid value of {flag_of(option_name)}",
+            hint=f"give lower-case letters, digits and dashes, for example {example}",
+        )
 
 
 def names_in(text: str | None) -> list[str]:
