@@ -237,7 +237,7 @@ def _plain(text: str) -> str:
 
 def _escaped(path: str) -> str:
     """Return a path for an option that takes words, in which % begins a specifier."""
-    if any(character in path for character in ' \t\n":;\\'):
+    if any(character in path for character in ' \t\n\r"\':;\\'):
         raise UsageError(
             f"{path} cannot stand in a unit: a blank, a quote, a colon or a backslash is in it",
             hint="move it to another folder, and name that",

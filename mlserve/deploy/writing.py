@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlserve.errors import UsageError
@@ -40,10 +40,30 @@ def as_one_text(files: Mapping[str, str]) -> str:
     return "".join(f"---\n# {name}\n{text}" for name, text in files.items())
 
 
+def left_over(written: Sequence[Path], command: str) -> list[Path]:
+    """Return the files beside those `written` that an earlier call of the command wrote."""
+    beside = {path for folder in {p.parent for p in written} for path in folder.glob("*.yaml")}
+    ours = f"{MARK} {command}`"
+    return sorted(path for path in beside.difference(written) if ours in _start_or_none(path))
+
+
+def _start(path: Path) -> str:
+    with path.open(errors="replace") as file:
+        return file.read(_MARKED_WITHIN)
+
+
+def _start_or_none(path: Path) -> str:
+    """Return no text for what is no file, or another's that may not be read."""
+    try:
+        return _start(path) if path.is_file() else ""
+    except OSError:
+        return ""
+
+
 def _require_ours(paths: list[Path]) -> None:
     for path in paths:
         try:
-            start = path.read_text(errors="replace")[:_MARKED_WITHIN]
+            start = _start(path)
         except FileNotFoundError:
             continue
         except OSError as error:

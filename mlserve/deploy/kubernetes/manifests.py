@@ -37,6 +37,8 @@ from mlserve.errors import UsageError
 COMMAND = "kubernetes"
 ADAPTER = "prometheus-adapter-values.yaml"
 """Not a manifest: values for the chart of prometheus-adapter."""
+KUSTOMIZATION = "kustomization.yaml"
+"""No object of a cluster: what kubectl apply -k reads."""
 
 
 class Object(NamedTuple):
@@ -73,7 +75,7 @@ def kustomization(command: str, names: Sequence[str]) -> dict[str, str]:
         "resources": list(names),
     }
     text = yaml_text(data, f"{MARK} {command}`: apply it with kubectl apply -k")
-    return {"kustomization.yaml": text}
+    return {KUSTOMIZATION: text}
 
 
 def objects_of(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Object]:
