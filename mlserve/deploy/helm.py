@@ -29,6 +29,7 @@ from mlserve.deploy.kubernetes.values import (
     gateway_of,
     names_in,
 )
+from mlserve.deploy.kubernetes.workload import environment
 from mlserve.deploy.plan import DeployPlan, memory_text
 from mlserve.deploy.writing import MARK
 from mlserve.deploy.yaml_text import Noted, Raw, When, yaml_text
@@ -125,7 +126,8 @@ def _values(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
             "allowNamespaces": names_in(setup.allow_namespaces),
         },
         "serviceMonitor": {
-            "enabled": Noted(Part.MONITOR not in left_out, "It needs Prometheus's operator.")
+            "enabled": Noted(Part.MONITOR not in left_out, "It needs Prometheus's operator."),
+            "labels": Noted({}, "Many a Prometheus takes only those with a label of its own."),
         },
         "gateway": {
             "enabled": Noted(bool(gateway), "Routes of the Gateway API."),
@@ -134,8 +136,10 @@ def _values(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
             "hostnames": names_in(setup.hostnames),
         },
         **_artifact_values(setup.volume),
+        "env": Noted([], "Variables of the container, besides its own."),
         "podAnnotations": {},
         "nodeSelector": {},
+        "affinity": {},
         "tolerations": [],
         "imagePullSecrets": [],
     }
@@ -162,6 +166,7 @@ def _schema(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
     values = _values(plan, setup)
     # `--set cpus=0.5` gives a text: Helm reads whole numbers only.
     number = {"type": ["number", "string"], "pattern": "^[0-9]+([.][0-9]+)?$"}
+    texts = {"type": "object", "additionalProperties": {"type": "string"}}
     bounds: dict[str, dict[str, Any]] = {
         "cpus": {**number, "exclusiveMinimum": 0},
         "threads": {"type": ["integer", "null"], "minimum": 1},
@@ -174,8 +179,11 @@ def _schema(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
         "kind": {"enum": [each.value for each in Autoscaler]},
         "targetWaitSeconds": {**number, "exclusiveMinimum": 0},
         "busySlots": {**number, "type": ["number", "string", "null"], "exclusiveMinimum": 0},
-        "podAnnotations": {"type": "object", "additionalProperties": {"type": "string"}},
-        "nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
+        "env": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        "labels": texts,
+        "podAnnotations": texts,
+        "nodeSelector": texts,
+        "affinity": {"type": "object"},
         "tolerations": {"type": "array", "items": {"type": "object"}},
         "imagePullSecrets": {"type": "array", "items": {"type": "object"}},
     }
@@ -293,8 +301,15 @@ def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
         hostnames=Raw("{{ toJson .Values.gateway.hostnames }}"),
         pod={
             key: Raw(f"{{{{ toJson .Values.{key} }}}}")
-            for key in ("nodeSelector", "tolerations", "imagePullSecrets")
+            for key in ("nodeSelector", "affinity", "tolerations", "imagePullSecrets")
         },
+        env=Raw(
+            f"{{{{ concat (fromJsonArray `{json.dumps(environment())}`) .Values.env | toJson }}}}"
+        ),
+        monitor_labels=Raw(
+            '{{ merge (dict "app.kubernetes.io/name" "mlserve" "app.kubernetes.io/instance" '
+            ".Release.Name) .Values.serviceMonitor.labels | toJson }}"
+        ),
         annotations=Raw("{{ toJson .Values.podAnnotations }}"),
     )
 

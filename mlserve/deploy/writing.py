@@ -1,4 +1,4 @@
-"""Write the files of a deployment: each aside and renamed, and never over another's."""
+"""Write the files of a deployment: all aside, then renamed, and never over another's."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) 
     if not force:
         _require_ours(list(targets))
     try:
-        for path, text in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text)
+        _replace_all(targets)
     except OSError as error:
         raise UsageError(
             f"{error.filename or folder} cannot be written: {error.strerror or error}",
@@ -78,17 +76,22 @@ def _require_ours(paths: list[Path]) -> None:
             )
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the text aside and rename it, so that no reader sees half of it."""
-    number, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _replace_all(targets: Mapping[Path, str]) -> None:
+    """Write every text aside before one is renamed: a full disk must not leave old beside new."""
+    asides: dict[Path, Path] = {}
     try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), _mode())
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+        for path, text in targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            asides[path] = Path(aside)
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), _mode())
+        for path, ready in asides.items():
+            ready.replace(path)
+    finally:
+        for aside_path in asides.values():
+            aside_path.unlink(missing_ok=True)
 
 
 def _mode() -> int:

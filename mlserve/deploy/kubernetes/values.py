@@ -185,8 +185,9 @@ class Values:
     """The texts and numbers of the manifests, each plain or an expression of a template.
 
     `namespace_asked` is that of the metrics. `replicas` None leaves their number to an autoscaler.
-    `arguments` are those of the server. `pod` are further fields of the pod's spec. `pods` are the
-    labels of pods that another controller makes.
+    `arguments` are those of the server. `pod` are further fields of the pod's spec. `env` and
+    `monitor_labels` None are the usual ones. `pods` are the labels of pods that another controller
+    makes.
     """
 
     name: str
@@ -212,6 +213,8 @@ class Values:
     hostnames: Any
     pod: Mapping[str, Any] = field(default_factory=dict)
     annotations: Any = None
+    env: Any = None
+    monitor_labels: Any = None
     pods: Mapping[str, str] | None = None
 
     @property

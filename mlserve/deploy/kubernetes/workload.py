@@ -115,7 +115,7 @@ def served(plan: DeployPlan, values: Values, ports: Mapping[str, int]) -> dict[s
         "image": values.image,
         "command": list(SERVER_COMMAND),
         "args": values.arguments,
-        "env": environment(),
+        "env": environment() if values.env is None else values.env,
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": resources(values),
         **probes(plan, values),
