@@ -10,6 +10,7 @@ a socket unit). Protocol: sd_listen_fds(3).
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ FOR_SERVER = "MLSERVE_LISTEN_FDS"
 """
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _FIRST = 3
+_PASSED_ON = re.compile("[a-z]+:[0-9]{1,7}(,[a-z]+:[0-9]{1,7})*")
 _HINT = (
     "the socket units need FileDescriptorName=grpc and FileDescriptorName=rest, "
     "ListenStream= and Accept=no: mlserve deploy systemd writes them"
@@ -93,8 +95,13 @@ def take_sockets(environ: MutableMapping[str, str] = os.environ) -> PassedSocket
 
 def _read(environ: Mapping[str, str]) -> PassedSockets:
     if text := environ.get(FOR_SERVER):
-        named = [(name, int(number)) for name, number in (i.split(":") for i in text.split(","))]
-        return _sorted(named)
+        if _PASSED_ON.fullmatch(text) is None:
+            raise UsageError(
+                f"{FOR_SERVER} is {text!r}, and should be like grpc:3,rest:4",
+                hint="leave it unset: mlserve up --foreground sets it for its server",
+            )
+        pairs = (each.split(":") for each in text.split(","))
+        return _sorted([(name, int(number)) for name, number in pairs])
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return NONE_PASSED
     try:

@@ -64,12 +64,24 @@ def test_what_is_not_said_right_is_refused(count: str, names: str, told: str) ->
     assert "mlserve deploy systemd" in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize("text", ["grpc", "grpc:x", "grpc:3:4", "grpc:3,"])
+def test_a_variable_of_another_meaning_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="should be like grpc:3,rest:4"):
+        take_sockets({FOR_SERVER: text})
+
+
 def test_what_does_not_listen_is_refused(stack: ExitStack) -> None:
     one, _ = socket.socketpair()
     with one, _:
         given = {FOR_SERVER: f"grpc:{one.fileno()}"}
         with pytest.raises(UsageError, match="does not listen for connections"):
             take_sockets(given)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        with pytest.raises(UsageError, match="does not listen for connections"):
+            take_sockets({FOR_SERVER: f"grpc:{datagrams.fileno()}"})
+        closed = datagrams.fileno()
+    with pytest.raises(UsageError, match="passed as a socket, is none"):
+        take_sockets({FOR_SERVER: f"grpc:{closed}"})
     read, write = os.pipe()
     try:
         with pytest.raises(UsageError, match="passed as a socket, is none"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from mlserve.cli.output import OutputFormat, note, print_json, say
 from mlserve.deploy.plan import DeployPlan, memory_for, memory_in, name_for
-from mlserve.deploy.writing import as_one_text, write_files
+from mlserve.deploy.writing import as_one_text, left_over, write_files
 from mlserve.errors import UsageError
 from mlserve.load_options import LoadOptions
 from mlserve.settings import ServerSettings
@@ -151,14 +151,29 @@ def plan_of(
 
 
 def write_out(
-    files: Mapping[str, str], where: Destination, output: OutputFormat, next_step: str
+    files: Mapping[str, str],
+    where: Destination,
+    output: OutputFormat,
+    next_step: str,
+    *,
+    as_text: Callable[[Mapping[str, str]], str] = as_one_text,
+    command: str | None = None,
 ) -> None:
-    """Write or print the files, and name the next step."""
+    """Write or print the files, and name the next step.
+
+    `as_text` makes one text of them for people. Files that an earlier call of this `command` wrote
+    into the folder, and this one did not, are named.
+    """
     where.require()
     if where.folder is None:
-        say(as_one_text(files), end="")
+        if output is OutputFormat.JSON:
+            print_json({"texts": dict(files)})
+        else:
+            say(as_text(files), end="")
         return
     written = write_files(files, where.folder, force=where.force)
+    for path in left_over(written, command) if command is not None else ():
+        note(f"warning: {path} is from an earlier mlserve deploy {command}: remove it")
     if output is OutputFormat.JSON:
         print_json({"folder": str(where.folder.absolute()), "files": [str(p) for p in written]})
         return

@@ -49,14 +49,30 @@ class Asked:
     where: Destination
     output: OutputFormat
 
-    def write(self, files: Mapping[str, str], next_step: str) -> None:
-        """Write or print the files; say first how the Secret is made, if one is needed."""
+    def write(
+        self, files: Mapping[str, str], next_step: str, command: str, *, are_manifests: bool = True
+    ) -> None:
+        """Write or print the files; say first how the Secret is made, if one is needed.
+
+        Of manifests, those are printed that `kubectl apply -f -` takes.
+        """
         from mlserve.deploy.kubernetes.configuration import secret_command
 
-        command = secret_command(self.plan, self.setup.namespace)
-        if command is not None:
-            note(f"first    {command}")
-        write_out(files, self.where, self.output, next_step)
+        secret = secret_command(self.plan, self.setup.namespace)
+        if secret is not None:
+            note(f"first    {secret}")
+        if are_manifests and self.where.prints and self.output is OutputFormat.TEXT:
+            files = _for_kubectl(files)
+        write_out(files, self.where, self.output, next_step, command=command)
+
+
+def _for_kubectl(files: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the objects of a cluster alone; say what is left out."""
+    from mlserve.deploy.kubernetes.manifests import ADAPTER, KUSTOMIZATION
+
+    others = [name for name in files if name in (ADAPTER, KUSTOMIZATION)]
+    note(f"left out: {' and '.join(others)}, not for kubectl apply -f; --output-dir writes them")
+    return {name: text for name, text in files.items() if name not in others}
 
 
 def _shared(
@@ -121,10 +137,10 @@ def kubernetes(asked: Asked) -> None:
     mlserve deploy kubernetes --artifacts pvc://models/efficientnet --image mlserve-onnxruntime
     --print
     """
-    from mlserve.deploy.kubernetes.manifests import manifest_files
+    from mlserve.deploy.kubernetes.manifests import COMMAND, manifest_files
 
     files = manifest_files(asked.plan, asked.setup)
-    asked.write(files, f"kubectl apply -k {asked.where.folder}")
+    asked.write(files, f"kubectl apply -k {asked.where.folder}", COMMAND)
 
 
 @_for_cluster
@@ -138,10 +154,11 @@ def helm(asked: Asked) -> None:
     mlserve deploy helm --model efficientnet_lite0 --image registry.example/efficientnet:3
     --replicas 2..6 --output-dir chart/
     """
-    from mlserve.deploy.helm import chart_files
+    from mlserve.deploy.helm import COMMAND, chart_files
 
     files = chart_files(asked.plan, asked.setup)
-    asked.write(files, f"helm install {asked.plan.name} {asked.where.folder}")
+    next_step = f"helm install {asked.plan.name} {asked.where.folder}"
+    asked.write(files, next_step, COMMAND, are_manifests=False)
 
 
 @_for_cluster
@@ -156,7 +173,7 @@ def kserve(asked: Asked) -> None:
     mlserve deploy kserve --model efficientnet_lite0 --image registry.example/mlserve-onnxruntime
     --artifacts oci+native://registry.example/efficientnet-files:3 --output-dir kserve/
     """
-    from mlserve.deploy.kserve import kserve_files
+    from mlserve.deploy.kserve import COMMAND, kserve_files
 
     files = kserve_files(asked.plan, asked.setup)
-    asked.write(files, f"kubectl apply -k {asked.where.folder}")
+    asked.write(files, f"kubectl apply -k {asked.where.folder}", COMMAND)

@@ -27,7 +27,7 @@ from mlserve.cli.deploy_arguments import (
     plan_of,
     write_out,
 )
-from mlserve.cli.output import OutputFormat, OutputOption, note, say
+from mlserve.cli.output import OutputFormat, OutputOption, note
 from mlserve.load_options import LoadOptions
 from mlserve.settings import DEFAULT_HOST, GRPC_PORT, READY_WITHIN, REST_PORT, ServerSettings
 
@@ -187,9 +187,6 @@ def systemd(
     )
     _warn(plan.settings, host)
     files = unit_files(plan, machine)
-    if prints:
-        say(as_text(files), end="")
-        return
     unit = unit_name(plan)
     write_out(
         files,
@@ -197,6 +194,7 @@ def systemd(
         output,
         f"sudo cp {output_dir}/{unit}* /etc/systemd/system/ && sudo systemctl daemon-reload && "
         f"sudo systemctl enable --now {unit}-grpc.socket {unit}-rest.socket {unit}",
+        as_text=as_text,
     )
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlserve.deploy.plan import FILES, DeployPlan
+from mlserve.deploy.plan import FILES, DeployPlan, require_memory, require_one_version
 from mlserve.deploy.yaml_text import Noted, yaml_text
 from mlserve.errors import UsageError
 from mlserve.launch.docker.dockerfile import USER
@@ -25,8 +25,10 @@ docker compose up --wait"""
 def compose_files(plan: DeployPlan, host: str) -> Mapping[str, str]:
     """Return the text of the file by its name; both ports are published at the address `host`.
 
-    Raises UsageError for a file that the container's user could not read.
+    Raises UsageError for a file that the container's user could not read, and for several versions.
     """
+    require_one_version(plan)
+    require_memory(plan)
     data: dict[str, Any] = {"name": plan.name, "services": {"server": _service(plan, host)}}
     if plan.files:
         data["secrets"] = {name: {"file": _literal(str(path))} for name, path in plan.files.items()}

@@ -18,6 +18,7 @@ from mlserve.deploy.kubernetes.manifests import comment_of, every_object, requir
 from mlserve.deploy.kubernetes.scaling import adapter_rules
 from mlserve.deploy.kubernetes.values import (
     BUSY_SHARE,
+    PROGRESS_SPARE_SECONDS,
     SPARE_SECONDS,
     STARTUP_PERIOD,
     Autoscaler,
@@ -28,6 +29,7 @@ from mlserve.deploy.kubernetes.values import (
     gateway_of,
     names_in,
 )
+from mlserve.deploy.kubernetes.workload import environment
 from mlserve.deploy.plan import DeployPlan, memory_text
 from mlserve.deploy.writing import MARK
 from mlserve.deploy.yaml_text import Noted, Raw, When, yaml_text
@@ -38,6 +40,12 @@ _MADE = ("--threads=", "--drain-timeout=")
 """Arguments that the templates make of values."""
 _RELEASE = "{{ .Release.Name }}"
 _SCALES = ".Values.autoscaling.enabled"
+_ALLOWED = (
+    "ternary (append .Values.networkPolicy.allowNamespaces .Values.gateway.namespace) "
+    ".Values.networkPolicy.allowNamespaces "
+    '(and .Values.gateway.enabled (ne .Values.gateway.namespace "")) | uniq | toJson'
+)
+"""The namespaces that may connect: those named, and the gateway's own."""
 _CONDITIONS = {
     "hpa": f'and {_SCALES} (eq .Values.autoscaling.kind "{Autoscaler.HPA}")',
     "scaledobject": f'and {_SCALES} (eq .Values.autoscaling.kind "{Autoscaler.KEDA}")',
@@ -118,7 +126,8 @@ def _values(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
             "allowNamespaces": names_in(setup.allow_namespaces),
         },
         "serviceMonitor": {
-            "enabled": Noted(Part.MONITOR not in left_out, "It needs Prometheus's operator.")
+            "enabled": Noted(Part.MONITOR not in left_out, "It needs Prometheus's operator."),
+            "labels": Noted({}, "Many a Prometheus takes only those with a label of its own."),
         },
         "gateway": {
             "enabled": Noted(bool(gateway), "Routes of the Gateway API."),
@@ -127,8 +136,10 @@ def _values(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
             "hostnames": names_in(setup.hostnames),
         },
         **_artifact_values(setup.volume),
+        "env": Noted([], "Variables of the container, besides its own."),
         "podAnnotations": {},
         "nodeSelector": {},
+        "affinity": {},
         "tolerations": [],
         "imagePullSecrets": [],
     }
@@ -143,7 +154,7 @@ def _artifact_values(artifacts: Artifacts | None) -> dict[str, Any]:
 
 
 def _arguments(plan: DeployPlan, setup: ClusterSetup) -> list[str]:
-    return server_arguments(plan, follows_config=setup.config_map)
+    return server_arguments(plan, setup)
 
 
 def _number(value: float) -> float:
@@ -155,6 +166,7 @@ def _schema(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
     values = _values(plan, setup)
     # `--set cpus=0.5` gives a text: Helm reads whole numbers only.
     number = {"type": ["number", "string"], "pattern": "^[0-9]+([.][0-9]+)?$"}
+    texts = {"type": "object", "additionalProperties": {"type": "string"}}
     bounds: dict[str, dict[str, Any]] = {
         "cpus": {**number, "exclusiveMinimum": 0},
         "threads": {"type": ["integer", "null"], "minimum": 1},
@@ -167,8 +179,11 @@ def _schema(plan: DeployPlan, setup: ClusterSetup) -> dict[str, Any]:
         "kind": {"enum": [each.value for each in Autoscaler]},
         "targetWaitSeconds": {**number, "exclusiveMinimum": 0},
         "busySlots": {**number, "type": ["number", "string", "null"], "exclusiveMinimum": 0},
-        "podAnnotations": {"type": "object", "additionalProperties": {"type": "string"}},
-        "nodeSelector": {"type": "object", "additionalProperties": {"type": "string"}},
+        "env": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        "labels": texts,
+        "podAnnotations": texts,
+        "nodeSelector": texts,
+        "affinity": {"type": "object"},
         "tolerations": {"type": "array", "items": {"type": "object"}},
         "imagePullSecrets": {"type": "array", "items": {"type": "object"}},
     }
@@ -248,6 +263,7 @@ def _template_setup(setup: ClusterSetup) -> ClusterSetup:
 def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
     grace = f"add .Values.preStopSeconds (ceil .Values.drainTimeoutSeconds | int) {SPARE_SECONDS}"
     checks = f"max 1 (ceil (divf .Values.readyWithinSeconds {STARTUP_PERIOD}.0) | int)"
+    progress = f"add (ceil .Values.readyWithinSeconds | int) {PROGRESS_SPARE_SECONDS}"
     made = (
         '(list (include "mlserve.threads" . | printf "--threads=%s") '
         '(printf "--drain-timeout=%v" .Values.drainTimeoutSeconds))'
@@ -270,13 +286,14 @@ def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
         memory=Raw("{{ .Values.memory | quote }}"),
         gpus=Raw("{{ .Values.gpus }}") if plan.gpus else 0,
         arguments=Raw(f"{{{{- {arguments} }}}}"),
-        pre_stop=Raw("{{ .Values.preStopSeconds }}"),
+        pre_stop=When(Raw("{{ .Values.preStopSeconds }}"), ".Values.preStopSeconds"),
         grace=Raw(f"{{{{ {grace} }}}}"),
+        progress=Raw(f"{{{{ {progress} }}}}"),
         startup_checks=Raw(f"{{{{ {checks} }}}}"),
         busy_target=Raw('{{ include "mlserve.busySlots" . | quote }}'),
         wait_target=Raw("{{ .Values.autoscaling.targetWaitSeconds | quote }}"),
         prometheus="{{ .Values.autoscaling.prometheus }}",
-        allowed=Raw("{{ toJson .Values.networkPolicy.allowNamespaces }}"),
+        allowed=Raw(f"{{{{ {_ALLOWED} }}}}"),
         gateway={
             "name": Raw('{{ required "gateway.name is empty" .Values.gateway.name | quote }}'),
             "namespace": "{{ .Values.gateway.namespace | default .Release.Namespace }}",
@@ -284,8 +301,15 @@ def _template_values(plan: DeployPlan, setup: ClusterSetup) -> Values:
         hostnames=Raw("{{ toJson .Values.gateway.hostnames }}"),
         pod={
             key: Raw(f"{{{{ toJson .Values.{key} }}}}")
-            for key in ("nodeSelector", "tolerations", "imagePullSecrets")
+            for key in ("nodeSelector", "affinity", "tolerations", "imagePullSecrets")
         },
+        env=Raw(
+            f"{{{{ concat (fromJsonArray `{json.dumps(environment())}`) .Values.env | toJson }}}}"
+        ),
+        monitor_labels=Raw(
+            '{{ merge (dict "app.kubernetes.io/name" "mlserve" "app.kubernetes.io/instance" '
+            ".Release.Name) .Values.serviceMonitor.labels | toJson }}"
+        ),
         annotations=Raw("{{ toJson .Values.podAnnotations }}"),
     )
 

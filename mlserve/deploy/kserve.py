@@ -26,7 +26,7 @@ from mlserve.deploy.kubernetes.values import (
     values_of,
 )
 from mlserve.deploy.kubernetes.workload import own_mounts, own_volumes, pod_rules, served
-from mlserve.deploy.plan import DeployPlan
+from mlserve.deploy.plan import DeployPlan, require_memory
 from mlserve.deploy.writing import MARK
 from mlserve.deploy.yaml_text import Noted, yaml_text
 from mlserve.errors import UsageError
@@ -73,7 +73,8 @@ def _objects(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Iterator[
     if Part.BUDGET not in setup.left_out:
         yield "pdb", Object(disruption_budget(values))
     if Part.MONITOR not in setup.left_out:
-        monitor = service_monitor(plan, values, port=_REST)
+        # The Secret has the name that the service has: KServe's part of its name is not in it.
+        monitor = service_monitor(plan, replace(values, name=plan.name), port=_REST)
         yield "servicemonitor", Object(monitor, "It needs Prometheus's operator.")
 
 
@@ -88,9 +89,8 @@ def server_arguments(plan: DeployPlan) -> list[str]:
         "--model": f"--model={NAME_OF_SERVICE}",
         "--base-path": f"--base-path={MOUNTED}",
     }
-    return [
-        replaced.get(argument.partition("=")[0], argument) for argument in plan.server_arguments()
-    ]
+    arguments = (*plan.server_arguments(), *plan.version_arguments())
+    return [replaced.get(each.partition("=")[0], each) for each in arguments]
 
 
 def _values(plan: DeployPlan, setup: ClusterSetup) -> Values:
@@ -167,6 +167,7 @@ def _service(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Any:
 
 
 def _require_possible(plan: DeployPlan, setup: ClusterSetup) -> None:
+    require_memory(plan)
     if setup.volume is None:
         raise UsageError(
             "a server of KServe gets its model from a storage",

@@ -24,10 +24,12 @@ FILES = PurePosixPath("/run/mlserve")
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LONGEST_NAME = 48
 """Bytes of a name: what is derived from it, such as `<name>-grpc`, has to fit into 63."""
-_MEMORY = re.compile(r"(\d+)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_MEMORY = re.compile(r"([0-9]+)(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SERVER_MEMORY = 2**30
+_LEAST_MEMORY = 64 * 2**20
+"""Below it not even the interpreter starts: a number that was meant to have a unit."""
 _COPIES = 3
 """Times that the size of a version counts for memory: loaded, beside the next one, and at work."""
 _STEP = 256 * 2**20
@@ -68,6 +70,11 @@ class DeployPlan:
             raise UsageError(
                 f"--threads {wanted} is more than the {self.cpus:g} CPUs of a replica",
                 hint=f"give --cpus {wanted}, or leave --threads out: it follows --cpus",
+            )
+        if re.fullmatch(r"\S+", self.image) is None:
+            raise UsageError(
+                f"{self.image!r} is not a valid value of --image",
+                hint="give for example registry.example/efficientnet:3",
             )
         if self.grpc_port == self.rest_port:
             raise UsageError(
@@ -148,6 +155,13 @@ class DeployPlan:
         yield from self.load_options.argv()
         yield from self.settings_inside.argv()
 
+    def version_arguments(self) -> list[str]:
+        """Return the arguments that name the versions, for a folder that may hold others too."""
+        asked = self.model.versions
+        if asked.serves_all:
+            return ["--all-versions"]
+        return ["--version", *map(str, asked.versions)] if asked.versions else []
+
 
 SERVER_COMMAND = ("python", "-P", "-m", "mlserve.server")
 """-P: a module in the current folder must not stand in for one of the server's."""
@@ -155,8 +169,9 @@ SERVER_COMMAND = ("python", "-P", "-m", "mlserve.server")
 
 def name_for(model: str) -> str:
     """Return a name made of a model's: lower-case letters, digits and dashes."""
-    name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:_LONGEST_NAME].strip("-")
-    return name if name[:1].isalpha() else f"model-{name}".strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"model-{name}"
+    return name[:_LONGEST_NAME].strip("-")
 
 
 def memory_for(model: ServedModel) -> int:
@@ -179,11 +194,14 @@ def _size(folder: Path) -> int:
 def memory_in(text: str) -> int:
     """Return the bytes of a quantity such as `2Gi` or `1500M`. Raises UsageError."""
     match = _MEMORY.fullmatch(text)
-    if match is None or int(match[1]) == 0:
+    size = int(match[1]) * _UNITS[match[2] or ""] if match is not None else 0
+    if size < _LEAST_MEMORY:
         raise UsageError(
-            f"{text!r} is not a valid value of --memory", hint="give for example 2Gi or 1500Mi"
+            f"{text!r} is not a valid value of --memory, of which a server needs "
+            f"{memory_text(_LEAST_MEMORY)} and more",
+            hint="give for example 2Gi or 1500Mi",
         )
-    return int(match[1]) * _UNITS[match[2] or ""]
+    return size
 
 
 def memory_text(size: int) -> str:
@@ -198,6 +216,27 @@ def cpus_text(cpus: float) -> str:
     """Return CPUs as a quantity: `2`, `500m`."""
     thousandths = math.ceil(cpus * 1000)
     return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
+
+
+def require_one_version(plan: DeployPlan) -> None:
+    """Raise UsageError for several versions, where the image of one has to hold them."""
+    if plan.model.versions.serves_all or len(plan.model.expected) > 1:
+        raise UsageError(
+            "an image holds one version of a model",
+            hint="choose it with --version N; on a cluster, a volume can hold several: "
+            "--artifacts pvc://CLAIM",
+        )
+
+
+def require_memory(plan: DeployPlan) -> None:
+    """Raise UsageError if requests alone may take the memory to which a replica is limited."""
+    asked = plan.settings.max_queue_bytes or 0, plan.settings.max_body_memory or 0
+    if sum(asked) >= plan.memory:
+        raise UsageError(
+            f"a replica has {memory_text(plan.memory)} of memory, and --max-queue-bytes and "
+            f"--max-body-memory let requests take {sum(asked)} bytes of it",
+            hint="give more with --memory, or leave those two out: the server follows the memory",
+        )
 
 
 def _require_name(name: str) -> None:

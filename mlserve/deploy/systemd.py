@@ -18,7 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from mlserve.deploy.plan import DeployPlan
+from mlserve.deploy.plan import DeployPlan, require_memory
 from mlserve.errors import UsageError
 from mlserve.options import flag_of
 from mlserve.settings import DEFAULT_HOST
@@ -32,6 +32,8 @@ WATCHDOG_SECONDS = 60
 _HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """What ProtectHome= and PrivateTmp= hide."""
 _USER = re.compile(r"[a-z_][-a-z0-9_]{0,30}")
+_PROGRAM = re.compile(r"/.*|[A-Za-z0-9_][^/]*")
+"""A path, or a name that systemd finds in its own search path."""
 _LOADING = 30
 _MARK = "# Written by `mlserve deploy systemd`; written again by it, so change what it is given.\n"
 
@@ -58,6 +60,12 @@ class Machine:
                 f"{self.host!r} is not a valid value of --host: it has to be an IP address",
                 hint="give for example 127.0.0.1 or 0.0.0.0",
             ) from error
+        if _PROGRAM.fullmatch(self.program[0]) is None:
+            raise UsageError(
+                f"{self.program[0]!r} is not a valid value of --executable: systemd needs the "
+                "whole path",
+                hint="give for example /opt/mlserve/bin/mlserve",
+            )
         if self.user is not None and _USER.fullmatch(self.user) is None:
             raise UsageError(
                 f"{self.user!r} is not a valid value of --user", hint="give for example serving"
@@ -78,6 +86,8 @@ def this_program() -> tuple[str, ...]:
 
 def unit_files(plan: DeployPlan, machine: Machine) -> Mapping[str, str]:
     """Return the units' texts by their names: the service, and the sockets of both ports."""
+    if machine.memory is not None:
+        require_memory(plan)
     unit = unit_name(plan)
     ports = {"grpc": plan.grpc_port, "rest": plan.rest_port}
     sockets = {
@@ -221,10 +231,10 @@ def _needed_of_hidden(plan: DeployPlan, machine: Machine) -> list[Path]:
     """Return the folders that the service needs and would not see: model and installation."""
     needed = [plan.model.base_path, Path(machine.program[0]).parent.parent]
     needed += [Path(sys.prefix), Path(sys.base_prefix)]
+    # What is visible may be a link to what is not.
+    both = (path for each in needed for path in (Path(os.path.normpath(each)), each.resolve()))
     return [
-        path
-        for path in dict.fromkeys(Path(os.path.normpath(each)) for each in needed)
-        if any(path.is_relative_to(home) for home in _HIDDEN)
+        path for path in dict.fromkeys(both) if any(path.is_relative_to(home) for home in _HIDDEN)
     ]
 
 
@@ -235,7 +245,7 @@ def _plain(text: str) -> str:
 
 def _escaped(path: str) -> str:
     """Return a path for an option that takes words, in which % begins a specifier."""
-    if any(character in path for character in ' \t\n":;\\'):
+    if any(character in path for character in " \t\n\r\"':;\\"):
         raise UsageError(
             f"{path} cannot stand in a unit: a blank, a quote, a colon or a backslash is in it",
             hint="move it to another folder, and name that",

@@ -1,10 +1,10 @@
-"""Write the files of a deployment: each aside and renamed, and never over another's."""
+"""Write the files of a deployment: all aside, then renamed, and never over another's."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlserve.errors import UsageError
@@ -24,9 +24,7 @@ def write_files(files: Mapping[str, str], folder: Path, *, force: bool = False) 
     if not force:
         _require_ours(list(targets))
     try:
-        for path, text in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text)
+        _replace_all(targets)
     except OSError as error:
         raise UsageError(
             f"{error.filename or folder} cannot be written: {error.strerror or error}",
@@ -40,10 +38,30 @@ def as_one_text(files: Mapping[str, str]) -> str:
     return "".join(f"---\n# {name}\n{text}" for name, text in files.items())
 
 
+def left_over(written: Sequence[Path], command: str) -> list[Path]:
+    """Return the files beside those `written` that an earlier call of the command wrote."""
+    beside = {path for folder in {p.parent for p in written} for path in folder.glob("*.yaml")}
+    ours = f"{MARK} {command}`"
+    return sorted(path for path in beside.difference(written) if ours in _start_or_none(path))
+
+
+def _start(path: Path) -> str:
+    with path.open(errors="replace") as file:
+        return file.read(_MARKED_WITHIN)
+
+
+def _start_or_none(path: Path) -> str:
+    """Return no text for what is no file, or another's that may not be read."""
+    try:
+        return _start(path) if path.is_file() else ""
+    except OSError:
+        return ""
+
+
 def _require_ours(paths: list[Path]) -> None:
     for path in paths:
         try:
-            start = path.read_text(errors="replace")[:_MARKED_WITHIN]
+            start = _start(path)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -58,17 +76,22 @@ def _require_ours(paths: list[Path]) -> None:
             )
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the text aside and rename it, so that no reader sees half of it."""
-    number, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _replace_all(targets: Mapping[Path, str]) -> None:
+    """Write every text aside before one is renamed: a full disk must not leave old beside new."""
+    asides: dict[Path, Path] = {}
     try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), _mode())
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+        for path, text in targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            asides[path] = Path(aside)
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), _mode())
+        for path, ready in asides.items():
+            ready.replace(path)
+    finally:
+        for aside_path in asides.values():
+            aside_path.unlink(missing_ok=True)
 
 
 def _mode() -> int:

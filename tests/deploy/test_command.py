@@ -65,6 +65,34 @@ def test_the_secrets_command_comes_first_and_no_token_is_printed(
     assert "s3cret-of-this-test" not in done.stdout + done.stderr
 
 
+def test_what_is_printed_is_for_kubectl(mlserve: Command, model: EchoModel) -> None:
+    call = ("deploy", "kubernetes", "--path", model.base_path, "--replicas", "1..2", "--print")
+
+    done = mlserve(*call)
+    texts = mlserve.json(*call)["texts"]
+
+    printed = [each["kind"] for each in yaml.safe_load_all(done.stdout)]
+    assert "Deployment" in printed
+    assert "Kustomization" not in printed
+    assert "left out: kustomization.yaml and prometheus-adapter-values.yaml" in done.stderr
+    assert {"deployment.yaml", "kustomization.yaml", "prometheus-adapter-values.yaml"} <= set(texts)
+
+
+def test_files_of_an_earlier_call_are_named(
+    mlserve: Command, model: EchoModel, tmp_path: Path
+) -> None:
+    call = ("deploy", "helm", "--path", model.base_path, "--output-dir", "chart")
+    assert mlserve(*call, "--config-map").returncode == 0
+    (tmp_path / "chart" / "templates" / "mine.yaml").write_text("mine: true\n")
+
+    done = mlserve(*call)
+
+    left = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert left == [
+        "warning: chart/templates/configmap.yaml is from an earlier mlserve deploy helm: remove it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "hinted"),
     [

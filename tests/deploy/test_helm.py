@@ -20,7 +20,7 @@ from tests.harness.deployed import Manifest, container_of, read_manifests
 from tests.harness.foreign_tools import ask_script, run_tool
 
 Render = Callable[..., dict[str, Manifest]]
-_FROM_VALUES = ("nodeSelector", "tolerations", "imagePullSecrets")
+_FROM_VALUES = ("nodeSelector", "affinity", "tolerations", "imagePullSecrets")
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def _template(chart: Path, *options: str) -> list[object]:
                                                         "config_map": True}),
         ({"replicas": "2..6", "drain_timeout": 33.5, "wait": 301.0},
          {"autoscaler": Autoscaler.KEDA, "artifacts": "pvc://claim/a/b", "pre_stop": 9}),
+        ({"wait": 900.5}, {"pre_stop": 0}),
         ({"token_file": Path("t"), "max_queue": 5, "max_batch_size": 4, "replicas": "1..2"},
          {"artifacts": "oci+native://r.example/files:3", "without": "budget,network-policy"}),
     ],
@@ -122,6 +123,8 @@ def test_values_that_are_set_are_everywhere(
     found = render(
         *("--set", "cpus=3.5", "--set", "drainTimeoutSeconds=40", "--set", "preStopSeconds=8"),
         *("--set", "replicas.most=9", "--set", "nodeSelector.disk=ssd", "--set", "image=a/b:4"),
+        *("--set", "env[0].name=OMP_NUM_THREADS", "--set-string", "env[0].value=1"),
+        *("--set", "serviceMonitor.labels.release=prometheus"),
     )
 
     pod = found["Deployment"]["spec"]["template"]["spec"]
@@ -132,6 +135,11 @@ def test_values_that_are_set_are_everywhere(
     assert pod["terminationGracePeriodSeconds"] == 8 + 40 + 5
     assert container["image"] == "a/b:4"
     assert pod["nodeSelector"] == {"disk": "ssd"}
+    names = [each["name"] for each in container["env"]]
+    assert (names[-1], "MLSERVE_HOME" in names) == ("OMP_NUM_THREADS", True)
+    labels = found["ServiceMonitor"]["metadata"]["labels"]
+    assert labels.items() > found["Deployment"]["metadata"]["labels"].items()
+    assert labels["release"] == "prometheus"
     scaler = found["HorizontalPodAutoscaler"]["spec"]
     assert scaler["maxReplicas"] == 9
     assert scaler["metrics"][-2]["pods"]["target"]["averageValue"] == "2.8"  # 0.7 of 4 slots

@@ -57,6 +57,14 @@ def test_the_monitor_asks_for_a_port_of_the_container(make_plan: MakePlan) -> No
     assert endpoint["port"] == ports[0]["name"]
 
 
+def test_the_monitor_and_the_pods_read_the_same_secret(make_plan: MakePlan, access: Path) -> None:
+    found = read_manifests(kserve_files(make_plan(token_file=access / "token"), PVC))
+    [endpoint] = found["ServiceMonitor"]["spec"]["endpoints"]
+    [secret] = [v["secret"] for v in found["ServingRuntime"]["spec"]["volumes"] if "secret" in v]
+
+    assert endpoint["authorization"]["credentials"]["name"] == secret["secretName"]
+
+
 @pytest.mark.parametrize(
     ("plan", "setup", "named"),
     [

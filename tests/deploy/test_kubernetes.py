@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 from mlserve.config.servers import read_config
+from mlserve.deploy.kserve import kserve_files
 from mlserve.deploy.kubernetes.manifests import ADAPTER, manifest_files
 from mlserve.deploy.kubernetes.network import METRICS_KEY
 from mlserve.deploy.kubernetes.scaling import METRICS
 from mlserve.deploy.kubernetes.values import Autoscaler, ClusterSetup
 from mlserve.errors import UsageError
 from mlserve.settings import ServerSettings
+from mlserve.store import VersionPolicy
 from tests.deploy.conftest import ALL, IMAGE, MakePlan
 from tests.harness.deployed import Manifest, container_of, read_manifests
 
@@ -83,6 +85,22 @@ def test_routes_lead_to_services(found: dict[str, Manifest], kind: str, port: in
     assert route["hostnames"] == ["flowers.example"]
 
 
+def test_the_pods_of_the_gateway_get_through(make_plan: MakePlan) -> None:
+    setup = ClusterSetup(gateway="infra/main", allow_namespaces="monitoring,infra")
+    found = read_manifests(manifest_files(make_plan(), setup))
+
+    [rule] = found["NetworkPolicy"]["spec"]["ingress"]
+    [_, named] = rule["from"]
+    [expression] = named["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["monitoring", "infra"]
+
+
+def test_a_rollout_may_take_as_long_as_a_pod(make_plan: MakePlan) -> None:
+    found = read_manifests(manifest_files(make_plan(wait=1200.0), ClusterSetup()))
+
+    assert found["Deployment"]["spec"]["progressDeadlineSeconds"] > 1200
+
+
 def test_grpc_is_not_balanced_by_connection(found: dict[str, Manifest]) -> None:
     assert found["Service/flowers-grpc"]["spec"]["clusterIP"] == "None"
 
@@ -95,7 +113,9 @@ def test_the_grace_is_longer_than_all_that_it_has_to_hold(
     found = read_manifests(manifest_files(make_plan(drain_timeout=drain), setup))
     pod = found["Deployment"]["spec"]["template"]["spec"]
 
-    assert container_of(pod)["lifecycle"]["preStop"]["sleep"]["seconds"] == pre_stop
+    # Kubernetes refuses to sleep for 0 s before 1.33.
+    wait = {"preStop": {"sleep": {"seconds": pre_stop}}} if pre_stop else None
+    assert container_of(pod).get("lifecycle") == wait
     # 2 s: what unloading the models may take beyond the drain, and as much for the last answers.
     assert pod["terminationGracePeriodSeconds"] >= pre_stop + drain + 4
 
@@ -268,6 +288,12 @@ def test_the_config_map_says_what_the_arguments_say(make_plan: MakePlan, tmp_pat
         ({}, {"hostnames": "a.example"}, "--hostnames"),
         ({}, {"without": "deployment"}, "--without"),
         ({}, {"pre_stop": -1}, "--pre-stop"),
+        ({}, {"namespace": "My_Team"}, "--namespace"),
+        ({}, {"gateway": "a/b/c"}, "--gateway"),
+        ({}, {"gateway": "main", "hostnames": "a b"}, "--hostnames"),
+        ({}, {"allow_namespaces": "monitoring,*"}, "--allow-namespaces"),
+        ({"image": "flowers 3"}, {}, "--image"),
+        ({"max_queue_bytes": 2**30}, {}, "--max-queue-bytes"),
     ],
 )
 def test_what_a_cluster_cannot_do(
@@ -287,6 +313,29 @@ def test_several_versions_need_a_volume(make_plan: MakePlan) -> None:
     with pytest.raises(UsageError, match="one version"):
         manifest_files(plan, ClusterSetup())
     assert manifest_files(plan, ClusterSetup(artifacts="pvc://claim/flowers"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "arguments"),
+    [
+        (VersionPolicy(), []),
+        (VersionPolicy((3, 2)), ["--version", "3", "2"]),
+        (VersionPolicy(serves_all=True), ["--all-versions"]),
+    ],
+)
+@pytest.mark.parametrize("write", [manifest_files, kserve_files])
+def test_a_volume_may_hold_other_versions_than_those_asked_for(
+    make_plan: MakePlan, write: Any, policy: VersionPolicy, arguments: list[str]
+) -> None:
+    plan = make_plan()
+    plan = replace(plan, model=replace(plan.model, versions=policy))
+
+    found = read_manifests(write(plan, ClusterSetup(artifacts="pvc://claim/flowers")))
+
+    pod = found.get("ServingRuntime") or found["Deployment"]["spec"]["template"]
+    args = container_of(pod["spec"])["args"]
+    assert args[len(args) - len(arguments) :] == arguments
+    assert [each for each in args if "version" in each] == arguments[:1]
 
 
 def test_the_image_is_the_one_that_was_given(found: dict[str, Manifest]) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from mlserve.deploy import systemd
+from mlserve.deploy.systemd import Machine, unit_files
+from tests.deploy.conftest import MakePlan
 from tests.harness.command import Command
 
 pytestmark = pytest.mark.server
@@ -99,6 +102,9 @@ def test_units_for_a_user_of_the_machine_are_printed(deploy) -> None:
     [
         (("systemd", "--host", "localhost"), "'localhost' is not a valid value of --host"),
         (("systemd", "--user", "a b"), "'a b' is not a valid value of --user"),
+        (("systemd", "--executable", "./mlserve"), "'./mlserve' is not a valid value of --exec"),
+        (("systemd", "--memory", "1Gi", "--max-queue-bytes", str(2**30)), "let requests take"),
+        (("compose", "--version", "all"), "an image holds one version"),
         (("systemd", "--cpus", "0"), "--cpus must be above 0"),
         (("compose", "--rest-port", "8500"), "--grpc-port and --rest-port are both 8500"),
     ],
@@ -108,6 +114,21 @@ def test_what_cannot_be_is_refused(deploy, flags: tuple[str, ...], told: str) ->
     assert done.returncode == 2
     assert told in done.stderr
     assert done.stdout == ""
+
+
+def test_a_model_behind_a_link_into_a_home_is_visible(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_HIDDEN", (tmp_path / "homes",))
+    plan = make_plan()
+    there = tmp_path / "homes" / "flowers"
+    there.parent.mkdir()
+    plan.model.base_path.rename(there)
+    plan.model.base_path.symlink_to(there)
+
+    units = unit_files(plan, Machine(("/opt/mlserve/bin/mlserve",)))
+
+    assert f"BindReadOnlyPaths={there}\n" in units["mlserve-flowers.service"]
 
 
 def test_a_compose_file_is_the_plan_and_compose_takes_it(

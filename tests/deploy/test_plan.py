@@ -58,7 +58,12 @@ def test_files_are_named_where_a_container_has_them(make_plan: MakePlan) -> None
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("efficientnet_lite0", "efficientnet-lite0"), ("3d", "model-3d"), ("_", "model")],
+    [
+        ("efficientnet_lite0", "efficientnet-lite0"),
+        ("3d", "model-3d"),
+        ("_", "model"),
+        ("1" * 60, f"model-{'1' * 42}"),
+    ],
 )
 def test_a_name_is_made_of_the_models(model: str, name: str) -> None:
     assert name_for(model) == name
@@ -70,7 +75,7 @@ def test_memory_is_read_and_written(text: str, size: int) -> None:
     assert memory_in(memory_text(size)) == size
 
 
-@pytest.mark.parametrize("text", ["2 GB", "-1Gi", "0", "Gi", "1.5Gi"])
+@pytest.mark.parametrize("text", ["2 GB", "-1Gi", "0", "2", "2k", "Gi", "1.5Gi"])
 def test_memory_that_is_none(text: str) -> None:
     with pytest.raises(UsageError, match="--memory"):
         memory_in(text)

@@ -49,6 +49,16 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
         write_files({"a.yaml": OURS}, tmp_path / "file")
 
 
+def test_one_file_that_cannot_be_written_leaves_all_as_they_were(tmp_path: Path) -> None:
+    write_files({"a.yaml": OURS}, tmp_path)
+
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_files({"a.yaml": OURS + "b: 2\n", "a.yaml/c.yaml": OURS}, tmp_path, force=True)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
+    assert (tmp_path / "a.yaml").read_text() == OURS
+
+
 def test_one_text_holds_every_file() -> None:
     text = as_one_text({"a.yaml": "a: 1\n", "b.yaml": "b: 2\n"})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlserve.config.locate import NAME
 from mlserve.deploy.kubernetes.network import METRICS_KEY
-from mlserve.deploy.kubernetes.values import Values
+from mlserve.deploy.kubernetes.values import ClusterSetup, Values
 from mlserve.deploy.kubernetes.workload import CONFIG
 from mlserve.deploy.plan import DeployPlan
 from mlserve.deploy.yaml_text import Noted
@@ -19,10 +19,14 @@ from mlserve.deploy.yaml_text import Noted
 _HOST = "0.0.0.0"
 
 
-def server_arguments(plan: DeployPlan, *, follows_config: bool) -> list[str]:
-    """Return the arguments of the server: of one model, or of the file that it follows."""
-    if not follows_config:
-        return list(plan.server_arguments())
+def server_arguments(plan: DeployPlan, setup: ClusterSetup) -> list[str]:
+    """Return the arguments of the server: of one model, or of the file that it follows.
+
+    An image holds one version, and says by that which; a volume may hold others too.
+    """
+    if not setup.config_map:
+        versions = [] if setup.artifacts is None else plan.version_arguments()
+        return [*plan.server_arguments(), *versions]
     return [
         f"--config={CONFIG}/{NAME}",
         f"--server={plan.name}",

@@ -29,7 +29,7 @@ from mlserve.deploy.kubernetes.values import (
     values_of,
 )
 from mlserve.deploy.kubernetes.workload import deployment
-from mlserve.deploy.plan import DeployPlan
+from mlserve.deploy.plan import DeployPlan, require_memory, require_one_version
 from mlserve.deploy.writing import MARK
 from mlserve.deploy.yaml_text import yaml_text
 from mlserve.errors import UsageError
@@ -37,6 +37,8 @@ from mlserve.errors import UsageError
 COMMAND = "kubernetes"
 ADAPTER = "prometheus-adapter-values.yaml"
 """Not a manifest: values for the chart of prometheus-adapter."""
+KUSTOMIZATION = "kustomization.yaml"
+"""No object of a cluster: what kubectl apply -k reads."""
 
 
 class Object(NamedTuple):
@@ -52,7 +54,7 @@ def manifest_files(plan: DeployPlan, setup: ClusterSetup) -> dict[str, str]:
     Raises UsageError for what a cluster cannot do.
     """
     require_possible(plan, setup)
-    arguments = server_arguments(plan, follows_config=setup.config_map)
+    arguments = server_arguments(plan, setup)
     objects = objects_of(plan, setup, values_of(plan, setup, arguments))
     about = {"deployment": _about(plan, setup)}
     files = {
@@ -73,7 +75,7 @@ def kustomization(command: str, names: Sequence[str]) -> dict[str, str]:
         "resources": list(names),
     }
     text = yaml_text(data, f"{MARK} {command}`: apply it with kubectl apply -k")
-    return {"kustomization.yaml": text}
+    return {KUSTOMIZATION: text}
 
 
 def objects_of(plan: DeployPlan, setup: ClusterSetup, values: Values) -> dict[str, Object]:
@@ -126,12 +128,9 @@ def require_possible(plan: DeployPlan, setup: ClusterSetup) -> None:
             "--gateway does not go with --tls-cert: a gateway speaks to its backends in the clear",
             hint="leave --tls-cert out, and give the gateway the certificate",
         )
-    model = plan.model
-    if setup.artifacts is None and (model.versions.serves_all or len(model.expected) > 1):
-        raise UsageError(
-            "an image holds one version of a model",
-            hint="choose it with --version N, or name a volume of several: --artifacts pvc://CLAIM",
-        )
+    if setup.artifacts is None:
+        require_one_version(plan)
+    require_memory(plan)
     if setup.volume is not None and setup.volume.scheme is Scheme.OCI:
         raise UsageError(
             f"{setup.volume} is for KServe: Kubernetes itself mounts images",

@@ -176,10 +176,11 @@ def service_monitor(plan: DeployPlan, values: Values, port: str = "rest") -> Any
             "ca": {"secret": {"name": values.secret_name, "key": "tls_cert"}},
             "serverName": values.name,
         }
+    labels = {} if values.monitor_labels is None else {"labels": values.monitor_labels}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
-        "metadata": values.metadata(),
+        "metadata": values.metadata(**labels),
         "spec": {
             "selector": {"matchLabels": values.selector},
             "endpoints": [endpoint],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,10 +12,13 @@ from typing import Any
 from mlserve.deploy.artifacts import Artifacts
 from mlserve.deploy.plan import DeployPlan, cpus_text, memory_text
 from mlserve.errors import UsageError
-from mlserve.options import HelpPanel, Options, option
+from mlserve.options import HelpPanel, Options, flag_of, option
 
 SPARE_SECONDS = 5
 """Seconds of the grace period for what comes after the drain: models unload, ports close."""
+
+PROGRESS_SPARE_SECONDS = 480
+"""Seconds beyond --wait until a rollout counts as failed: room has to be found, images pulled."""
 
 
 class Autoscaler(StrEnum):
@@ -107,7 +111,7 @@ class ClusterSetup(Options):
         default="monitoring",
         metadata=option(
             HelpPanel.CLUSTER,
-            "Namespaces whose pods may connect, besides those of its own.",
+            "Namespaces whose pods may connect, besides those of its own and of the gateway.",
             unit="name,...",
         ),
     )
@@ -132,6 +136,16 @@ class ClusterSetup(Options):
                     hint=f"give some of {', '.join(Part)}",
                 )
         _ = self.volume
+        for option_name, pattern, example in (
+            ("namespace", _LABEL, "vision"),
+            ("gateway", rf"({_LABEL}/)?{_SUBDOMAIN}", "infra/main"),
+        ):
+            if (text := getattr(self, option_name)) is not None:
+                _require(option_name, text, pattern, example)
+        for namespace in names_in(self.allow_namespaces):
+            _require("allow_namespaces", namespace, _LABEL, "monitoring")
+        for hostname in names_in(self.hostnames):
+            _require("hostnames", hostname, rf"(\*\.)?{_SUBDOMAIN}", "models.example")
 
     @property
     def volume(self) -> Artifacts | None:
@@ -148,6 +162,19 @@ class ClusterSetup(Options):
         return plan.most > plan.least and Part.AUTOSCALER not in self.left_out
 
 
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+"""Names as Kubernetes takes them: a part of a host name, and a whole one."""
+
+
+def _require(option_name: str, text: str, pattern: str, example: str) -> None:
+    if re.fullmatch(pattern, text) is None:
+        raise UsageError(
+            f"{text!r} is not a valid value of {flag_of(option_name)}",
+            hint=f"give lower-case letters, digits and dashes, for example {example}",
+        )
+
+
 def names_in(text: str | None) -> list[str]:
     """Return the names of a list with commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
@@ -158,8 +185,9 @@ class Values:
     """The texts and numbers of the manifests, each plain or an expression of a template.
 
     `namespace_asked` is that of the metrics. `replicas` None leaves their number to an autoscaler.
-    `arguments` are those of the server. `pod` are further fields of the pod's spec. `pods` are the
-    labels of pods that another controller makes.
+    `arguments` are those of the server. `pod` are further fields of the pod's spec. `env` and
+    `monitor_labels` None are the usual ones. `pods` are the labels of pods that another controller
+    makes.
     """
 
     name: str
@@ -176,6 +204,7 @@ class Values:
     pre_stop: Any
     grace: Any
     startup_checks: Any
+    progress: Any
     busy_target: Any
     wait_target: Any
     prometheus: Any
@@ -184,6 +213,8 @@ class Values:
     hostnames: Any
     pod: Mapping[str, Any] = field(default_factory=dict)
     annotations: Any = None
+    env: Any = None
+    monitor_labels: Any = None
     pods: Mapping[str, str] | None = None
 
     @property
@@ -240,10 +271,11 @@ def values_of(plan: DeployPlan, setup: ClusterSetup, arguments: Sequence[str]) -
         pre_stop=setup.pre_stop,
         grace=grace_seconds(setup.pre_stop, plan.settings.drain_timeout),
         startup_checks=startup_checks(plan.wait),
+        progress=math.ceil(plan.wait) + PROGRESS_SPARE_SECONDS,
         busy_target=quantity(BUSY_SHARE * calls_at_once(plan)),
         wait_target=quantity(setup.target_wait),
         prometheus=setup.prometheus,
-        allowed=names_in(setup.allow_namespaces),
+        allowed=allowed_namespaces(setup),
         gateway=gateway_of(setup),
         hostnames=names_in(setup.hostnames),
     )
@@ -268,6 +300,12 @@ def calls_at_once(plan: DeployPlan) -> int:
 def quantity(number: float) -> str:
     """Return a number as Kubernetes and KEDA both read it: `0.7`."""
     return f"{number:.4g}"
+
+
+def allowed_namespaces(setup: ClusterSetup) -> list[str]:
+    """Return the namespaces whose pods may connect: those asked for, and the gateway's own."""
+    named = [*names_in(setup.allow_namespaces), gateway_of(setup).get("namespace", "")]
+    return list(dict.fromkeys(filter(None, named)))
 
 
 def gateway_of(setup: ClusterSetup) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from mlserve.deploy.artifacts import Artifacts, Scheme
 from mlserve.deploy.kubernetes.values import STARTUP_PERIOD, ClusterSetup, Values
 from mlserve.deploy.plan import FILES, MODELS, SERVER_COMMAND, DeployPlan
-from mlserve.deploy.yaml_text import Noted
+from mlserve.deploy.yaml_text import Noted, When
 
 USER = 10001
 """User and group of the server in every image of `mlserve build` and docker/."""
@@ -29,6 +29,9 @@ def deployment(plan: DeployPlan, setup: ClusterSetup, values: Values) -> Any:
         "spec": {
             **replicas,
             "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": Noted(
+                values.progress, "Longer than a pod may take to be ready (--wait)."
+            ),
             "strategy": Noted(
                 {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
                 "No replica goes before its successor is ready, which needs room for one more.",
@@ -112,15 +115,11 @@ def served(plan: DeployPlan, values: Values, ports: Mapping[str, int]) -> dict[s
         "image": values.image,
         "command": list(SERVER_COMMAND),
         "args": values.arguments,
-        "env": environment(),
+        "env": environment() if values.env is None else values.env,
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": resources(values),
         **probes(plan, values),
-        "lifecycle": Noted(
-            {"preStop": {"sleep": {"seconds": values.pre_stop}}},
-            "The pod is told to stop at the same time as those who send to it. It goes on taking "
-            "requests until they have heard; then SIGTERM comes, and it drains.",
-        ),
+        **_lifecycle(values),
         "terminationMessagePolicy": Noted(
             "FallbackToLogsOnError", "So that `kubectl describe pod` shows why it ended."
         ),
@@ -130,6 +129,22 @@ def served(plan: DeployPlan, values: Values, ports: Mapping[str, int]) -> dict[s
             "capabilities": {"drop": ["ALL"]},
         },
     }
+
+
+def _lifecycle(values: Values) -> dict[str, Any]:
+    """Return the wait before SIGTERM; none for 0 s, which Kubernetes refuses before 1.33."""
+    wait = values.pre_stop
+    if isinstance(wait, When):
+        return {"lifecycle": When(_pre_stop(wait.value), wait.condition)}
+    return {"lifecycle": _pre_stop(wait)} if wait else {}
+
+
+def _pre_stop(seconds: Any) -> Noted:
+    return Noted(
+        {"preStop": {"sleep": {"seconds": seconds}}},
+        "The pod is told to stop at the same time as those who send to it. It goes on taking "
+        "requests until they have heard; then SIGTERM comes, and it drains.",
+    )
 
 
 def environment() -> list[dict[str, str]]:
