@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,12 @@ def _keep(**options: object) -> Tuning:
 
 def _servers() -> list[psutil.Process]:
     """The servers of the models of this test's home that its commands have started."""
-    found = psutil.Process().children(recursive=True)
-    store = str(paths.store_dir())
-    return [each for each in found if any(word.startswith(store) for word in each.cmdline())]
+    store, servers = str(paths.store_dir()), []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # also of a process that has just ended
+            if any(word.startswith(store) for word in each.cmdline()):
+                servers.append(each)
+    return servers
 
 
 def test_a_model_is_tuned_and_the_winner_kept(cli: Any, export: Export) -> None:

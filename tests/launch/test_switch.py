@@ -149,7 +149,7 @@ def test_a_pin_that_another_command_sets_meanwhile_stays(cli: Any, folder: Model
 def test_a_model_that_was_unloaded_is_not_waited_for(
     cli: Any, export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlserve.launch.switch._STALE", 0.0)
+    monkeypatch.setattr("mlserve.launch.followers._STALE", 0.0)
     export(version=1)
     base = export(version=2)
     assert cli.up().returncode == 0

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from mlserve.distributions import install_command
 from mlserve.errors import PluginError, Unavailable, UsageError, bounded
 from mlserve.system import usable_cpus
 from mlserve_ray.folders import own_folder
@@ -166,7 +167,7 @@ def own_address(address: str) -> str:
 def _start(server: str, flags: list[str], address: str, *, is_local: bool) -> Node:
     program = Path(sys.executable).with_name("ray")
     if not program.is_file():
-        raise PluginError(f"{program} is not installed", hint="install it: pip install mlserve-ray")
+        raise PluginError(f"{program} is not installed", hint=install_command("mlserve-ray"))
     # Ray's sockets lie in it, and the kernel takes a path of at most 107 bytes.
     folder = own_folder("mlsr", Path("/tmp"))  # noqa: S108 - its name is random
     argv = [sys.executable, "-P", str(program), "start", "--block", *flags]

@@ -65,7 +65,7 @@ def test_one_replica_is_not_asked_twice() -> None:
 def test_the_slow_replica_is_let_go(front: Any, replicas: Start, protocol: str) -> None:
     slow, fast = replicas(Does.WAIT, Does.ANSWER)
     front.use(slow, fast)
-    _set_patience(front, 0.2)
+    _set_patience(front, 1.0)  # longer than the fast one takes on a busy machine
     asked = 0
     while not slow.left:  # whenever it is the one that is asked
         assert front.ask(protocol, timeout=20).code == "OK"
