@@ -23,7 +23,7 @@ from mlserve.client.http1_answer import (
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LIMIT = 1000
-PACKED = gzip.compress(b"hello" * 20)
+PACKED = gzip.compress(b"hello" * 20, mtime=0)
 
 
 def read(pieces: Iterable[bytes], limit: int = LIMIT) -> AnswerReader:
@@ -57,7 +57,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, bytes]:
         sent = body
         lines.append(b"Content-Length: %d" % len(body))
     elif framing == "gzip":
-        sent = gzip.compress(body)
+        sent = gzip.compress(body, mtime=0)
         lines += [b"content-encoding: gzip", b"Content-Length: %d" % len(sent)]
     elif framing == "chunks":
         size = draw(st.integers(1, 30))
