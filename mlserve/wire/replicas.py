@@ -43,7 +43,8 @@ class Replica:
 
     `node` is the machine, `address` the replica's own REST port as `host:port`. `in_flight` are
     requests that run or wait, `wait_seconds` is how long a new one is expected to wait, and
-    `refused` and `requests` count since the replica started.
+    `refused` and `requests` count since the replica started. `pid` is its server's process on the
+    node, 0 if none runs.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Replica:
     wait_seconds: float = 0.0
     refused: int = 0
     requests: int = 0
+    pid: int = 0
 
     @property
     def available(self) -> frozenset[int]:
@@ -168,6 +170,7 @@ def _replica(data: Mapping[str, Any]) -> Replica:
         wait_seconds=float(data.get("wait_seconds", 0.0)),
         refused=int(data.get("refused", 0)),
         requests=int(data.get("requests", 0)),
+        pid=int(data.get("pid", 0)),
     )
 
 

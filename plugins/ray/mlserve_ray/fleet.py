@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from mlserve.wire import replicas as wire
+from mlserve.wire.replicas import Replica, ReplicaVersion
 from mlserve_ray.reports import ReplicaState, Report, Snapshot
 from mlserve_ray.roster import LOST_AFTER
 
@@ -81,26 +82,26 @@ class Fleet:
         """The number of replicas in each state."""
         return Counter(each.state.value for each in self.replicas)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the replicas as `/mlserve/replicas` gives them."""
-        return [_to_json(each) for each in self.replicas]
+    @property
+    def told(self) -> tuple[Replica, ...]:
+        """The replicas as `/mlserve/replicas` tells of them."""
+        return tuple(map(_told, self.replicas))
 
 
-def _to_json(replica: Report) -> dict[str, Any]:
-    load = replica.load
-    return {
-        "id": replica.id,
-        "node": replica.node,
-        "address": replica.address,
-        "pid": replica.pid,
-        "state": replica.state.value,
-        "versions": [each.to_json() for each in replica.versions],
-        "in_flight": load.in_flight,
-        "wait_seconds": round(load.wait, 4),
-        "busy": round(load.busy, 3),
-        "refused": load.refused,
-        "requests": load.requests,
-    }
+def _told(report: Report) -> Replica:
+    load = report.load
+    return Replica(
+        id=report.id,
+        node=report.node,
+        address=report.address,
+        state=wire.ReplicaState(report.state),
+        versions=tuple(ReplicaVersion(v.version, v.state, v.error) for v in report.versions),
+        in_flight=load.in_flight,
+        wait_seconds=round(load.wait, 4),
+        refused=load.refused,
+        requests=load.requests,
+        pid=report.pid,
+    )
 
 
 def needed_files(replicas: Sequence[Report]) -> set[int]:

@@ -32,6 +32,7 @@ from mlserve.errors import (
     counted,
 )
 from mlserve.launch.ports import PortRequest, choose
+from mlserve.wire.replicas import IngressCounts, ReplicaSet, RollingState, Scale
 from mlserve_ray import cluster
 from mlserve_ray.driver_process import DriverProcess
 from mlserve_ray.flags import FrontOptions, replica_plan
@@ -42,7 +43,7 @@ from mlserve_ray.ingress.options import Endpoint, EndpointState, IngressOptions,
 from mlserve_ray.pages import Pages, own_metrics
 from mlserve_ray.replica_log import ReplicaLog
 from mlserve_ray.reports import Report, Snapshot, Wishes
-from mlserve_ray.rollout import Rollout, RollState
+from mlserve_ray.rollout import Rollout
 from mlserve_ray.scrape import Asked, NoAnswer
 from mlserve_ray.store_watch import StoreWatch
 
@@ -76,7 +77,7 @@ class Front:
         self._fleet = Fleet()
         self._log = ReplicaLog(options.settings.log_format)
         self._folder = own_folder("mlserve-front")
-        self._scale_wanted: int | None = None
+        self._scale_wanted = options.cluster.least
         self._node: cluster.Node | None = None
         self._driver: DriverProcess | None = None
         self._id = f"{socket.gethostname()}:{os.getpid()}"
@@ -87,7 +88,6 @@ class Front:
         self._endpoints: list[Endpoint] = []
         self._brought: set[int] = set()
         self._bring_at = 0.0
-        self._asked: dict[str, Asked] = {}
 
     async def run(self) -> None:
         """Serve until a signal. Raises MlserveError for what keeps it from that."""
@@ -244,19 +244,21 @@ class Front:
             hint="the lines above are the log of the replicas",
         )
 
-    _told_of: RollState | None = None
+    _told_of: RollingState | None = None
 
     def _note_rolled(self) -> None:
         rollout = self._rolling
         if rollout.state is self._told_of:
             return
         self._told_of = rollout.state
-        data = rollout.to_json() or {}
-        if rollout.state is RollState.REFUSED:
-            _log.error("version %s is refused: %s", data["version"], rollout.reason)
+        rolling = rollout.rolling
+        if rolling is None:
+            return
+        if rolling.state is RollingState.REFUSED:
+            _log.error("version %d is refused: %s", rolling.version, rolling.reason)
             _log.error("hint: the replicas serve what they served before")
-        elif rollout.state is RollState.DONE:
-            _log.info("version %s is served by every replica", data["version"])
+        elif rolling.state is RollingState.DONE:
+            _log.info("version %d is served by every replica", rolling.version)
 
     async def _ask_softly(self, method: str) -> Any:
         """Call the driver; None while Ray does not answer."""
@@ -277,7 +279,7 @@ class Front:
         await asyncio.to_thread(self._ingress.set_idempotent, is_idempotent)
         if rollout.aim(aim):
             _log.info("rolling to version %s", ", ".join(map(str, aim.versions)))
-            self._told_of = RollState.ROLLING
+            self._told_of = RollingState.ROLLING
 
     async def _watch_node(self) -> None:
         """Start again what of Ray has ended here. Replicas on other machines are served meanwhile.
@@ -309,9 +311,11 @@ class Front:
     _placed_by = 0.0
 
     async def _watch_scale(self) -> None:
-        self._scale_wanted = await self._ask_softly("wanted_replicas")
+        found: int | None = await self._ask_softly("wanted_replicas")
+        if found is not None:
+            self._scale_wanted = found
         here = len(self._fleet.replicas)
-        if self._scale_wanted is None or here >= self._scale_wanted:
+        if found is None or here >= found:
             self._placed_by = time.monotonic() + _PLACED_WITHIN
         elif time.monotonic() > self._placed_by:
             self._placed_by = float("inf")
@@ -381,23 +385,18 @@ class Front:
 
     # The pages
 
-    def _status(self) -> Mapping[str, Any]:
+    def _status(self) -> ReplicaSet:
         cluster_options, rollout = self._options.cluster, self._rolling
         versions = (rollout.target or rollout.current).versions
-        counters = self._counts()
-        return {
-            "name": self._options.name,
-            "model": self._options.model.model,
-            "wanted_version": versions[-1] if versions else None,
-            "rolling": rollout.to_json(),
-            "replicas": self._fleet.to_json(),
-            "ingress": counters,
-            "scale": {
-                "least": cluster_options.least,
-                "most": cluster_options.most,
-                "wanted": self._scale_wanted,
-            },
-        }
+        return ReplicaSet(
+            name=self._options.name,
+            model=self._options.model.model,
+            replicas=self._fleet.told,
+            scale=Scale(cluster_options.least, cluster_options.most, self._scale_wanted),
+            wanted_version=versions[-1] if versions else None,
+            rolling=rollout.rolling,
+            ingress=IngressCounts(**self._counts()),
+        )
 
     def _counts(self) -> dict[str, int]:
         assert self._ingress is not None

@@ -30,8 +30,9 @@ from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
+from mlserve.wire import paths
+from mlserve.wire.replicas import ReplicaSet
 
-REPLICAS_PATH = "/mlserve/replicas"
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 
 MetricsPages = Callable[[], Mapping[str, str]]
@@ -44,7 +45,7 @@ class Pages:
     def __init__(
         self,
         settings: ServerSettings,
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], ReplicaSet],
         metrics: MetricsPages,
         own: Callable[[], Sequence[Metric]],
     ) -> None:
@@ -70,17 +71,17 @@ class Pages:
 
 
 class _Replicas:
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, status: Callable[[], ReplicaSet]) -> None:
         self._status = status
 
     def match(self, path: str) -> Operation | None:
-        if path != REPLICAS_PATH:
+        if path != paths.REPLICAS:
             return None
         return Operation("", Purpose.METADATA, self._respond)
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
-        return json_response(json.dumps(self._status()).encode())
+        return json_response(json.dumps(self._status().to_json()).encode())
 
 
 class _Metrics:

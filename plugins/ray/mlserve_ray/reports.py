@@ -33,9 +33,6 @@ class VersionStatus:
     state: str
     error: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        return {"version": self.version, "state": self.state, "error": self.error}
-
 
 @dataclass(frozen=True, slots=True)
 class Load:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
+from mlserve.wire.replicas import Rolling, RollingState
 from mlserve_ray.reports import ReplicaState, Report, Versions
 
 _QUIET_SECONDS = 1.5
@@ -21,14 +20,6 @@ _QUIET_SECONDS = 1.5
 _MOST_ENDS = 2
 """Servers that end during a change, at which the version is taken for what ends them."""
 _LIVE = (ReplicaState.STARTING, ReplicaState.READY)
-
-
-class RollState(StrEnum):
-    """How a change of version stands, or went."""
-
-    ROLLING = "rolling"
-    REFUSED = "refused"
-    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +47,14 @@ class Rollout:
         """What replicas serve that were not told otherwise."""
         self.target: Aim | None = None
         """What is being rolled out."""
-        self.state: RollState | None = None
+        self.state: RollingState | None = None
         self.reason = ""
         self._last = first
         self._refused: Aim | None = None
         self._done: set[str] = set()
         self._change: _Change | None = None
         self._of = 0
+        self._number = 0
         self._ends = 0
         self._pids: dict[str, int] = {}
         """The servers' processes of the replicas that were told to change."""
@@ -72,13 +64,14 @@ class Rollout:
         if aim.versions == self.current.versions:
             self._refused = None
             if self.target is not None:  # the wish was taken back on the way
-                self._go_back(RollState.REFUSED, "another version was chosen meanwhile")
+                self._go_back(RollingState.REFUSED, "another version was chosen meanwhile")
                 self._refused = None
             return False
         if aim in (self.target, self._refused):
             return False
         self.target = self._last = aim
-        self.state, self.reason = RollState.ROLLING, ""
+        self.state, self.reason = RollingState.ROLLING, ""
+        self._number += 1
         self._done.clear()
         self._change = self._refused = None
         self._ends = 0
@@ -96,7 +89,7 @@ class Rollout:
         if self._ends >= _MOST_ENDS:
             refused = self.target
             reason = f"the servers of {self._ends} replicas that changed to it have ended"
-            self._go_back(RollState.REFUSED, reason)
+            self._go_back(RollingState.REFUSED, reason)
             self._refused = refused
             return
         self._judge(live, self.target, now)
@@ -110,7 +103,7 @@ class Rollout:
             self._change = _Change(first.id, before=_answered(first, self.target))
         elif live:
             self.current, self.target = self.target, None
-            self.state = RollState.DONE
+            self.state = RollingState.DONE
 
     def _count_ends(self, replicas: Sequence[Report]) -> None:
         """Count the servers that have ended since their replicas were told to change."""
@@ -135,7 +128,7 @@ class Rollout:
             self._change = None  # it is gone, and another takes its place
             return
         if reason := _refusal(replica, target):
-            self._go_back(RollState.REFUSED, f"{replica.node}: {reason}")
+            self._go_back(RollingState.REFUSED, f"{replica.node}: {reason}")
             self._refused = target
             return
         if not _holds(replica, target):
@@ -148,13 +141,13 @@ class Rollout:
         good, failed = good - change.before[0], failed - change.before[1]
         if failed > good:
             reason = f"{failed} of its first {good + failed} requests failed"
-            self._go_back(RollState.REFUSED, f"{replica.node}: {reason}")
+            self._go_back(RollingState.REFUSED, f"{replica.node}: {reason}")
             self._refused = target
         elif good > 0 or now - change.held_at >= _QUIET_SECONDS:
             self._done.add(replica.id)
             self._change = None
 
-    def _go_back(self, state: RollState, reason: str) -> None:
+    def _go_back(self, state: RollingState, reason: str) -> None:
         self.state, self.reason = state, reason
         self.target = self._change = None
         self._done.clear()
@@ -167,20 +160,14 @@ class Rollout:
         told = set(self._done) | ({self._change.replica} if self._change else set())
         return dict.fromkeys(told, self.target.versions)
 
-    def to_json(self) -> dict[str, Any] | None:
-        """Return how the last change stands; None if there was none."""
-        if self.state is None:
+    @property
+    def rolling(self) -> Rolling | None:
+        """How the last change stands; None if there was none."""
+        if self.state is None or not self._last.versions:
             return None
-        of = self._of
-        done = of if self.state is RollState.DONE else len(self._done)
-        version = self._last.versions[-1] if self._last.versions else None
-        return {
-            "version": version,
-            "state": self.state.value,
-            "done": done,
-            "of": of,
-            "reason": self.reason,
-        }
+        done = self._of if self.state is RollingState.DONE else len(self._done)
+        version = self._last.versions[-1]
+        return Rolling(version, self.state, done, self._of, self.reason, self._number)
 
 
 def _refusal(replica: Report, target: Aim) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mlserve_ray.fleet import Fleet
 from mlserve_ray.reports import ReplicaState, Report, Seen, Snapshot
 
+from mlserve.wire.replicas import ReplicaSet, Scale
+
 
 def replica(name: str, state: ReplicaState = ReplicaState.READY) -> Report:
     return Report(name, "node", state, "127.0.0.1", 1, 2)
@@ -28,6 +30,15 @@ def test_only_ready_replicas_get_requests() -> None:
     )
     assert ids(fleet.endpoints) == ["a"]
     assert fleet.draining == {"c"}
+
+
+def test_every_replica_but_those_that_failed_is_told_of() -> None:
+    fleet = Fleet()
+    fleet.take(snapshot(*(replica(state.value, state) for state in ReplicaState)), 0.0)
+    told = ReplicaSet("s", "m", fleet.told, Scale(1, 5, 5))
+    assert ReplicaSet.from_json(told.to_json()) == told
+    assert {each.id for each in told.replicas} == {"starting", "ready", "draining", "lost"}
+    assert told.replicas[0].address == "127.0.0.1:2"
 
 
 def test_an_empty_roster_is_believed_once_the_replicas_had_the_time_to_report() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlserve_ray.reports import Load, ReplicaState, Report, VersionStatus
-from mlserve_ray.rollout import Aim, Rollout, RollState
+from mlserve_ray.rollout import Aim, Rollout
+
+from mlserve.wire.replicas import Rolling, RollingState
 
 ONE, TWO = Aim((1,), ("a",)), Aim((2,), ("b",))
 
@@ -38,8 +40,7 @@ def test_one_replica_at_a_time_is_told() -> None:
         rollout.step(fleet, now)
     assert rollout.current == TWO
     assert rollout.by_replica == {}
-    said = rollout.to_json()
-    assert said == {"version": 2, "state": "done", "done": 2, "of": 2, "reason": ""}
+    assert rollout.rolling == Rolling(2, RollingState.DONE, done=2, of=2, number=1)
 
 
 def test_a_request_that_was_answered_is_enough() -> None:
@@ -57,7 +58,7 @@ def test_a_version_that_does_not_load_is_taken_back() -> None:
     rollout.step([replace(fleet[0], versions=bad), fleet[1]], 1.0)
     assert rollout.by_replica == {}
     assert rollout.current == ONE
-    assert rollout.state is RollState.REFUSED
+    assert rollout.state is RollingState.REFUSED
     assert rollout.reason == "node of a: no such operator"
     assert not rollout.aim(TWO)  # it is the same version, which would be refused again
     assert rollout.aim(replace(TWO, digests=("c",)))  # another export of it
@@ -66,9 +67,14 @@ def test_a_version_that_does_not_load_is_taken_back() -> None:
 def test_a_version_that_was_refused_may_be_chosen_again_once_another_was() -> None:
     rollout = begun(serving("a", 1))
     rollout.step([serving("a", 2, error="it answers a golden input wrong")], 1.0)
-    assert rollout.state is RollState.REFUSED
+    assert rollout.state is RollingState.REFUSED
     assert not rollout.aim(ONE)
+    before = rollout.rolling
     assert rollout.aim(TWO)
+    rollout.step([serving("a", 1)], 2.0)
+    rollout.step([serving("a", 2, error="it answers a golden input wrong")], 3.0)
+    assert before is not None
+    assert rollout.rolling == replace(before, number=2)  # told from the first refusal
 
 
 def test_a_version_whose_answers_fail_is_taken_back() -> None:
