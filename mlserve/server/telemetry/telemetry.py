@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from mlserve.server import request
 from mlserve.server.request import RequestRecord, Route
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.statistics import Statistics
+
+
+class Observer(Protocol):
+    """Is told of every request that ended, on the event loop: it must neither wait nor raise."""
+
+    def ended(self, record: RequestRecord, seconds: float, /) -> None:
+        """Take note of a request whose answer was written so many seconds after it arrived."""
 
 
 class Telemetry:
@@ -23,6 +31,11 @@ class Telemetry:
         self.metrics = metrics
         self.statistics = Statistics()
         self._log = log
+        self._observers: tuple[Observer, ...] = ()
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell it, too, of every request that ends from now on."""
+        self._observers += (observer,)
 
     def begin(
         self, route: Route, header: Callable[[str], str | None], address: str = ""
@@ -42,3 +55,5 @@ class Telemetry:
         self.metrics.request(ended, seconds)
         self.statistics.request(ended, seconds)
         self._log.note(ended, seconds)
+        for observer in self._observers:
+            observer.ended(ended, seconds)
