@@ -71,7 +71,7 @@ def read_file(name: str, path: Path) -> bytes:
 
 
 def check_files(settings: ServerSettings) -> None:
-    """Raise UsageError unless every file that the settings name is usable.
+    """Raise UsageError unless every file and folder that the settings name is usable.
 
     `mlserve up` calls this before it starts a server, so that the error reaches the terminal.
     """
@@ -80,6 +80,10 @@ def check_files(settings: ServerSettings) -> None:
         tls_context(settings)
     if settings.require_signature is not None:
         require_key(settings.require_signature, flag_of("require_signature"))
+    if settings.record is not None:
+        from mlserve.recording.folder import require_writable  # clients have no recordings
+
+        require_writable(settings.record)
 
 
 def tls_context(settings: ServerSettings, protocol: str = "http/1.1") -> ssl.SSLContext:

@@ -26,6 +26,7 @@ class HelpPanel(StrEnum):
     LIMITS = "Limits"
     ACCESS = "Access"
     LOGS = "Logs"
+    RECORDING = "Recording"
     CLUSTER = "On a cluster"
 
 
@@ -78,7 +79,7 @@ class Description:
     def metavar(self) -> str | None:
         """Return the help's placeholder for a value; None for a choice, which lists its own."""
         if self.kind is Path:
-            return "FILE"
+            return self.unit.upper() or "FILE"
         return self.unit.upper() or None
 
     @property

@@ -281,11 +281,46 @@ class ServerSettings(Options):
             chosen="errors in a text log, all in a JSON log",
         ),
     )
+    record: Path | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.RECORDING,
+            "Folder to record the traffic in, for `mlserve replay`: when each request came, its "
+            "deadline, kind, outcome and times, but not what it asked.",
+            unit="dir",
+        ),
+    )
+    record_bodies: float | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.RECORDING,
+            "The share of the requests, 0 to 1, whose bodies and answers are recorded too, up to "
+            "8 MiB each. They may be personal data.",
+            unit="share",
+            least=0,
+            chosen="none",
+        ),
+    )
+    record_bytes: int = field(
+        default=256 * 2**20,
+        metadata=option(
+            HelpPanel.RECORDING,
+            "The most bytes that the recordings in the folder may have. The oldest go first.",
+            unit="bytes",
+            least=2**20,
+        ),
+    )
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.max_share is not None:
             shares_in(self.max_share)
+        if self.record_bodies is not None and self.record_bodies > 1:
+            raise UsageError(
+                f"{flag_of('record_bodies')} must be a share from 0 to 1, not "
+                f"{self.record_bodies:g}",
+                hint="give for example 0.05, for one request of twenty",
+            )
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
@@ -398,6 +433,7 @@ _CALL_BYTES = 64 * 2**10
 _NEEDS = (
     *(("tls_key", "tls_cert"), ("tls_cert", "tls_key"), ("tls_client_ca", "tls_cert")),
     ("max_share", "token_file"),
+    ("record_bodies", "record"),
 )
 """Settings that require another one."""
 DEFAULT_SETTINGS = ServerSettings()

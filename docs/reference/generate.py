@@ -319,8 +319,10 @@ def _facts(setting: Description) -> Iterator[str]:
         yield "one of " + ", ".join(f"`{choice.value}`" for choice in setting.kind)
     elif setting.kind is bool:
         yield "a switch"
+    elif setting.kind is Path:
+        yield "a folder" if setting.metavar == "DIR" else "a file"
     else:
-        yield setting.unit or "a file"
+        yield setting.unit
     yield f"default {_default(setting)}"
     if setting.least is not None:
         yield f"at least {setting.least:g}"

@@ -263,13 +263,15 @@ class _Run:
             self._replacing = self.loop.create_task(before.stop())
         else:
             before.parts.engine.close()
+            if before.parts.recorder is not None:
+                before.parts.recorder.close()
 
     async def stop(self) -> None:
         """Finish the requests in flight, within the drain timeout, and unload the models."""
         self.is_over = True
         self._serving.cancel()
         await self.parts.drain(time.monotonic() + self.parts.settings.drain_timeout)
-        self.parts.request_log.close()
+        await self.parts.close_records()
         self.parts.engine.close()
 
     def _note_failure(self, serving: asyncio.Task[None]) -> None:

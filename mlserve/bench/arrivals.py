@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -52,6 +52,20 @@ class Arrivals:
             if at >= seconds:
                 return
             yield at
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArrivals(Arrivals):
+    """Moments that are known, in seconds from 0 and in order: neither rate nor seed matters."""
+
+    planned: Sequence[float] = ()
+
+    def __str__(self) -> str:
+        return "planned"
+
+    def moments(self, rate: float, seconds: float, seed: int) -> Iterator[float]:
+        """Yield the moments below `seconds`."""
+        return iter([moment for moment in self.planned if moment < seconds])
 
 
 _NAMED = {"poisson": 1.0, "even": 0.0, "gamma": 2.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +24,10 @@ GARBAGE = "not_understood"
 _OK = 200
 
 
+Take = Callable[[Mapping[str, str], bytes], None]
+"""Takes the headers and the body of an answer; over gRPC its message, and no headers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request in the bytes that are sent: over HTTP/1.1 the head and the body as they are.
@@ -31,6 +35,7 @@ class Request:
     Over gRPC, `head` is a header block (HPACK without any state), and `body` the message with its
     prefix. `timeout` is how long the caller waits, in seconds; `is_told` says that the request
     tells the server so. Otherwise the caller just hangs up. `label` names a part of the load.
+    `take`, if there is one, gets the answer, of which otherwise only the status is read.
     """
 
     head: bytes
@@ -38,6 +43,7 @@ class Request:
     timeout: float
     is_told: bool = True
     label: str = ""
+    take: Take | None = None
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlserve.bench.connection import LoadConnection, Request, kind_of_http
+from mlserve.bench.connection import LoadConnection, Request, Take, kind_of_http
+from mlserve.bench.tally import ANSWERED
 
 _END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
@@ -23,11 +24,16 @@ class Http1Connection(LoadConnection):
     _timing = b""
     _is_last = False
     _chunks: bytearray | None = None
+    _take: Take | None = None
+    _kept: bytearray | None = None
+    _head = b""
 
     def send(self, request: Request) -> None:
         assert self._transport is not None
         self.is_busy = True
         self._came, self._left, self._chunks = b"", 0, None
+        self._take = request.take
+        self._kept = None if request.take is None else bytearray()
         self._transport.write(request.head + request.body)
 
     @property
@@ -44,6 +50,7 @@ class Http1Connection(LoadConnection):
             self._chunks += data
             self._end_of_chunks()
         elif self._left:
+            self._keep(data)
             if self._left != _NEVER:
                 self._left -= len(data)
                 self._end_if_whole()
@@ -54,6 +61,7 @@ class Http1Connection(LoadConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.is_busy and self._left == _NEVER and exc is None:
             self.is_open = False
+            self._hand_over()
             self._end(self._kind, self._timing)  # a body without a length ends so
         else:
             super().connection_lost(exc)
@@ -62,7 +70,7 @@ class Http1Connection(LoadConnection):
         end = self._came.find(_END)
         if end < 0:
             return
-        head = self._came[:end].lower()
+        head = self._head = self._came[:end].lower()
         try:
             status = int(head[9:12])
             at = head.find(_LENGTH)
@@ -79,6 +87,8 @@ class Http1Connection(LoadConnection):
         self._timing = _value(head, at + len(_TIMING)) if at >= 0 else b""
         self._kind = kind_of_http(status)
         self._is_last = _CLOSE in head or (head.startswith(_OLD) and _KEEP not in head)
+        if _CHUNKED not in head or length is not None:
+            self._keep(body)
         if length is not None:
             self._left = length - len(body)
             self._end_if_whole()
@@ -110,9 +120,24 @@ class Http1Connection(LoadConnection):
                 return
             if len(chunks) < end + 2 + size + 2:
                 return
+            self._keep(chunks[end + 2 : end + 2 + size])
             del chunks[: end + 2 + size + 2]
 
+    def _keep(self, data: bytes) -> None:
+        """Keep a part of the answer, if somebody takes it."""
+        if self._kept is not None:
+            self._kept += data
+
+    def _hand_over(self) -> None:
+        """Give an answer to who takes it."""
+        if self._take is not None and self._kept is not None and self._kind == ANSWERED:
+            lines = (line.partition(b":") for line in self._head.split(b"\r\n")[1:])
+            headers = {name.decode("latin-1"): v.strip().decode("latin-1") for name, _, v in lines}
+            self._take(headers, bytes(self._kept))
+        self._kept = None
+
     def _finish(self) -> None:
+        self._hand_over()
         if self._is_last:
             assert self._transport is not None
             self.is_open = False

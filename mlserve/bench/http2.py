@@ -15,7 +15,15 @@ from functools import lru_cache
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from mlserve.bench.connection import LOST, UNSEEN, LoadConnection, Request, kind_of_grpc
+from mlserve.bench.connection import (
+    LOST,
+    UNSEEN,
+    LoadConnection,
+    Request,
+    Take,
+    kind_of_grpc,
+)
+from mlserve.bench.tally import ANSWERED
 from mlserve.wire.headers import SERVER_TIMING
 from mlserve.wire.status import CODES_OF_GRPC, GRPC_CODES_OF_HTTP
 
@@ -77,6 +85,8 @@ class Http2Connection(LoadConnection):
         self._received = 0
         self._fields: dict[bytes, bytes] = {}
         self._block = b""
+        self._take_answer: Take | None = None
+        self._kept: bytearray | None = None
         self._is_ending = False
         assert self._transport is not None
         settings = (
@@ -96,6 +106,8 @@ class Http2Connection(LoadConnection):
         self._stream += 2
         self._stream_window = self._first_window
         self._fields, self._block = {}, b""
+        self._take_answer = request.take
+        self._kept = None if request.take is None else bytearray()
         head, body = request.head, request.body
         if len(head) > self._frame_size:
             self._spoil()
@@ -165,8 +177,11 @@ class Http2Connection(LoadConnection):
             self._end(LOST)
         elif kind != _DATA:
             self._take_headers(kind, flags, payload)
-        elif flags & _END_STREAM:
-            self._finish()
+        else:
+            if self._kept is not None:
+                self._kept += _without_padding(payload, flags & _PADDED)
+            if flags & _END_STREAM:
+                self._finish()
 
     def _take_headers(self, kind: int, flags: int, payload: bytes) -> None:
         if kind == _HEADERS and flags & (_PADDED | _PRIORITY):
@@ -231,8 +246,11 @@ class Http2Connection(LoadConnection):
             self._unsent = None
         fields = self._fields
         self._retire()
-        timing = fields.get(_TIMING, b"")
-        self._end(kind_of_grpc(_code(fields)), timing)
+        timing, kind = fields.get(_TIMING, b""), kind_of_grpc(_code(fields))
+        if self._take_answer is not None and self._kept is not None and kind == ANSWERED:
+            self._take_answer({}, bytes(self._kept[_GRPC_PREFIX.size :]))
+        self._kept = None
+        self._end(kind, timing)
 
     def _retire(self) -> None:
         """Take no more requests once the numbers of the streams are used up."""

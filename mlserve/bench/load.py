@@ -12,9 +12,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from mlserve.bench.alarm import Alarm
@@ -33,6 +33,8 @@ _STALE = 1.0
 _LOOK = 0.1
 """Seconds before the measured time at which the server's processes are looked for."""
 _SWEEP = 0.005
+_TOGETHER = 0.1
+"""Seconds until several loads have opened their first connections, and begin."""
 _PAUSE = 0.05
 """Seconds until a client tries again that could not connect."""
 _SAMPLES = 4096
@@ -101,34 +103,51 @@ def run_load(target: Target, load: Load, window: Window, share: Share = Share())
 
     An interrupt (Ctrl-C) ends the load early: the tally is of what was measured, and not whole.
     """
-    return asyncio.run(_run(target, load, window, share))
+    [tally] = run_loads([(target, load, window)], share)
+    return tally
 
 
-async def _run(target: Target, load: Load, window: Window, share: Share) -> Tally:
-    run: _Run
+def run_loads(loads: Sequence[tuple[Target, Load, Window]], share: Share = Share()) -> list[Tally]:
+    """Run this process's share of several loads at the same time, each on a target of its own."""
+    return asyncio.run(_run(loads, share))
+
+
+async def _run(loads: Sequence[tuple[Target, Load, Window]], share: Share) -> list[Tally]:
+    if len(loads) > 1 and share.start is None:
+        share = replace(share, start=asyncio.get_running_loop().time() + _TOGETHER)
+    runs = [_run_of(target, load, window, share) for target, load, window in loads]
+    tasks = [asyncio.ensure_future(run.whole()) for run in runs]
+    with _cancelling(tasks):
+        await asyncio.wait(tasks)
+    for run, task in zip(runs, tasks, strict=True):
+        if task.cancelled():
+            run.tally.is_whole = False
+        else:
+            task.result()  # raises what it has raised
+    return [run.tally for run in runs]
+
+
+def _run_of(target: Target, load: Load, window: Window, share: Share) -> _Run:
     if isinstance(load, ClosedLoop):
-        run = _Closed(target, load, window, share)
-    else:
-        run = _Open(target, load, window, share)
-    task = asyncio.ensure_future(run.whole())
-    with _cancelling(task):
-        await asyncio.wait([task])
-    if task.cancelled():
-        run.tally.is_whole = False
-        return run.tally
-    return task.result()
+        return _Closed(target, load, window, share)
+    return _Open(target, load, window, share)
 
 
 @contextmanager
-def _cancelling(task: asyncio.Task[Tally]) -> Iterator[None]:
-    """Cancel the task on Ctrl-C and SIGTERM, whatever they do otherwise. Main thread only."""
+def _cancelling(tasks: Sequence[asyncio.Task[Tally]]) -> Iterator[None]:
+    """Cancel the tasks on Ctrl-C and SIGTERM, whatever they do otherwise. Main thread only."""
+
+    def cancel() -> None:
+        for task in tasks:
+            task.cancel()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, cancel)
     try:
         yield
     finally:

@@ -116,13 +116,25 @@ async def target_for(
     that of the first answers. Raises the errors of `mlserve predict`, and UsageError for a server
     of TorchServe's own API.
     """
-    options = {name: getattr(connection, name) for name in _OPTIONS}
-    async with AsyncClient(_address(connection), **options) as client:
+    async with _client(connection) as client:
         sent = await question.encoded(client, deadline)
         calls: list[Call] = [each.call(timeout if is_told else math.inf) for each in sent]
         target = Target.of_calls(name, connection, calls, timeout, is_told=is_told)
         pids = listeners(connection.endpoint)
         return replace(target, pids=pids, model=client.model, api=client.api)
+
+
+async def encoded_for(
+    connection: Connection, question: LoadQuestion, deadline: Deadline
+) -> list[SentRequest]:
+    """Return the requests of the question, once the server has answered it. Raises as above."""
+    async with _client(connection) as client:
+        return await question.encoded(client, deadline)
+
+
+def _client(connection: Connection) -> AsyncClient:
+    options = {name: getattr(connection, name) for name in _OPTIONS}
+    return AsyncClient(_address(connection), **options)
 
 
 _OPTIONS = ("model", "version", "api", "token", "tls", "retries", "max_answer_bytes")

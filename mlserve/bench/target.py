@@ -73,18 +73,16 @@ class Target:
         `timeout` is how long the caller waits, which the server is told or not. Raises
         UsageError for a server behind a proxy, which would be measured in its place.
         """
-        endpoint = connection.endpoint
-        if proxy := proxy_to(endpoint):
-            raise UsageError(
-                f"{endpoint} is reached through the proxy {proxy}, which the load would measure",
-                hint=f"go there directly: no_proxy={endpoint.host} mlserve bench ...",
-            )
-        write = _grpc_request if endpoint.protocol == "grpc" else _http_request
-        headers = connection.access_headers()
         told = timeout if is_told else None
-        written = (write(endpoint, call, told, headers) for call in calls)
-        requests = tuple(Request(head, body, timeout, is_told) for head, body in written)
-        return cls(name, endpoint, requests, connection.tls)
+        pairs = (written(connection, call, told) for call in calls)
+        requests = [Request(head, body, timeout, is_told) for head, body in pairs]
+        return cls.of_requests(name, connection, requests)
+
+    @classmethod
+    def of_requests(cls, name: str, connection: Connection, requests: Sequence[Request]) -> Target:
+        """Return the target for requests that `written` has made. Raises as `of_calls` does."""
+        require_direct(connection.endpoint)
+        return cls(name, connection.endpoint, tuple(requests), connection.tls)
 
     def left_after(self, waits: Sequence[float]) -> Target:
         """Return the target with callers that leave after so many seconds, in turn.
@@ -112,6 +110,25 @@ class Target:
             context.set_alpn_protocols(["h2" if self.endpoint.protocol == "grpc" else "http/1.1"])
             options |= {"ssl": context, "server_hostname": files.server_name or self.endpoint.host}
         return partial(_opened, self.endpoint.protocol == "grpc", options)
+
+
+def require_direct(endpoint: Endpoint) -> None:
+    """Raise UsageError for a server behind a proxy, which would be measured in its place."""
+    if proxy := proxy_to(endpoint):
+        raise UsageError(
+            f"{endpoint} is reached through the proxy {proxy}, which the load would measure",
+            hint=f"go there directly: no_proxy={endpoint.host} mlserve bench ...",
+        )
+
+
+def written(connection: Connection, call: Call, told: float | None) -> tuple[bytes, bytes]:
+    """Return the head and the body of a call in the bytes that are sent (see `Request`).
+
+    `told` is the timeout in seconds that the server is told; None tells it none.
+    """
+    endpoint = connection.endpoint
+    write = _grpc_request if endpoint.protocol == "grpc" else _http_request
+    return write(endpoint, call, told, connection.access_headers())
 
 
 def _opened(

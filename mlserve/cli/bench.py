@@ -230,7 +230,7 @@ def bench(
         )
     if report is not None:
         require_writable(report)
-    question = _question(files or [], inputs or [], signature, names_in(outputs), batch)
+    question = question_in(files or [], inputs or [], signature, names_in(outputs), batch)
     targets = _targets(choices, question, window.timeout, waits)
     result = BenchResult(targets, window, repeat, slo=level, leave_after=waits)
     progress = _Progress()
@@ -353,7 +353,7 @@ def _window(window: Window) -> Window:
     return window
 
 
-def _question(
+def question_in(
     files: list[str],
     inputs: list[str],
     signature: str | None,

@@ -95,6 +95,8 @@ def _print(seen: dict[str, Versions], load: ServerLoad | None, replicas: Replica
             say(f"ladder: {ladder}")
         for kind in _told(load.patience):
             say(f"patience: {kind}")
+        if load.recording is not None:
+            say(f"{'WARNING: ' * bool(load.recording.problem)}recording: {load.recording}")
     if replicas is not None:
         _print_replicas(replicas)
 

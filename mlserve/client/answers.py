@@ -258,6 +258,25 @@ class CallerPatience:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingState:
+    """How a server's recording goes: `problem` says why nothing can be written, empty if it can.
+
+    `lost` requests are missing, and `bodies_lost` bodies or answers of others.
+    """
+
+    problem: str
+    recorded: int
+    lost: int
+    bodies_lost: int
+
+    def __str__(self) -> str:
+        counts = f"{self.recorded} requests recorded, {self.lost} lost"
+        if self.bodies_lost:
+            counts += f", {self.bodies_lost} bodies or answers left out"
+        return f"stopped: {self.problem}; {counts}" if self.problem else counts
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLoad:
     """The load of an mlserve server: running and waiting requests of all its models.
 
@@ -265,7 +284,8 @@ class ServerLoad:
     bound the queue. `default_timeout` is the deadline, in seconds, of a request
     without one. `processes` has the versions that run in processes of their own, `ladders` those
     that are on a ladder, and `serving` says of each what runs it. `patience` says how long callers
-    wait, coarse kinds before their finer ones.
+    wait, coarse kinds before their finer ones. `recording` is None for a server that records
+    nothing.
     """
 
     running: int
@@ -277,6 +297,7 @@ class ServerLoad:
     ladders: tuple[VersionLadder, ...] = ()
     serving: tuple[VersionServing, ...] = ()
     patience: tuple[CallerPatience, ...] = ()
+    recording: RecordingState | None = None
 
     def __str__(self) -> str:
         most = "" if self.max_queue is None else f" (at most {self.max_queue})"

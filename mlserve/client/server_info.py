@@ -15,6 +15,7 @@ from typing import Any
 from mlserve.client.adapter import Call, Reply
 from mlserve.client.answers import (
     CallerPatience,
+    RecordingState,
     ServerLoad,
     VersionLadder,
     VersionProcesses,
@@ -158,6 +159,7 @@ def read_load(protocol: ProtocolName, reply: Reply) -> ServerLoad | None:
             ladders=tuple(map(_ladder, load.get("ladders", ()))),
             serving=tuple(map(_serving, load.get("serving", ()))),
             patience=tuple(map(_patience, load.get("patience", ()))),
+            recording=_recording(load.get("recording")),
         )
     except (KeyError, TypeError, ValueError, RecursionError, OverflowError):
         return None  # a third-party server, or another version of ours
@@ -187,6 +189,13 @@ def _patience(read: Mapping[str, Any]) -> CallerPatience:
         int(read["left"]),
         int(read["stayed"]),
     )
+
+
+def _recording(read: Mapping[str, Any] | None) -> RecordingState | None:
+    if read is None:
+        return None
+    counts = (int(read[name]) for name in ("recorded", "lost", "bodies_lost"))
+    return RecordingState(readable(str(read["problem"])), *counts)
 
 
 def _in_metadata(reply: Reply) -> Mapping[str, Any]:

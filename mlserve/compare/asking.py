@@ -34,12 +34,16 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A target that answers at `endpoint`. None means unknown, as for a given endpoint."""
+    """A target that answers at `endpoint`. None means unknown, as for a given endpoint.
+
+    A server that was started for it has `rest_endpoint` beside that, which is gRPC.
+    """
 
     target: ComparedTarget
     endpoint: str
     pid: int | None = None
     ready_seconds: float | None = None
+    rest_endpoint: str | None = None
 
     def rss(self) -> int | None:
         """Return the server's resident memory in bytes; None if its process is gone."""
@@ -103,7 +107,8 @@ def _start(
     except MlserveError as error:
         raise error if server.has_ended else with_log(error, server.record) from error
     seconds = time.monotonic() - began
-    return Served(target, server.record.grpc_endpoint, server.record.pid, seconds)
+    record = server.record
+    return Served(target, record.grpc_endpoint, record.pid, seconds, record.rest_endpoint)
 
 
 def _stop(server: LaunchedServer, interrupts: Interrupts) -> None:

@@ -89,6 +89,12 @@ class DeployPlan:
                     f"{flag_of(name)} is for a server on the same machine as its clients",
                     hint="leave it out, and ask the ports",
                 )
+        if self.settings.record is not None:
+            raise UsageError(
+                f"deploy does not take {flag_of('record')}: where it runs, the server may write to "
+                "no folder of its own",
+                hint="leave it out; mlserve up records",
+            )
         if self.model.options.ladder is not None:
             raise UsageError(
                 "deploy does not take --ladder: a container has the versions of one model",

@@ -30,7 +30,8 @@ from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApiPage
 from mlserve.server.processes.choice import Opener
-from mlserve.server.telemetry.metrics import Gauges, Metrics
+from mlserve.server.telemetry.metrics import Gauges, Metrics, RecordingMetrics
+from mlserve.server.telemetry.recorder import Recorder
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.server.tfs.grpc import ModelReload, TfsGrpcService
@@ -45,7 +46,8 @@ class ServerParts:
     `host` is the address that the server listens on, which decides who may load and unload models;
     None for one that has no ports of its own, which runs its models in its own process. `threads`
     None is one for each CPU. `on_change` is
-    called whenever `is_ready` may have changed.
+    called whenever `is_ready` may have changed. Raises UsageError for a folder of recordings that
+    cannot be written.
     """
 
     def __init__(
@@ -62,6 +64,12 @@ class ServerParts:
         self.metrics = Metrics()
         self.request_log = RequestLog(settings)
         self.telemetry = Telemetry(self.metrics, self.request_log)
+        self.recorder = None if settings.record is None else Recorder(settings)
+        if self.recorder is not None:
+            self.telemetry.add_observer(self.recorder)
+            self.metrics.registry.register(RecordingMetrics(self.recorder))
+            if settings.record_bodies:
+                self.telemetry.sample_with(self.recorder.sample)
         opener = Opener(settings.log_format, on_change)
         open_ = open_served if host is None else opener.open
         self.models = Models(on_change, _signed(open_, settings.require_signature))
@@ -86,7 +94,7 @@ class ServerParts:
         """Return the methods of both protocols over gRPC; `reload` changes the models."""
         served = self.engine, self.models
         tfs = TfsGrpcService(*served, host=self._host, reload=reload)
-        oip = OipGrpcService(*served, self._extensions, self.limits)
+        oip = OipGrpcService(*served, self._extensions, self.limits, self.recorder)
         services = (*tfs.services(), *oip.services(), *DecisionsService(self.engine).services())
         return unary_methods(services, self.engine, self.telemetry, self.in_flight)
 
@@ -99,7 +107,7 @@ class ServerParts:
         protocols = (
             TfsRestService(*served, self.memory),
             OipRestExtensions(self._extensions, self.memory),
-            OipRestService(*served, self.memory, self.limits),
+            OipRestService(*served, self.memory, self.limits, self.recorder),
             DecisionsPage(self.engine),
             OpenApiPage(),
             MetricsPage(self.metrics, metrics_path),
@@ -125,6 +133,12 @@ class ServerParts:
             await self.models.run()
         finally:
             examination.cancel()
+
+    async def close_records(self) -> None:
+        """Write what the log and the recording still hold; called when no more requests come."""
+        self.request_log.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
 
     async def drain(self, give_up: float) -> bool:
         """Drain the server (`listen.drain.drain`) until `give_up`, a time on the monotonic clock.

@@ -11,12 +11,14 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from mlserve.admission.callers import UNKNOWN_CALLER, Caller, Priority
+from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, either, shortened
 from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
@@ -42,7 +44,10 @@ _SANE_ID = re.compile(r"[!-~]{1,128}")
 _AGENT = re.compile(r"[!-~]{1,64}")
 _PRIORITIES = {priority.in_words: priority for priority in Priority}
 _NOT_SAMPLED = "00"
+_SHORTEST = 1e-6
+"""Seconds: a deadline that has passed already is still one."""
 LONGEST_PATH = 256
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 _IDS = random.Random()  # noqa: S311 - an id need only be unlike others; a system call costs more
@@ -140,6 +145,36 @@ class Span:
         return write_traceparent(self.trace_id, self.span_id, self.flags)
 
 
+@dataclass(eq=False, slots=True)
+class Sample:
+    """The bytes of a request that a recording keeps, and of its answer; over gRPC the messages.
+
+    `takes` says whether there is room for so many more bytes, which are then counted. The headers
+    say what the bytes are. `size` is how many bytes are kept.
+    """
+
+    takes: Callable[[int], bool]
+    body: bytes | bytearray | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answer: bytes | None = None
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    is_answered: bool = False
+    size: int = 0
+
+    def keep_body(self, body: bytes | bytearray, headers: Mapping[str, str] = _NONE) -> None:
+        """Keep the body, as it was sent, if there is room for it."""
+        if self.takes(len(body)):
+            self.body, self.headers = body, headers
+            self.size += len(body)
+
+    def keep_answer(self, answer: bytes, headers: Mapping[str, str] = _NONE) -> None:
+        """Keep the answer, if its body was kept and there is room for it."""
+        self.is_answered = True
+        if self.body is not None and self.takes(len(answer)):
+            self.answer, self.answer_headers = answer, headers
+            self.size += len(answer)
+
+
 _NOWHERE = Route("", "", Purpose.OTHER, "")
 _NO_SPAN = Span("", "", "", "")
 
@@ -152,7 +187,8 @@ class RequestRecord:
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
     it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
-    `caller` and `priority` are what admission goes by.
+    `caller` and `priority` are what admission goes by. `deadline` is how many seconds the caller
+    allowed when it asked, 0 if it set no deadline. `sample` holds its bytes, if they are recorded.
     """
 
     request_id: str = ""
@@ -171,6 +207,8 @@ class RequestRecord:
     caller: Caller = UNKNOWN_CALLER
     priority: Priority = Priority.DEFAULT
     began: float = field(default_factory=time.monotonic)
+    deadline: float = 0.0
+    sample: Sample | None = None
 
     @classmethod
     def arrived(
@@ -196,6 +234,10 @@ class RequestRecord:
         text = header(REQUEST_PRIORITY)
         if text:  # a proxy may set it to a variable that is empty
             self.priority = _priority(text)
+
+    def take_deadline(self, deadline: Deadline) -> None:
+        """Note how long the caller waits, if it says so."""
+        self.deadline = max(deadline.timeout, _SHORTEST) if deadline.is_asked else 0.0
 
     def answered(self) -> None:
         """Record success."""

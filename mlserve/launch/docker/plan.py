@@ -31,6 +31,12 @@ from mlserve.settings import GRPC_PORT, REST_PORT
 
 _FILES = "/run/mlserve"
 """Where the user's and the launcher's files are mounted."""
+_OUTSIDE = {
+    "grpc_socket": "ask the container's ports",
+    "rest_socket": "ask the container's ports",
+    "record": "record with --launcher embedded: the container's own disk is read-only",
+}
+"""Settings that are for a server outside of containers, and what to do instead."""
 HARDENING = (
     "--read-only",
     *("--tmpfs", "/tmp"),  # noqa: S108 - in the container
@@ -97,13 +103,13 @@ def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
 def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
     """Plan an image of `mlserve build`: the model is inside, the settings are arguments.
 
-    Raises UsageError for a UNIX socket, which would be inside the container.
+    Raises UsageError for a UNIX socket and a folder to write to, which would be inside it.
     """
-    for name in ("grpc_socket", "rest_socket"):
+    for name, instead in _OUTSIDE.items():
         if name in serving.settings.changed:
             raise UsageError(
                 f"{flag_of(name)} is for a server outside of containers",
-                hint="leave it out, and ask the container's ports",
+                hint=f"leave it out, and {instead}",
             )
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}

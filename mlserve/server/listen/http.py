@@ -19,6 +19,7 @@ from mlserve.errors import (
     NotAllowed,
     UsageError,
 )
+from mlserve.recording.records import CONTENT_HEADERS
 from mlserve.server.body_memory import BodyMemory, Room
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import Head, InferenceCall
@@ -80,7 +81,9 @@ class RestInference:
         """
         engine = self._engine
         deadline = deadline_of(request, engine.default_timeout)
-        current().take_priority(request.headers.find)
+        record = current()
+        record.take_deadline(deadline)
+        record.take_priority(request.headers.find)
         engine.admit(deadline, Head(model, length_of(request.headers)))
         self._models.lease(model, version).release()
         return self._answer(request, deadline, read)
@@ -90,6 +93,8 @@ class RestInference:
     ) -> Result:
         with Body(self._memory, deadline) as body:
             await body.receive(request, self._engine.settings.max_request_bytes)
+            if (sample := current().sample) is not None:
+                sample.keep_body(body.content, content_headers(request.headers))
             call = read(body)
             return await request.while_connected(lambda: self._engine.serve(call))
 
@@ -113,6 +118,12 @@ class BodyCodec(Codec[Result]):
     @room.setter
     def room(self, room: Room) -> None:
         self.body.room = room
+
+
+def content_headers(headers: Headers) -> dict[str, str]:
+    """Return the headers that say what the body is."""
+    found = ((name, headers.find(name)) for name in CONTENT_HEADERS)
+    return {name: value for name, value in found if value is not None}
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:

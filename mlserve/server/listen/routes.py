@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlserve.errors import NotFound
+from mlserve.recording.records import CONTENT_HEADERS
 from mlserve.server.errors import as_known_error
 from mlserve.server.listen.access import RestGate
 from mlserve.server.listen.asgi import AsgiRequest
@@ -126,6 +127,8 @@ class RestApp:
             raise
         else:
             record.answered()
+            if record.sample is not None:
+                record.sample.keep_answer(response.body, _about(response))
         await self._send(request, response, record, is_late=is_late)
 
     async def _send(
@@ -168,6 +171,12 @@ def _failed(record: RequestRecord, error: Exception) -> Response:
     failure = as_known_error(error)
     record.failed(failure)
     return error_response(failure)
+
+
+def _about(response: Response) -> dict[str, str]:
+    """Return the headers that say what the body of an answer is."""
+    headers = response.headers
+    return {name: headers[name] for name in CONTENT_HEADERS if name in headers}
 
 
 async def _no_such_path(request: Request) -> Response:

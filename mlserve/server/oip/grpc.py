@@ -51,6 +51,7 @@ from mlserve.server.oip.request import (
 )
 from mlserve.server.oip.tensors import RAW_ONLY, from_bytes, from_contents, to_bytes, to_contents
 from mlserve.server.request import Purpose
+from mlserve.server.telemetry.recorder import Recorder
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.headers import (
@@ -163,10 +164,11 @@ class OipGrpcService:
         models: Models,
         extensions: OipExtensions,
         limits: Mapping[str, Any],
+        recorder: Recorder | None = None,
     ) -> None:
         self._engine = engine
         self._extensions = OipGrpcExtensions(extensions)
-        self._models = OipModels(engine, models, limits)
+        self._models = OipModels(engine, models, limits, recorder)
 
     def services(self) -> tuple[Service]:
         """Return the service to add to the gRPC server."""

@@ -18,6 +18,7 @@ from mlserve.server.models.models import Models
 from mlserve.server.models.versions import State
 from mlserve.server.oip.request import datatype_of, default_signature
 from mlserve.server.request import current
+from mlserve.server.telemetry.recorder import Recorder
 from mlserve.server.tensors import find_signature
 from mlserve.settings import ServerSettings
 from mlserve.store import VersionPolicy
@@ -90,10 +91,17 @@ class ModelDescription:
 class OipModels:
     """The models of a server, in the protocol's terms."""
 
-    def __init__(self, engine: Engine, models: Models, limits: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        models: Models,
+        limits: Mapping[str, Any],
+        recorder: Recorder | None = None,
+    ) -> None:
         self._engine = engine
         self._models = models
         self._limits = limits
+        self._recorder = recorder
 
     def why_server_not_ready(self) -> MlserveError | None:
         """Return why a request would not be served now; None if it would be."""
@@ -169,6 +177,8 @@ class OipModels:
             }
             for kind in engine.seen_callers
         ]
+        if self._recorder is not None:
+            load["recording"] = self._recorder.to_json()
         if processes:
             load["processes"] = processes
         if ladders:

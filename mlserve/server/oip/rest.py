@@ -49,6 +49,7 @@ from mlserve.server.oip.metadata import (
 from mlserve.server.oip.parameters import Parameters
 from mlserve.server.oip.request import InferRequest, write_outputs
 from mlserve.server.request import Purpose
+from mlserve.server.telemetry.recorder import Recorder
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
 from mlserve.wire.headers import JSON_LENGTH
@@ -79,10 +80,15 @@ class OipRestService:
     """The REST protocol of the Open Inference Protocol, version 2."""
 
     def __init__(
-        self, engine: Engine, models: Models, memory: BodyMemory, limits: Mapping[str, Any]
+        self,
+        engine: Engine,
+        models: Models,
+        memory: BodyMemory,
+        limits: Mapping[str, Any],
+        recorder: Recorder | None = None,
     ) -> None:
         self._settings = engine.settings
-        self._models = OipModels(engine, models, limits)
+        self._models = OipModels(engine, models, limits, recorder)
         self._inference = RestInference(engine, models, memory)
 
     def match(self, path: str) -> Operation | None:

@@ -205,6 +205,55 @@ class Load(Protocol):
         """The kinds of caller seen lately, and how long they wait."""
 
 
+class Recorded(Protocol):
+    """What the counters read of the recorder, which stands beside this package's other parts."""
+
+    problem: str
+    """Why nothing can be recorded now; empty while it can."""
+
+    @property
+    def counts(self) -> RecordedCounts:
+        """How much was recorded, and how much was not."""
+
+
+class RecordedCounts(Protocol):
+    """How many requests were recorded and lost, and how many bodies or answers were left out."""
+
+    recorded: int
+    busy: int
+    unwritten: int
+    bodies: int
+
+
+class RecordingMetrics(Collector):
+    """How a server's recording goes (`--record`)."""
+
+    def __init__(self, recorder: Recorded) -> None:
+        self._recorder = recorder
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric with its value now."""
+        counts, problem = self._recorder.counts, self._recorder.problem
+        yield GaugeMetricFamily(
+            "mlserve_recording", "1 while requests are recorded, 0 while that fails.", not problem
+        )
+        yield CounterMetricFamily(
+            "mlserve_recorded", "Requests that were recorded.", counts.recorded
+        )
+        lost = CounterMetricFamily(
+            "mlserve_record_lost",
+            "What is missing in the recording: requests, or the body or answer of one.",
+            labels=("reason",),
+        )
+        for reason, count in (
+            ("busy", counts.busy),
+            ("disk", counts.unwritten),
+            ("body", counts.bodies),
+        ):
+            lost.add_metric((reason,), count)
+        yield lost
+
+
 class Gauges(Collector):
     """The gauges of one server, and the counter of log lines that it lost."""
 

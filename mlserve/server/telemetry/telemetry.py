@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlserve.server import request
-from mlserve.server.request import RequestRecord, Route
+from mlserve.server.request import Purpose, RequestRecord, Route, Sample
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.statistics import Statistics
@@ -32,6 +32,11 @@ class Telemetry:
         self.statistics = Statistics()
         self._log = log
         self._observers: tuple[Observer, ...] = ()
+        self._sample: Callable[[], Sample | None] | None = None
+
+    def sample_with(self, sample: Callable[[], Sample | None]) -> None:
+        """Ask it for each predict request whether its bytes are kept, and where."""
+        self._sample = sample
 
     def add_observer(self, observer: Observer) -> None:
         """Tell it, too, of every request that ends from now on."""
@@ -46,6 +51,8 @@ class Telemetry:
         it has none.
         """
         record = RequestRecord.arrived(route, header, address)
+        if self._sample is not None and route.purpose is Purpose.PREDICT:
+            record.sample = self._sample()
         request.begin(record)
         return record
 

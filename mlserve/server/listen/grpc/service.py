@@ -82,7 +82,9 @@ class UnaryMethod:
         try:
             if self.route.purpose is Purpose.PREDICT:
                 record.take_priority(header)
-                self.engine.admit(deadline_of(call.context, self.engine.default_timeout))
+                deadline = deadline_of(call.context, self.engine.default_timeout)
+                record.take_deadline(deadline)
+                self.engine.admit(deadline)
             accept(call)
         except MlserveError as error:
             refusal = status_of(error, record)
@@ -94,6 +96,8 @@ class UnaryMethod:
         try:
             data = await call.only_message()
             record.bytes_in = len(data)
+            if record.sample is not None:
+                record.sample.keep_body(data)
             call.begin_work()
             response = await self.respond(data, call.context)
         except asyncio.CancelledError:
@@ -108,6 +112,8 @@ class UnaryMethod:
             call.end(refusal.code, refusal.text, refusal.trailing)
         else:
             record.answered()
+            if record.sample is not None:
+                record.sample.keep_answer(response)
             call.context.set_trailing_metadata(record.headers())
             call.answer(response)
 

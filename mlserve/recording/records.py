@@ -1,0 +1,109 @@
+"""What is kept of a request: its kind, its times, and its bytes if it was sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+from mlserve.wire.headers import JSON_LENGTH
+
+OK = "ok"
+"""The code of a request that was answered."""
+CONTENT_HEADERS = ("content-type", "content-encoding", JSON_LENGTH)
+"""The headers that say what a body is. No others are kept, so no token and no cookie is."""
+
+
+class Kind(NamedTuple):
+    """What many requests have in common, so that a file holds it once.
+
+    `path` is that of an HTTP request after its method, or the name of a gRPC method. `model`,
+    `version` and `signature` are what was served, empty and None for a request that was refused
+    before it was read. `token` is the name of the caller's token, never the token. `code` is how it
+    ended: ok, cancelled, or the kind of an error; `refused` is the engine's reason.
+    """
+
+    api: str = ""
+    transport: str = ""
+    path: str = ""
+    model: str = ""
+    version: int | None = None
+    signature: str = ""
+    priority: str = ""
+    token: str = ""
+    code: str = ""
+    refused: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `_asdict` gave; what a later mlserve adds is left out.
+
+        Raises TypeError or ValueError for data of another shape.
+        """
+        version = data.get("version")
+        texts = {name: str(data.get(name, "")) for name in cls._fields if name != "version"}
+        return cls(**texts, version=None if version is None else int(version))
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it was answered."""
+        return self.code == OK
+
+
+@dataclass(frozen=True, slots=True)
+class SampledBytes:
+    """The body of a request as it was sent, and of its answer; over gRPC the two messages.
+
+    The headers are those of `CONTENT_HEADERS`. `answer` is None if there was none, or if it was too
+    long to be kept; `digest` is its SHA-256 in hex all the same, empty if there was no answer.
+    """
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answer: bytes | None = None
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request of a recording. Times are seconds.
+
+    `arrived` is a Unix time. `timeout` is what the caller allowed, 0 if it set no deadline.
+    `seconds` is how long it was in the server, until its answer was written or its caller left;
+    `queue`, `decode`, `run` and `encode` are the stages that it reached. `bytes_in` is the size of
+    its body as sent. `sample` are its bytes, if they were kept.
+    """
+
+    kind: Kind
+    arrived: float
+    timeout: float
+    seconds: float
+    queue: float
+    decode: float
+    run: float
+    encode: float
+    bytes_in: int
+    sample: SampledBytes | None = None
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether it was answered, and within what its caller allowed."""
+        return self.kind.is_ok and (not self.timeout or self.seconds <= self.timeout)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as data, without its bytes."""
+        sample = self.sample
+        return {
+            "arrived": round(self.arrived, 6),
+            "timeout": round(self.timeout, 6) or None,
+            **self.kind._asdict(),
+            "bytes": self.bytes_in,
+            **{
+                f"{name}_ms": round(getattr(self, name) * 1000, 3)
+                for name in ("queue", "decode", "run", "encode")
+            },
+            "total_ms": round(self.seconds * 1000, 3),
+            "body_bytes": None if sample is None else len(sample.body),
+            "answer_sha256": None if sample is None else sample.digest or None,
+        }
