@@ -46,7 +46,7 @@ _COMMAND_GROUPS = {
         *("models", "models list", "models show", "models verify", "models sign"),
         *("models use", "models rm", "models copy", "models prune"),
     ),
-    "Check": ("compare", "certify", "bench", "tune", "why", "audit", "doctor", "plugins"),
+    "Check": ("compare", "certify", "bench", "replay", "tune", "why", "audit", "doctor", "plugins"),
     "Configure": ("config", "config show", "config check", "config init"),
     "Extend": ("plugins new",),
 }

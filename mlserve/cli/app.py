@@ -23,7 +23,7 @@ from mlserve.hints import speak_flags
 
 _COMMANDS = (
     *("export", "build", "deploy", "up", "down", "ps", "logs", "predict", "gate", "compare"),
-    *("certify", "bench", "tune", "metadata", "status", "why", "audit"),
+    *("certify", "bench", "replay", "tune", "metadata", "status", "why", "audit"),
     *("doctor", "models", "plugins", "config"),
 )
 """In the order of the help. `mlserve/cli/<command>.py` holds a function, a command or a Typer of
