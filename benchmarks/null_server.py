@@ -1,6 +1,6 @@
 """mlserve's server of a model that does nothing, for `null_request.py`.
 
-    python null_server.py FOLDER [--model m] [--threads N]
+    python null_server.py FOLDER [--model m] [--threads N] [--burn SECONDS] [--record DIR]
 
 FOLDER is the model's base path: it holds `1/`, a version folder with any file in it.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +43,21 @@ LABEL = np.array([b"sorrel", None], dtype=object)[:1]
 
 
 class NullRunner:
-    """Answers every image with the same label, without looking at it."""
+    """Answers every image with the same label, without looking at it.
+
+    Each run takes `burn` seconds of CPU time, if that is not 0.
+    """
 
     signatures: Mapping[str, Signature] = {SIGNATURE.name: SIGNATURE}
 
+    def __init__(self, burn: float = 0.0) -> None:
+        self._burn = burn
+
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        if self._burn:
+            burnt = time.thread_time() + self._burn
+            while time.thread_time() < burnt:
+                pass
         return {"label": LABEL}
 
     def close(self) -> None:
@@ -60,8 +72,11 @@ class NullBackend(Backend):
     install_hint = ""
     files = ("*.null",)
 
+    def __init__(self, burn: float = 0.0) -> None:
+        self._burn = burn
+
     def load(self, artifact: Artifact, options: LoadOptions) -> Runner:
-        return NullRunner()
+        return NullRunner(self._burn)
 
 
 def main() -> None:
@@ -70,12 +85,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="m")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--burn", type=float, default=0.0)
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--record-bodies", type=float)
     options = parser.parse_args()
     log_to_stderr(LogFormat.TEXT)
     served = LoadOptions(threads=options.threads)
-    place = NullBackend(), options.model, options.folder
+    place = NullBackend(options.burn), options.model, options.folder
+    settings = replace(SETTINGS, record=options.record, record_bodies=options.record_bodies)
     model = ModelSpec(*place, VersionPolicy(), served, poll_seconds=0)
-    server = ServerOptions((model,), "127.0.0.1", 0, 0, options.threads, SETTINGS)
+    server = ServerOptions((model,), "127.0.0.1", 0, 0, options.threads, settings)
     sys.exit(int(asyncio.run(serve(server))))
 
 

@@ -98,6 +98,10 @@ DETAILS = {
     "log_format": "`json` writes one object a line; [observability.md](../observability.md#log) "
     "lists its fields.",
     "log_requests": "Health checks and scrapes are never shown.",
+    "record": "It is made for this user alone. What is kept is in [replay.md](../replay.md).",
+    "record_bodies": "Needs `--record`.",
+    "record_bytes": "All recordings in the folder count, also those of other servers. A body or an "
+    "answer of more than a sixteenth of it is left out.",
 }
 """What the page adds to the help of a setting."""
 

@@ -8,14 +8,16 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from mlserve.bench.arrivals import Arrivals
+from mlserve.bench.arrivals import Arrivals, PlannedArrivals
 from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
-from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load
+from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load, run_loads
 from mlserve.bench.measure import measure
 from mlserve.bench.processes import LoadProcesses, processes_for
 from mlserve.bench.tally import ANSWERED, EXPIRED, LEFT, Tally
@@ -27,6 +29,7 @@ from tests.bench.conftest import OK, ServeHttp
 from tests.harness.ports import free_ports
 
 EVEN = Arrivals(0.0)
+CHUNKED = b"HTTP/1.1 200 OK\r\nlength: 0\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def _target(url: str, timeout: float = 5.0) -> Target:
@@ -92,6 +95,56 @@ def test_outcomes_are_counted_by_kind(serve_http: ServeHttp) -> None:
 def test_answers_end_in_every_way_of_http(serve_http: ServeHttp, said: bytes) -> None:
     tally = run_load(_target(serve_http(_answers(said))), ClosedLoop(2), _window())
     assert tally.requests == tally.in_time > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "body"),
+    [
+        (OK, b"ok"),
+        (
+            CHUNKED + b"2\r\nok\r\n3;x=y\r\n, t\r\n2\r\noo\r\n0\r\n\r\n",
+            b"ok, too",
+        ),
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000, b"x" * 300_000),
+        (b"HTTP/1.1 429 no\r\nContent-Length: 2\r\n\r\nno", None),
+    ],
+    ids=["length", "chunked", "until the end", "long", "refused"],
+)
+def test_an_answer_is_handed_to_who_takes_it(
+    serve_http: ServeHttp, said: bytes, body: bytes | None
+) -> None:
+    taken: list[tuple[str, bytes]] = []
+
+    def take(headers: Mapping[str, str], content: bytes) -> None:
+        taken.append((headers.get("content-length", ""), content))
+
+    target = _target(serve_http(_answers(said)))
+    target = replace(target, requests=(replace(target.requests[0], take=take),))
+    tally = run_load(target, OpenLoop(10.0, PlannedArrivals(planned=(0.0, 0.1))), _window())
+    assert tally.requests == 2
+    assert [content for _, content in taken] == [body] * (0 if body is None else 2)
+    if b"content-length" in said:
+        assert {length for length, _ in taken} == {str(len(body or b""))}
+
+
+def test_several_loads_run_at_the_same_time(serve_http: ServeHttp) -> None:
+    async def answer(number: int) -> bytes:
+        await asyncio.sleep(0.3)
+        return OK
+
+    loads = [
+        (
+            _target(serve_http(answer)),
+            OpenLoop(10.0, PlannedArrivals(planned=moments)),
+            _window(1.0),
+        )
+        for moments in ((0.0, 0.2), (0.1,))
+    ]
+    began = time.monotonic()
+    tallies = run_loads(loads)
+    assert time.monotonic() - began < 1.9  # one after the other they would take 2 s
+    assert [tally.in_time for tally in tallies] == [2, 1]
 
 
 def test_an_answer_in_pieces_is_one_answer(serve_http: ServeHttp) -> None:

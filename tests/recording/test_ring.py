@@ -1,0 +1,195 @@
+"""The files that a server writes: within their limit, its own alone, and private."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlserve.errors import UsageError
+from mlserve.recording import folder as folders
+from mlserve.recording.folder import is_written, prepare, require_writable, segments_in
+from mlserve.recording.reading import Recording
+from mlserve.recording.records import Kind, SampledBytes
+from mlserve.recording.ring import LEAST_BYTES, Ring
+from mlserve.recording.segment import Entries
+
+
+def ring_in(folder: Path, most: int = LEAST_BYTES) -> Ring:
+    return Ring(folder, most, began=1000.0, share=0.0, clock=lambda: 0.0)
+
+
+class Writer:
+    """Writes numbered requests of one kind to a ring, as the recorder's thread does."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self.entries = Entries()
+
+    def write(self, numbers: range, body: int = 0) -> None:
+        if self.ring.is_due:
+            self.entries.begin_file()
+            self.ring.begin()
+        for number in numbers:
+            known = self.entries.kinds.get(())
+            known = self.entries.add_kind((), Kind(code="ok")) if known is None else known
+            sample = SampledBytes(bytes(body)) if body else None
+            self.entries.add(known, float(number), 0.0, 0.1, (0.0,) * 4, number, sample)
+        self.ring.write(self.entries.take())
+
+
+def numbers_in(folder: Path) -> list[int]:
+    return [each.bytes_in for each in Recording.open([folder]).requests()]
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.size for file in segments_in(folder))
+
+
+def test_the_oldest_go_and_the_limit_holds_at_all_times(tmp_path: Path) -> None:
+    writer = Writer(ring_in(tmp_path))
+    for block in range(300):
+        writer.write(range(block * 200, block * 200 + 200))
+        assert size_of(tmp_path) <= LEAST_BYTES
+    kept = numbers_in(tmp_path)
+    assert kept == list(range(kept[0], 300 * 200))  # no gap, and the newest are there
+    assert kept[0] > 0
+    assert size_of(tmp_path) > LEAST_BYTES // 2
+
+
+def test_bodies_count_within_the_limit_too(tmp_path: Path) -> None:
+    ring = ring_in(tmp_path)
+    writer = Writer(ring)
+    for number in range(60):
+        writer.write(range(number, number + 1), body=2 * ring.sizes.body)
+        assert size_of(tmp_path) <= LEAST_BYTES
+    assert numbers_in(tmp_path)[-1] == 59
+
+
+def test_each_process_has_files_of_its_own_and_one_limit_holds_for_all(tmp_path: Path) -> None:
+    """As for two servers with one folder, and for a server that was started again."""
+    writers = [Writer(ring_in(tmp_path)) for _ in range(2)]
+    for block in range(200):
+        for number, writer in enumerate(writers):
+            first = (2 * block + number) * 100
+            writer.write(range(first, first + 100))
+        assert size_of(tmp_path) <= LEAST_BYTES
+    assert len({file.process for file in segments_in(tmp_path)}) == 2
+    kept = sorted(numbers_in(tmp_path))
+    assert kept == list(range(kept[0], 200 * 200))
+    for writer in writers:
+        writer.ring.close()
+    again = Writer(ring_in(tmp_path))
+    again.write(range(40_000, 40_100))
+    assert max(numbers_in(tmp_path)) == 40_099
+    assert len({file.process for file in segments_in(tmp_path)}) == 3
+
+
+def test_a_file_that_is_written_to_is_not_removed(tmp_path: Path) -> None:
+    idle = Writer(ring_in(tmp_path))
+    idle.write(range(10))
+    [own] = segments_in(tmp_path)
+    assert is_written(own.path)
+    busy = Writer(ring_in(tmp_path))
+    for block in range(200):
+        busy.write(range(block * 200, block * 200 + 200))
+    assert own.path.exists()
+    idle.ring.close()
+    assert not is_written(own.path)
+    for block in range(30):
+        busy.write(range(block * 200, block * 200 + 200))
+    assert not own.path.exists()
+
+
+def test_files_that_somebody_takes_away_are_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    writer = Writer(ring_in(folder))
+    writer.write(range(3))
+    [first] = segments_in(folder)
+    first.path.unlink()
+    folder.rmdir()
+    writer.write(range(3, 6))
+    assert numbers_in(folder) == [3, 4, 5]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_of_a_write_that_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(ring_in(tmp_path))
+    writer.write(range(5))
+    before = size_of(tmp_path)
+    write: Callable[..., int] = os.write
+    calls: list[int] = []
+
+    def half(descriptor: int, data: memoryview) -> int:
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[: len(data) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space"):
+            writer.write(range(5, 9))
+    assert size_of(tmp_path) == before
+    writer.entries.drop()
+    writer.ring.close()
+    writer.write(range(9, 12))
+    assert numbers_in(tmp_path) == [0, 1, 2, 3, 4, 9, 10, 11]
+
+
+def test_the_folder_and_its_files_are_private(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "records"
+    assert prepare(folder) is None
+    Writer(ring_in(folder)).write(range(1))
+    [file] = segments_in(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_a_folder_of_recordings_alone_is_closed_and_another_is_told(tmp_path: Path) -> None:
+    own, mixed = tmp_path / "own", tmp_path / "mixed"
+    for folder in (own, mixed):
+        folder.mkdir()
+        Writer(ring_in(folder)).write(range(1))
+        folder.chmod(0o755)
+    (mixed / "notes.txt").write_text("x")
+    assert prepare(own) is None
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert "other users may list" in str(prepare(mixed))
+    assert stat.S_IMODE(mixed.stat().st_mode) == 0o755
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for folder in (file, file / "below", dangling):
+        with pytest.raises(UsageError, match=r"\(--record\) cannot be written"):
+            require_writable(folder)
+        with pytest.raises(UsageError, match=r"\(--record\) cannot be written"):
+            prepare(folder)
+    require_writable(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()  # nothing is made by looking
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_another_user_is_told(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    with pytest.raises(UsageError, match="this user may not write"):
+        require_writable(closed / "records")
+
+
+def test_no_file_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "process_name", lambda: "20261127T163400Z-1-aaaa")
+    first, second = ring_in(tmp_path), ring_in(tmp_path)
+    first.begin()
+    with pytest.raises(FileExistsError):
+        second.begin()
