@@ -7,6 +7,7 @@ to.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -25,6 +26,7 @@ SUFFIX = ".mlrec"
 _NAME = re.compile(r"(?P<process>\d{8}T\d{6}Z-\d+-[0-9a-f]{4})\.(?P<number>\d{6,})\.mlrec")
 _FOLDER, _FILE = 0o700, 0o600
 _OTHERS = 0o077
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ def prepare(folder: Path) -> str | None:
     """Make the folder, for this user alone, and return what else is to be said of it.
 
     One that is there is closed to other users if it is this user's and holds nothing but
-    recordings. Raises UsageError if nothing can be written to it.
+    recordings. Raises UsageError if nothing can be written to it, but not for a disk that is full:
+    there may be room later.
     """
     try:
         folder.mkdir(mode=_FOLDER, parents=True, exist_ok=True)
@@ -76,6 +79,8 @@ def prepare(folder: Path) -> str | None:
             pass
         return _close_to_others(folder)
     except OSError as error:
+        if error.errno in _FULL:
+            return f"{folder} has no room for a recording now: {error.strerror}"
         raise _not_recordable(folder, error.strerror or str(error)) from error
 
 

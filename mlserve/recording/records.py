@@ -55,7 +55,7 @@ class SampledBytes:
     """The body of a request as it was sent, and of its answer; over gRPC the two messages.
 
     The headers are those of `CONTENT_HEADERS`. `answer` is None if there was none, or if it was too
-    long to be kept; `digest` is its SHA-256 in hex all the same, empty if there was no answer.
+    long to be kept; `digest` is its SHA-256 in hex, empty if it was not kept.
     """
 
     body: bytes

@@ -158,7 +158,6 @@ class Sample:
     headers: Mapping[str, str] = field(default_factory=dict)
     answer: bytes | None = None
     answer_headers: Mapping[str, str] = field(default_factory=dict)
-    is_answered: bool = False
     size: int = 0
 
     def keep_body(self, body: bytes | bytearray, headers: Mapping[str, str] = _NONE) -> None:
@@ -169,7 +168,6 @@ class Sample:
 
     def keep_answer(self, answer: bytes, headers: Mapping[str, str] = _NONE) -> None:
         """Keep the answer, if its body was kept and there is room for it."""
-        self.is_answered = True
         if self.body is not None and self.takes(len(answer)):
             self.answer, self.answer_headers = answer, headers
             self.size += len(answer)

@@ -163,7 +163,7 @@ class Recorder:
                 return
             except Exception as error:  # noqa: BLE001 - a bug here must not end what is recorded
                 _log.exception("a request could not be recorded")
-                self._stop(type(error).__name__, count)
+                self._stop(type(error).__name__, count or self._entries.count + 1)
                 return
             self.counts.recorded += count
             if self.problem:
