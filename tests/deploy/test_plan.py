@@ -26,6 +26,7 @@ from tests.harness.echo import EchoModel
         ({"cpus": 2.0, "threads": 4}, "--threads 4"),
         ({"grpc_port": 1, "rest_port": 1}, "--rest-port"),
         ({"grpc_socket": Path("/tmp/s")}, "--grpc-socket"),
+        ({"record": Path("/tmp/r")}, "--record"),
         ({"ladder": "int8,fp32"}, "--ladder"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,3 +295,13 @@ def _serving(options: LoadOptions = DEFAULT_LOAD_OPTIONS) -> Serving:
     path = Path("/store/m")
     model = ServedModel("echo", "m", path, options=options, expected=(1,), takes_images=True)
     return Serving((model,))
+
+
+@pytest.mark.parametrize("name", ["grpc_socket", "rest_socket", "record"])
+def test_what_would_be_inside_of_the_container_is_refused(name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    given: dict[str, Any] = {name: Path("/tmp/there")}
+    serving = replace(_serving(), settings=ServerSettings(**given))
+    with pytest.raises(UsageError, match=f"{flag} is for a server outside of containers") as told:
+        plan_of_built("image", serving)
+    assert "leave it out" in (told.value.hint or "")
