@@ -29,6 +29,7 @@ _MAGIC = b"mlrb"
 _TAG_KIND, _TAG_REQUEST, _TAG_SAMPLED = 1, 2, 3
 _KIND = struct.Struct("<BIH")
 _REQUEST = struct.Struct("<BIdffffffQ")
+_pack, _REQUEST_SIZE = _REQUEST.pack, _REQUEST.size
 _SAMPLED = struct.Struct("<HIHI32s")
 _NO_ANSWER = 2**32 - 1
 """The length of an answer that was not kept."""
@@ -149,13 +150,19 @@ class Entries:
         at: float,
         timeout: float,
         seconds: float,
-        stages: tuple[float, float, float, float],
+        queue: float,
+        decode: float,
+        run: float,
+        encode: float,
         bytes_in: int,
         sample: SampledBytes | None = None,
     ) -> None:
         """Add a request of the kind with that number."""
         tag = _TAG_REQUEST if sample is None else _TAG_SAMPLED
-        self._add(_REQUEST.pack(tag, kind, at, timeout, seconds, *stages, bytes_in))
+        self._parts.append(
+            _pack(tag, kind, at, timeout, seconds, queue, decode, run, encode, bytes_in)
+        )
+        self.size += _REQUEST_SIZE
         self.count += 1
         if sample is not None:
             self._add_bytes(sample)

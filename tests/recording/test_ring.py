@@ -38,7 +38,7 @@ class Writer:
             known = self.entries.kinds.get(())
             known = self.entries.add_kind((), Kind(code="ok")) if known is None else known
             sample = SampledBytes(bytes(body)) if body else None
-            self.entries.add(known, float(number), 0.0, 0.1, (0.0,) * 4, number, sample)
+            self.entries.add(known, float(number), 0.0, 0.1, 0.0, 0.0, 0.0, 0.0, number, sample)
         self.ring.write(self.entries.take())
 
 

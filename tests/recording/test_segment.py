@@ -32,7 +32,7 @@ def block(*requests: tuple[int, SampledBytes | None], entries: Entries | None = 
         key = (number,)
         known = entries.kinds.get(key)
         known = entries.add_kind(key, kind(number)) if known is None else known
-        entries.add(known, 2.5 + number, 0.5, 0.25, (0.01, 0.02, 0.03, 0.04), 64, sample)
+        entries.add(known, 2.5 + number, 0.5, 0.25, 0.01, 0.02, 0.03, 0.04, 64, sample)
     return entries.take()
 
 

@@ -120,7 +120,7 @@ def synthetic(folder: Path, requests: list[tuple[Kind, float, float]]) -> Path:
     entries = Entries()
     for number, (kind, at, timeout) in enumerate(requests):
         entries.add_kind((number,), kind)
-        entries.add(number, at, timeout, 0.01, (0.0, 0.001, 0.002, 0.0), 10)
+        entries.add(number, at, timeout, 0.01, 0.0, 0.001, 0.002, 0.0, 10)
     ring.write(entries.take())
     ring.close()
     return folder

@@ -21,7 +21,7 @@ from mlserve.export import no_progress
 from mlserve.launch.docker import dockerfile, engine
 from mlserve.launch.docker.engine import EngineRefused, docker, engine_info, inspect
 from mlserve.launch.docker.packages import packages_of, roots_of, write_wheels
-from mlserve.launch.docker.plan import published, server_spec
+from mlserve.launch.docker.plan import published, require_inside, server_spec
 from mlserve.launch.records import Tell
 from mlserve.options import flag_of
 from mlserve.serving import Serving
@@ -117,6 +117,7 @@ def artifact_tag(serving: Serving) -> str:
 def require_regarded(backend: Backend, serving: Serving) -> None:
     """Raise UsageError for options that this backend's container does not support."""
     if server_spec(backend, serving) is None:
+        require_inside(serving)
         versions = serving.only.versions
         if versions.serves_all or len(versions.versions) > 1:
             raise UsageError(

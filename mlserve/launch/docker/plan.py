@@ -105,12 +105,7 @@ def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
 
     Raises UsageError for a UNIX socket and a folder to write to, which would be inside it.
     """
-    for name, instead in _OUTSIDE.items():
-        if name in serving.settings.changed:
-            raise UsageError(
-                f"{flag_of(name)} is for a server outside of containers",
-                hint=f"leave it out, and {instead}",
-            )
+    require_inside(serving)
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
     settings = replace(serving.settings, **inside)
@@ -120,6 +115,16 @@ def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
         mounts={str(path): str(inside[name]) for name, path in files.items()},
         has_healthcheck=settings.tls_client_ca is None,
     )
+
+
+def require_inside(serving: Serving) -> None:
+    """Raise UsageError for a setting that makes no sense in a container."""
+    for name, instead in _OUTSIDE.items():
+        if name in serving.settings.changed:
+            raise UsageError(
+                f"{flag_of(name)} is for a server outside of containers",
+                hint=f"leave it out, and {instead}",
+            )
 
 
 def require_mountable(plan: ContainerPlan) -> None:

@@ -172,24 +172,29 @@ class Recorder:
     def _fill(self) -> int:
         """Move requests from the queue to the entries of the next block; return how many."""
         entries, queue, epoch = self._entries, self._queue, self._epoch
-        kinds, most = entries.kinds, self._ring.sizes.block
+        known, add, most = entries.kinds.get, entries.add, self._ring.sizes.block
         count = 0
         while queue and count < _AT_ONCE and entries.size < most:
             record, seconds = queue.popleft()
             count += 1
             route, times, sample = record.route, record.times, record.sample
+            # fmt: off
             key = (
-                *(route.path, route.api, route.transport, record.model, record.version),
-                *(record.signature, record.priority, record.caller.token),
-                *(record.code, record.refused),
+                route.path, route.api, route.transport, record.model, record.version,
+                record.signature, record.priority, record.caller.token, record.code,
+                record.refused,
             )
-            number = kinds.get(key)
-            entries.add(
+            # fmt: on
+            number = known(key)
+            add(
                 entries.add_kind(key, _kind_of(record)) if number is None else number,
                 record.began - epoch,
                 record.deadline,
                 seconds,
-                (times.queue, times.decode, times.run, times.encode),
+                times.queue,
+                times.decode,
+                times.run,
+                times.encode,
                 record.bytes_in,
                 None if sample is None else self._bytes_of(sample),
             )
