@@ -123,7 +123,7 @@ class Http1Connection(LoadConnection):
             self._keep(chunks[end + 2 : end + 2 + size])
             del chunks[: end + 2 + size + 2]
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: bytes | bytearray) -> None:
         """Keep a part of the answer, if somebody takes it."""
         if self._kept is not None:
             self._kept += data

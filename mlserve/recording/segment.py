@@ -262,7 +262,8 @@ class SegmentReader:
             if tag not in (_TAG_REQUEST, _TAG_SAMPLED):
                 self.damaged += 1  # a checksum is right by chance once in four thousand million
                 return
-            _, number, arrived, *times, bytes_in = _REQUEST.unpack_from(payload, at)
+            found = _REQUEST.unpack_from(payload, at)
+            _, number, arrived, timeout, seconds, queue, decode, run, encode, size_in = found
             at += _REQUEST.size
             sample = None
             if tag == _TAG_SAMPLED:
@@ -271,7 +272,8 @@ class SegmentReader:
             if kind is None:  # it was in a damaged block
                 self.lost += 1
                 continue
-            yield RecordedRequest(kind, began + arrived, *times, bytes_in, sample)
+            times = timeout, seconds, queue, decode, run, encode
+            yield RecordedRequest(kind, began + arrived, *times, size_in, sample)
 
     def _sample(self, payload: bytes, at: int) -> tuple[SampledBytes | None, int]:
         lengths = _SAMPLED.unpack_from(payload, at)
