@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlserve.cli.bench_tables import milliseconds
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlserve.replay.agreement import Agreement
     from mlserve.replay.result import ReplayResult
 
-_KINDS = ("model", "version", "api", "transport", "signature", "code", "refused")
+_KINDS = ("model", "version", "signature", "api", "transport", "code", "refused")
 _MOST_KINDS = 20
 _MOST_SHOWN = 10
 _PERCENTILES = {"p50 ms": 0.5, "p90 ms": 0.9, "p99 ms": 0.99, "max ms": 1.0}
@@ -72,15 +72,21 @@ def print_summary(recording: Recording, summary: Summary) -> None:
 
 def _print_kinds(summary: Summary) -> None:
     counts = summary.counts(*_KINDS).most_common()
-    print_table(
-        ("requests", *_KINDS),
-        [
-            [str(count), *(readable(v) or _NOTHING for v in kind)]
-            for kind, count in counts[:_MOST_KINDS]
-        ],
-    )
+    rows = [[str(count), *_described(kind)] for kind, count in counts[:_MOST_KINDS]]
+    print_table(("requests", "model", "over", "outcome"), rows)
     if len(counts) > _MOST_KINDS:
         say(f"... and {len(counts) - _MOST_KINDS} more kinds; --output json has them")
+
+
+def _described(kind: Sequence[str]) -> list[str]:
+    """Return the model, the way and the outcome of a kind of request in words."""
+    model, version, signature, api, transport, code, refused = map(readable, kind)
+    asked = (f"{model}@{version}" if version else model) or _NOTHING
+    return [
+        f"{asked} {signature}".rstrip(),
+        f"{api} {transport}".strip(),
+        f"{code} ({refused})" if refused else code,
+    ]
 
 
 def print_result(result: ReplayResult) -> None:

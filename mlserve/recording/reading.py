@@ -105,7 +105,7 @@ class Summary:
         self.last = max(self.last, arrived) if self.requests else arrived
         self.requests += 1
         self.in_time += request.is_in_time
-        self.sampled += request.sample is not None
+        self.sampled += request.is_sampled
         self.bytes_in += request.bytes_in
         self.kinds[request.kind] += 1
 

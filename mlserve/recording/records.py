@@ -72,7 +72,8 @@ class RecordedRequest:
     `arrived` is a Unix time. `timeout` is what the caller allowed, 0 if it set no deadline.
     `seconds` is how long it was in the server, until its answer was written or its caller left;
     `queue`, `decode`, `run` and `encode` are the stages that it reached. `bytes_in` is the size of
-    its body as sent. `sample` are its bytes, if they were kept.
+    its body as sent. `sample` are its bytes, if they were kept and are read; `is_sampled` says that
+    they were kept.
     """
 
     kind: Kind
@@ -85,6 +86,7 @@ class RecordedRequest:
     encode: float
     bytes_in: int
     sample: SampledBytes | None = None
+    is_sampled: bool = False
 
     @property
     def is_in_time(self) -> bool:

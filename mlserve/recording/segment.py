@@ -273,7 +273,8 @@ class SegmentReader:
                 self.lost += 1
                 continue
             times = timeout, seconds, queue, decode, run, encode
-            yield RecordedRequest(kind, began + arrived, *times, size_in, sample)
+            is_sampled = tag == _TAG_SAMPLED
+            yield RecordedRequest(kind, began + arrived, *times, size_in, sample, is_sampled)
 
     def _sample(self, payload: bytes, at: int) -> tuple[SampledBytes | None, int]:
         lengths = _SAMPLED.unpack_from(payload, at)

@@ -115,7 +115,7 @@ def test_every_kind_of_request_is_recorded_with_its_bytes_and_no_secret(
         kind = each.kind
         assert (kind.model, kind.version, kind.token, kind.code) == ("m", 1, "web", "ok")
         assert kind.priority == ("critical" if kind.api == "oip" else "default")
-        assert each.timeout == pytest.approx(7, abs=0.5)
+        assert 1 < each.timeout <= 7
         assert 0 < each.run <= each.seconds
         assert each.sample is not None
         assert len(each.sample.body) == each.bytes_in
