@@ -4,7 +4,7 @@ Two server processes of the same model, one of which records, are asked in turn 
 that the machine's moods hit both. What counts is the ratio of their CPU (user and system time of
 the whole process) in the same round, and of the median latency of their requests.
 
-    python benchmarks/recorder.py [--burn 0.001] [--bodies 0.05] [--connections 4] [--rounds 15]
+    python benchmarks/recorder.py [--burn 0.001] [--bodies 0.05] [--connections 4] [--rounds 200]
 
 Without `--burn` the model does nothing: the most that recording can cost. `--burn` is the CPU time
 of each run in seconds.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from null_request import MODEL, WARM_UP, Connection, Load, process
 from mlserve.recording.reading import Recording
 
 _READY = r"listening grpc=\S+:(\d+) rest=\S+:(\d+).*is available"
+_RESAMPLES = 2000
 PROTOCOLS = ("OIP REST, binary", "TFS REST, JSON", "TFS gRPC", "OIP gRPC")
 
 
@@ -75,7 +77,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
             pid, ports = stack.enter_context(process(base / kind, _READY, *argv, *more))
             found = null_request._own_targets(pid, *ports)  # noqa: SLF001
             targets[kind] = {target.name: target for target in found}
-        for protocol in PROTOCOLS:
+        for protocol in options.protocols:
             loads = {
                 k: TimedLoad(found[protocol], options.connections) for k, found in targets.items()
             }
@@ -89,21 +91,30 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
                 load.close()
             ratios = [each["recording"][0] / each["plain"][0] for each in rounds]
             halves = [each["recording"][1] / each["plain"][1] for each in rounds]
-            low, _, high = statistics.quantiles(ratios, n=4)
+            low, high = _interval(ratios)
             rows.append(
                 {
                     "protocol": protocol,
                     "cpu_us": statistics.median(each["plain"][0] for each in rounds) * 1e6,
                     "cpu_ratio": statistics.median(ratios),
-                    "quartiles": [low, high],
+                    "interval": [low, high],
                     "p50_ratio": statistics.median(halves),
                 }
             )
         time.sleep(1.0)  # the last quarter of a second is written
         written = sum(1 for _ in Recording.open([base / "records"]).requests())
-        asked = len(PROTOCOLS) * (options.rounds * options.count + WARM_UP)
+        asked = len(options.protocols) * (options.rounds * options.count + WARM_UP)
         print(f"{written} of {asked} requests are in the recording")
     return rows
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Return between which values the median is with 95 % (bootstrap)."""
+    chance = random.Random(0)
+    medians = sorted(
+        statistics.median(chance.choices(values, k=len(values))) for _ in range(_RESAMPLES)
+    )
+    return medians[_RESAMPLES // 40], medians[-_RESAMPLES // 40]
 
 
 def main() -> None:
@@ -112,17 +123,18 @@ def main() -> None:
     parser.add_argument("--burn", type=float, default=0.0)
     parser.add_argument("--bodies", type=float, default=0.0)
     parser.add_argument("--connections", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--count", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=200, help="in turn, the two servers")
+    parser.add_argument("--count", type=int, default=200, help="requests of a round")
+    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, metavar="NAME")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
     rows = measure(options)
     if options.output == "json":
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'':<18}{'CPU us':>8}{'recording / plain':>20}{'quartiles':>18}{'p50':>8}")
+    print(f"{'':<18}{'CPU us':>8}{'recording / plain':>20}{'95 % sure':>18}{'p50':>8}")
     for row in rows:
-        low, high = row["quartiles"]  # type: ignore[misc]
+        low, high = row["interval"]  # type: ignore[misc]
         print(
             f"{row['protocol']:<18}{row['cpu_us']:>8.0f}{row['cpu_ratio']:>20.4f}"
             f"{f'{low:.4f} to {high:.4f}':>18}{row['p50_ratio']:>8.3f}"
