@@ -162,5 +162,6 @@ def _by_model(
     for end in whole.ends:
         replayed[end.label].latencies[end.kind].add(end.ended - end.planned)
     return {
-        model: (recorded_tally(own, before), replayed[model]) for model, own in recorded.items()
+        model: (recorded_tally(own, before), replayed[model])
+        for model, own in sorted(recorded.items())
     }

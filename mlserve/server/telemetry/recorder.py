@@ -37,6 +37,7 @@ _LAST_WORDS = 2.0
 _MOST_HEADERS = 1000
 """Characters of the headers of a body that are kept."""
 
+_PREDICT = Purpose.PREDICT
 _log = logging.getLogger(__name__)
 Ended = tuple[RequestRecord, float]
 
@@ -97,7 +98,7 @@ class Recorder:
 
     def ended(self, record: RequestRecord, seconds: float) -> None:
         """Take note of a request that ended so many seconds after it arrived."""
-        if record.route.purpose is not Purpose.PREDICT:
+        if record.route.purpose is not _PREDICT:
             return
         if len(self._queue) >= MOST_WAITING:
             self.counts.busy += 1
