@@ -83,7 +83,7 @@ def replay(
             metavar="WHAT=LEAST,...",
             help="What has to hold, else the exit code is 8: labels=99% or outputs=99% of the "
             "compared answers are the same, in-time=95% of the requests are answered in time, "
-            "p99=200ms as of `mlserve bench --slo`.",
+            "p99=200ms as the service levels of `mlserve bench`.",
             show_default=False,
         ),
     ] = None,
