@@ -222,6 +222,7 @@ async def _recorded(
     record = parts.telemetry.begin(route, lambda _: None)
     parts.in_flight.take(record)
     try:
+        record.take_deadline(deadline)
         record.take_priority({REQUEST_PRIORITY: target.priority}.get)
         parts.engine.admit(deadline)
         result = await parts.engine.serve(call())

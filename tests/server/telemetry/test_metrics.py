@@ -218,7 +218,9 @@ def test_what_is_there_from_the_start(server: Any) -> None:
     assert not {name for name in names if name.endswith("_created")}
 
 
-def test_every_metric_is_in_the_document(server: Any) -> None:
+def test_every_metric_is_in_the_document(model: Any, start: Any, tmp_path: Path) -> None:
+    model.put(1)
+    server = start(f"--record={tmp_path / 'records'}")
     page = httpx.get(f"http://{server.rest}/metrics").text
     shown = set(re.findall(r"^# TYPE (mlserve_\w+) ", page, re.MULTILINE))
     document = Path(__file__).parents[3] / "docs" / "observability.md"
