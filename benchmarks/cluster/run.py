@@ -36,6 +36,7 @@ _CALLERS_EACH = 2
 _SETTLE = 3.0
 """Seconds of load before the first event and after each."""
 _BACK_WITHIN = 120.0
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,22 @@ def _kill_ingress(run: Run) -> None:
     run.repeat(lambda _: kill(run.server.child("envoy")))
 
 
+def _there(run: Run, name: str) -> psutil.Process:
+    """The process of that name, which Ray may still be starting again."""
+    began = time.monotonic()
+    while not (found := run.cluster.processes_named(name)):
+        if time.monotonic() - began > _BACK_WITHIN:
+            raise SystemExit(f"{name} has not been started again in {_BACK_WITHIN:g} s")
+        time.sleep(_LOOK)
+    return found[0]
+
+
 def _kill_controller(run: Run) -> None:
-    run.repeat(lambda _: kill(run.cluster.processes_named("ray::ServeController")[0]))
+    run.repeat(lambda _: kill(_there(run, "ray::ServeController")))
 
 
 def _kill_roster(run: Run) -> None:
-    run.repeat(lambda _: kill(run.cluster.processes_named("ray::Roster")[0]))
+    run.repeat(lambda _: kill(_there(run, "ray::Roster")))
 
 
 def _kill_node(run: Run) -> None:
