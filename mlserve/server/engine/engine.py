@@ -39,6 +39,7 @@ from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailab
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
+from mlserve.server.engine.stalls import Stalls
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
@@ -72,6 +73,7 @@ class Engine:
         self._unsettled = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expire)
+        self._stalls = Stalls()
         self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -202,6 +204,8 @@ class Engine:
         """Learn how long a caller waits that set no deadline."""
         if job.deadline.is_asked or self._is_draining:
             return
+        if has_left and self._stalls.since(job.arrived_at):
+            return  # nobody knows when it came
         now = time.monotonic()
         note = self.patience.note_left if has_left else self.patience.note_stayed
         with self._lock:
