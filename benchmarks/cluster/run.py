@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 from callers import Callers, asking
-from nodes import Cluster, cluster, kill
+from nodes import Cluster, cluster, kill, named
 
 MODEL, BACKEND = "m", "echo"
 SLEEP = 0.02
@@ -200,9 +200,15 @@ def _kill_ingress(run: Run) -> None:
 
 
 def _there(run: Run, name: str) -> psutil.Process:
-    """The process of that name, which Ray may still be starting again."""
+    """The process of that name, which Ray may still be starting again.
+
+    It is on a node of the cluster, or on the one of the server's own, which runs no replicas.
+    """
     began = time.monotonic()
-    while not (found := run.cluster.processes_named(name)):
+    own = psutil.Process(run.server.pid)
+    while not (
+        found := run.cluster.processes_named(name) or named(name, own.children(recursive=True))
+    ):
         if time.monotonic() - began > _BACK_WITHIN:
             raise SystemExit(f"{name} has not been started again in {_BACK_WITHIN:g} s")
         time.sleep(_LOOK)
