@@ -60,8 +60,8 @@ def test_what_is_found_stays_found() -> None:
 
 def test_the_ends_of_what_may_be_allowed() -> None:
     everything, nothing = RiseTest(1.0, 0.01), RiseTest(0.0, 0.01)
-    assert not any([everything.add(True) for _ in range(1000)])
-    assert not any([nothing.add(False) for _ in range(1000)])
+    assert not any(everything.add(True) for _ in range(1000))
+    assert not any(nothing.add(False) for _ in range(1000))
     assert nothing.add(True)
 
 

@@ -9,6 +9,7 @@ index in it. Nothing here raises: what goes wrong is a work's `error`.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,12 +87,17 @@ class Kept(NamedTuple):
     outputs: Tensors
 
     @property
-    def size(self) -> int:
-        """The bytes of all arrays; strings count as they are."""
+    def size(self) -> float:
+        """The bytes of all arrays; infinite if one holds anything but numbers and strings."""
         arrays = (*self.inputs.values(), *self.outputs.values())
-        return sum(
-            sum(map(len, array.flat)) if array.dtype == object else array.nbytes for array in arrays
-        )
+        return sum(map(_size_of, arrays))
+
+
+def _size_of(array: Any) -> float:
+    if array.dtype != object:
+        return float(array.nbytes)
+    is_plain = all(type(item) in (bytes, str) for item in array.flat)
+    return sum(map(len, array.flat)) if is_plain else math.inf
 
 
 class Caller(Protocol):

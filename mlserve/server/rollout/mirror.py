@@ -41,7 +41,7 @@ class Question(NamedTuple):
     request_id: str
     api: str
     kept: Kept
-    size: int
+    size: float
     came_at: float
 
 
@@ -78,7 +78,7 @@ class Mirror:
         self._tally = tally
         self._tell = tell
         self._waiting: deque[Question] = deque()
-        self._held = 0
+        self._held = 0.0
         self._changed = asyncio.Event()
         self._given_up: asyncio.Task[Arrays] | None = None
         self._task = asyncio.create_task(self._run())

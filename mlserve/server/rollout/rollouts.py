@@ -106,10 +106,10 @@ class Rollouts:
         """Ask nothing more, and end what was started for that."""
         self._is_closed = True
         self._engine.companion = None
-        for name in list(self._begun):
-            self._end(name)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        # What is still being loaded is not waited for: its process ends with the server's.
+        closing = [task for name in list(self._begun) for task in self._end(name)]
+        if closing:
+            await asyncio.wait(closing)
 
     def _of(self, job: Job[Any]) -> Iterator[ModelShadow | ModelSplit]:
         for those in (self._shadows, self._splits):
@@ -125,12 +125,11 @@ class Rollouts:
         if (rule := source.rollout.split_rule) is not None:
             self._splits[name] = ModelSplit(name, rule, *served)
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str) -> list[asyncio.Task[None]]:
+        """Let go of a model's; return the tasks that see to it."""
         del self._begun[name]
-        for those in (self._shadows, self._splits):
-            each = those.pop(name, None)
-            if each is not None:
-                self._start(each.close())
+        ended = self._shadows.pop(name, None), self._splits.pop(name, None)
+        return [self._start(each.close()) for each in ended if each is not None]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
