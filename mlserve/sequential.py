@@ -1,4 +1,4 @@
-"""A test that may be looked at after every event: do events happen more often than is allowed?
+"""A test that may be looked at after every event: whether hits are more frequent than is allowed.
 
 Looking again and again at a test of fixed size finds something sooner or later, even where there is
 nothing. This one is valid at every moment: it is a mixture of sequential probability ratios, each
