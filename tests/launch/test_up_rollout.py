@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ def versions(export: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def server(cli: Any, versions: Path) -> Iterator[dict[str, Any]]:
+def server(cli: Any, versions: Path) -> dict[str, Any]:
     """A server of version 1 whose split gives half to version 2."""
     up = cli.up("--split", "v2=50%")
     assert up.returncode == 0, up.stderr
     [server] = cli.ps()
-    yield server
+    return server
 
 
 def answer(server: dict[str, Any]) -> str:
