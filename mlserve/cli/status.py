@@ -69,9 +69,8 @@ def status(
         print_json(_as_json(seen, load, replicas, refusal) | told | address_json(client))
     else:
         _print(seen, load, replicas)
-        for each in () if rollouts is None else (*rollouts.shadows, *rollouts.splits):
-            for line in each.lines():
-                say(line)
+        for line in () if rollouts is None else rollouts.lines():
+            say(line)
         if refusal:
             say(readable(refusal))
     absent = [name for name, rows in seen.items() if not any(map(_is_served, rows))]

@@ -112,8 +112,14 @@ class Disagreement:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Disagreement:
         """Read what `asdict` wrote. Raises KeyError or TypeError."""
-        texts = (str(data[name]) for name in ("request_id", "at", "signature", "what"))
-        return cls(*texts, Side(**data["served"]), Side(**data["other"]))
+        return cls(
+            str(data["request_id"]),
+            str(data["at"]),
+            str(data["signature"]),
+            str(data["what"]),
+            Side(**data["served"]),
+            Side(**data["other"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +297,11 @@ class Rollouts:
 
     shadows: tuple[Shadow, ...] = ()
     splits: tuple[Split, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return what `mlserve status` prints of them."""
+        told = [each.lines() for each in self.shadows] + [each.lines() for each in self.splits]
+        return [line for lines in told for line in lines]
 
     def to_json(self) -> dict[str, Any]:
         """Return data for `from_json`: objects with the model's name as key."""

@@ -1,7 +1,7 @@
-"""Whether two versions gave the same answer to a request. Imported late: most servers never ask.
+"""Whether two versions gave the same answer to a request.
 
 A classifier agrees in a row if the best class is the same. Anything else agrees as exports below
-fp32 do with their reference (`mlserve.agreement`): text, whole numbers and the best of scores
+fp32 do with their reference (`mlserve.same_answers`): text, whole numbers and the best of scores
 decide, and without any of them numbers do, within a tolerance.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlserve.agreement import differing
+from mlserve.same_answers import differing
 from mlserve.server.rollout.tally import Arrays, Compared
 from mlserve.wire.rollouts import Side
 

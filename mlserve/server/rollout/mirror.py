@@ -20,6 +20,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, reason_of
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.work import Kept
+from mlserve.server.rollout.comparison import compare
 from mlserve.server.rollout.tally import Arrays, Compared, Tally
 
 _log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Mirror:
                 self._given_up = asking
                 raise deadline.exceeded("another version was asked the same")
             other = asking.result()
-            found = await run_on_daemon_thread(_compared, question.kept.outputs, other)
+            found = await run_on_daemon_thread(compare, question.kept.outputs, other)
         except Exception as error:  # noqa: BLE001 - whatever it is must cost no call anything
             why = error.message if isinstance(error, MlserveError) else reason_of(error)
             if not self._tally.error:  # the first; the rest is counted
@@ -181,12 +182,6 @@ class Mirror:
             return
         self._tally.compared(question.request_id, signature, found)
         self._tell(Result("differs" if found.what else "agrees", found))
-
-
-def _compared(served: Arrays, other: Arrays) -> Compared:
-    from mlserve.server.rollout.comparison import compare  # most servers compare nothing
-
-    return compare(served, other)
 
 
 def _note_error(asking: asyncio.Task[Arrays]) -> None:

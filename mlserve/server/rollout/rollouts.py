@@ -52,7 +52,7 @@ class Rollouts:
             for name, source in named.items():
                 if source.rollout.changed and name not in self._begun:
                     self._begin(name, source)
-            for each in (*self._shadows.values(), *self._splits.values()):
+            for each in self._all():
                 each.look()
         # The engine asks only where there is something to choose or to compare.
         has_any = self._shadows or self._splits
@@ -78,7 +78,7 @@ class Rollouts:
             if outcome is Outcome.ANSWERED:
                 for each in self._of(job):
                     each.finished(job, _question(job))
-            for one in (*self._shadows.values(), *self._splits.values()):
+            for one in self._all():
                 one.note_change()
 
     def ended(self, record: RequestRecord, seconds: float) -> None:
@@ -111,11 +111,16 @@ class Rollouts:
         if closing:
             await asyncio.wait(closing)
 
+    def _all(self) -> Iterator[ModelShadow | ModelSplit]:
+        yield from self._shadows.values()
+        yield from self._splits.values()
+
     def _of(self, job: Job[Any]) -> Iterator[ModelShadow | ModelSplit]:
-        for those in (self._shadows, self._splits):
-            each = those.get(job.loaded.model)
-            if each is not None:
-                yield each
+        model = job.loaded.model
+        if model in self._shadows:
+            yield self._shadows[model]
+        if model in self._splits:
+            yield self._splits[model]
 
     def _begin(self, name: str, source: ModelSpec) -> None:
         self._begun[name] = source
