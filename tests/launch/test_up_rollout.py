@@ -38,7 +38,7 @@ def answer(server: dict[str, Any]) -> str:
 
 
 def state(server: dict[str, Any], kind: str) -> str:
-    """Return what the server's shadow or split does; asked without a command, which takes longer."""
+    """Return what the server's shadow or split does, without a command: that takes longer."""
     told = httpx.get(f"{server['rest']}/mlserve/shadow", timeout=20).json()[kind]["m"]
     return str(told["state"])
 
