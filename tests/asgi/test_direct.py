@@ -473,6 +473,8 @@ def test_a_split_gives_calls_to_both_versions(export: Export) -> None:
     _during(serving, ask)
 
 
+@pytest.mark.alone  # the shadow gets no CPU that anything else wants
+@pytest.mark.server
 def test_a_shadow_has_a_process_of_its_own_and_ends_with_the_server(export: Export) -> None:
     _two_versions(export)
     serving = mlserve.server.mount("m", shadow="2")

@@ -72,6 +72,7 @@ def test_a_split_from_up_to_models_use(cli: Any, server: dict[str, Any]) -> None
     wait_until(lambda: state(server, "split") == "in use")
 
 
+@pytest.mark.alone  # the shadow gets no CPU that anything else wants
 def test_a_shadow_from_up_and_what_status_says(cli: Any, versions: Path) -> None:
     up = cli.up("--shadow", "2")
     assert up.returncode == 0, up.stderr

@@ -23,6 +23,8 @@ from tests.harness.echo import EchoModel
 from tests.harness.server import MODEL, EchoServer, running
 
 pytestmark = pytest.mark.server
+behind_others = pytest.mark.alone
+"""For a shadow in a process of its own, which gets no CPU that anything else wants."""
 
 ALIKE = b"a photo that says horse 0.9"
 """Versions with any label answer this one alike, if they are asked for classes."""
@@ -88,6 +90,7 @@ def mirrored(
         yield server
 
 
+@behind_others
 def test_a_shadow_is_asked_the_same_and_never_answers(mirrored: EchoServer) -> None:
     ways = [(protocol, api) for protocol in ("grpc", "rest") for api in ("tfs", "oip")]
     before = shadow_of(mirrored).mirrored.counts
@@ -113,6 +116,7 @@ def test_a_shadow_is_asked_the_same_and_never_answers(mirrored: EchoServer) -> N
     assert metric(mirrored, 'mlserve_shadow_total{model="m",result="differs"}') == 4
 
 
+@behind_others
 def test_a_disagreement_has_the_id_of_its_request(mirrored: EchoServer) -> None:
     assert post(mirrored, 77).json() == {"outputs": ["sorrel"]}
 
@@ -124,6 +128,7 @@ def test_a_disagreement_has_the_id_of_its_request(mirrored: EchoServer) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
 
 
+@behind_others
 def test_a_bad_request_is_not_for_the_shadow(mirrored: EchoServer) -> None:
     before = shadow_of(mirrored).mirrored.counts
     assert post(mirrored, 1, "bad image").status_code == 415
@@ -138,6 +143,7 @@ def children(server: EchoServer) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@behind_others
 def test_a_shadow_that_hangs_or_dies_costs_no_call(model: EchoModel, start: Any) -> None:
     model.put(1, label="sorrel")
     model.put(2, label="zebra")
@@ -160,6 +166,7 @@ def test_a_shadow_that_hangs_or_dies_costs_no_call(model: EchoModel, start: Any)
     assert server.is_available()
 
 
+@behind_others
 def test_a_shadow_that_cannot_be_loaded_is_a_line_in_the_log(model: EchoModel, start: Any) -> None:
     model.put(1, label="sorrel")
     model.put(2, fail_load="the file is half there")
