@@ -26,6 +26,7 @@ class HelpPanel(StrEnum):
     LIMITS = "Limits"
     ACCESS = "Access"
     LOGS = "Logs"
+    ROLLOUT = "A second version"
     CLUSTER = "On a cluster"
 
 

@@ -89,6 +89,11 @@ class DeployPlan:
                     f"{flag_of(name)} is for a server on the same machine as its clients",
                     hint="leave it out, and ask the ports",
                 )
+        for flag in self.settings.rollout.flags:
+            raise UsageError(
+                f"deploy does not take {flag}: each replica would compare and stop by itself",
+                hint="deploy the other version beside this one: --shadow ENDPOINT asks it",
+            )
         if self.model.options.ladder is not None:
             raise UsageError(
                 "deploy does not take --ladder: a container has the versions of one model",

@@ -152,7 +152,8 @@ class RequestRecord:
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
     it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
-    `caller` and `priority` are what admission goes by.
+    `caller` and `priority` are what admission goes by. `arm` is the version that a split gave it
+    to; None if there is no split, or if it named a version.
     """
 
     request_id: str = ""
@@ -170,6 +171,7 @@ class RequestRecord:
     rungs: tuple[RowRung, ...] = ()
     caller: Caller = UNKNOWN_CALLER
     priority: Priority = Priority.DEFAULT
+    arm: int | None = None
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
