@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from mlserve.bench.find_rate import FoundRate
 from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult, ratio
+from mlserve.bench.slo import Slo
 
 NOTHING = "-"
+_FEW = 4
+"""The most loads of which each has a sentence."""
 
 
 def findings(result: BenchResult) -> list[str]:
-    """Return the levels held, the rates found, what each load did, and what is doubtful."""
+    """Return the levels held, the rates found, what the loads did, and what is doubtful."""
     said = [*_levels(result), *(sentence(found) + "." for found in result.found)]
-    for load in dict.fromkeys(str(measured.load) for measured in result.measurements):
-        said += _of_load(load, [each for each in result.measurements if str(each.load) == load])
+    said += _loads(result)
     doubtful = sum(bool(measured.warnings) for measured in result.measurements)
     if doubtful:
         said.append(
@@ -64,52 +66,64 @@ def outcomes(measured: Measurement) -> str:
 
 
 def _levels(result: BenchResult) -> Iterator[str]:
-    """Yield which loads hold the service level, and which do not."""
-    if result.slo is None or not result.measurements:
+    """Yield which loads hold the service level, and of each target those that do not."""
+    slo = result.slo
+    if slo is None or not result.measurements:
         return
-    missed = [
-        (measured, verdict)
-        for measured in result.measurements
-        if not (verdict := result.slo.judge(measured.tally)).is_held
-    ]
+    missed = [each for each in result.measurements if not slo.judge(each.tally).is_held]
     if not missed:
-        yield f"Every load holds {result.slo}."
-    for measured, verdict in missed:
-        sure = "" if verdict.is_sure else ", which may be chance"
-        yield (
-            f"{measured.target.name} does not hold {verdict.level} at {measured.load}: "
-            f"{verdict.share:.2%} of the requests were within it{sure}."
-        )
+        yield f"Every load holds {slo}."
+    for name in dict.fromkeys(each.target.name for each in missed):
+        loads = [_missed(each, slo) for each in missed if each.target.name == name]
+        yield f"{name} does not hold {slo} at {'; '.join(loads)}."
 
 
-def _of_load(load: str, measured: list[Measurement]) -> Iterator[str]:
-    """Yield what the targets did under one load, the others beside the first."""
-    first, *others = measured
-    yield f"At {load}, {first.target.name} {_figures(first)}."
-    for each in others:
-        times = [
-            ratio(each.goodput, first.goodput),
-            ratio(each.latency(0.5), first.latency(0.5)),
-            ratio(each.latency(0.99), first.latency(0.99)),
-        ]
-        words = [
-            f"{value:.2g} times the {name}"
-            for value, name in zip(times, ("answers", "median", "p99"), strict=True)
-            if value is not None
-        ]
-        beside = f": {', '.join(words)} of {first.target.name}" if words else ""
-        yield f"At {load}, {each.target.name} {_figures(each)}{beside}."
+def _missed(measured: Measurement, slo: Slo) -> str:
+    verdict = slo.judge(measured.tally)
+    chance = "" if verdict.is_sure else ", which may be chance"
+    part = f"{verdict.share:.2%} of the requests within {verdict.level.seconds * 1000:g} ms"
+    return f"{measured.load} ({part}{chance})"
 
 
-def _figures(measured: Measurement) -> str:
-    """Return the answers in time and their latency, and what was not answered."""
-    text = f"answers {three_digits(measured.goodput)} requests a second in time"
-    median, slow = measured.latency(0.5), measured.latency(0.99)
-    if median is not None and slow is not None:
-        text += f", half of them within {milliseconds(median)} ms and 99 % within "
-        text += f"{milliseconds(slow)} ms"
-    rest = outcomes(measured)
-    return f"{text}; {rest}" if rest else text
+def _loads(result: BenchResult) -> Iterator[str]:
+    """Yield what the targets did under each load, or under the best of many."""
+    by_load: dict[str, list[Measurement]] = {}
+    for measured in result.measurements:
+        by_load.setdefault(str(measured.load), []).append(measured)
+    if len(by_load) <= _FEW:
+        for load, of_load in by_load.items():
+            yield f"At {load}: {'; '.join(_figures(each, of_load[0]) for each in of_load)}."
+            yield from _unanswered(load, of_load)
+        return
+    for target in result.targets:
+        own = [each for each in result.measurements if each.target.name == target.name]
+        best = max(own, key=lambda each: each.goodput)
+        yield f"{_figures(best, best)}, at {best.load}: more than at the other loads."
+
+
+def _figures(measured: Measurement, first: Measurement) -> str:
+    """Return the answers in time and their latency, beside those of the first target."""
+    name, goodput = measured.target.name, three_digits(measured.goodput)
+    text = f"{name} answers {goodput} requests a second in time{_beside(measured, first)}"
+    for mark, share in (("p50", 0.5), ("p99", 0.99)):
+        if (latency := measured.latency(share)) is not None:
+            text += f", {mark} {milliseconds(latency)} ms{_beside(measured, first, share)}"
+    return text
+
+
+def _beside(measured: Measurement, first: Measurement, share: float | None = None) -> str:
+    """Return a figure as a multiple of the first target's: goodput, or the latency of a share."""
+    if measured is first:
+        return ""
+    figures = [each.goodput if share is None else each.latency(share) for each in (measured, first)]
+    times = ratio(*figures)
+    return "" if times is None else f" ({times:.2g} times that)"
+
+
+def _unanswered(load: str, measured: list[Measurement]) -> Iterator[str]:
+    told = [f"{each.target.name}: {rest}" for each in measured if (rest := outcomes(each))]
+    if told:
+        yield f"Not answered at {load}: {'; '.join(told)}."
 
 
 def milliseconds(seconds: float | None) -> str:

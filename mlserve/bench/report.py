@@ -16,18 +16,21 @@ from mlserve.report import page as html
 from mlserve.report.bars import Bar, bars
 from mlserve.report.machine import how_it_was_made
 from mlserve.report.page import Markup, Section, legend, paragraph, table
-from mlserve.report.plots import MARKED, Series, Times, cumulative, series, time_text
+from mlserve.report.plots import HOW_TO_READ, MARKED, Series, Times, cumulative, series, time_text
 from mlserve.wire.headers import STAGES
 
 _MEBIBYTE = 1 << 20
 _ABOUT = (
-    "Latencies of an open loop count from the planned moment. Cores and MB are the server's, where "
+    "Latencies and CPU time are in ms; those of an open loop count from the planned moment. Missed "
+    "are requests without an answer in time. Cores and MB are the server's, where "
     "it is on the machine of the load."
 )
+_SHOWN = {name: share for name, share in OF_LOADS.items() if name != "p90"}
+"""The percentiles of the table, which has to fit the page."""
 _HEADER = (
-    *("target", "load", "requests", "in time/s", "x first", "not in time"),
-    *(f"{name} ms" for name in OF_LOADS),
-    *("cores", "CPU ms", "MB"),
+    *("target", "load", "requests", "in time/s", "x first", "missed"),
+    *_SHOWN,
+    *("cores", "CPU", "MB"),
 )
 
 
@@ -40,10 +43,10 @@ def page(result: BenchResult, command: str = "") -> str:
         header = ("target", "load", "warning")
         sections += [Section("Warnings", [table("Warnings", header, warnings)])]
     sections += _sections(result)
-    names = [readable(target.name) for target in result.targets]
     head = [*_verdict(result), html.findings(map(readable, findings(result)))]
     how = how_it_was_made(command, _facts(result))
-    return html.document(f"{' and '.join(names)}, under load", head, [*sections, how])
+    title = html.titled([target.name for target in result.targets], "server", "under load")
+    return html.document(title, head, [*sections, how])
 
 
 def _sections(result: BenchResult) -> Iterator[Section]:
@@ -51,7 +54,7 @@ def _sections(result: BenchResult) -> Iterator[Section]:
     names = [target.name for target in result.targets]
     loads = dict.fromkeys(str(measured.load) for measured in result.measurements)
     if loads:
-        parts: list[Markup] = []
+        parts = [paragraph(HOW_TO_READ, "soft")]
         for load in loads:
             of_load = [each for each in result.measurements if str(each.load) == load]
             parts += [Markup(f"<h3>{html.markup(load)}</h3>"), _latencies(of_load, names)]
@@ -89,7 +92,7 @@ def _row(measured: Measurement, result: BenchResult) -> list[str]:
         f"{measured.goodput:.1f}",
         NOTHING if times is None else f"{times:.2f}",
         str(tally.requests - tally.in_time),
-        *(_ms(tally.answers.quantile(share)) for share in OF_LOADS.values()),
+        *(_ms(tally.answers.quantile(share)) for share in _SHOWN.values()),
         NOTHING if measured.server_cores is None else f"{measured.server_cores:.2f}",
         _ms(measured.server_cpu_a_request),
         NOTHING if measured.pss is None else f"{measured.pss / _MEBIBYTE:.0f}",
@@ -118,28 +121,30 @@ def _latencies(measured: Sequence[Measurement], names: Sequence[str]) -> Markup:
 
 def _times(name: str, number: int, answers: Histogram) -> Times:
     """Return the times in the middle of each bucket, with the share of answers up to there."""
-    count, seen, points = len(answers), 0, []
+    count, seen, points = len(answers), 0, list[tuple[float, float]]()
     for low, high, of_bucket in answers.buckets():
         middle = min((low + high) / 2, answers.largest) * 1000
-        if count == 1:
-            points.append((middle, 0.5))
-        else:
-            points.append((middle, (seen + of_bucket - 1) / (count - 1)))
+        if not points and of_bucket > 1:
+            points.append((middle, 0.0))  # the line begins at the fastest
         seen += of_bucket
+        points.append((middle, (seen - 1) / (count - 1) if count > 1 else 0.5))
     marks = {mark: (answers.quantile(share) or 0.0) * 1000 for mark, share in MARKED.items()}
     return Times(readable(name), number, count, points, marks)
 
 
 def _over_loads(measured: Sequence[Measurement], names: Sequence[str]) -> Iterator[Section]:
     """Yield goodput and p99 over the rates of open loops, and over the clients of closed ones."""
-    for kind, what in ((OpenLoop, "requests/s"), (ClosedLoop, "clients")):
+    for kind, title, what in (
+        (OpenLoop, "Rates", "requests a second"),
+        (ClosedLoop, "Clients", "clients"),
+    ):
         of_kind = [each for each in measured if isinstance(each.load, kind)]
         if len({_size(each) for each in of_kind}) < 2:  # noqa: PLR2004  a line has two ends
             continue
         rate = Markup(f"<h3>Answers in time per second, over {what}</h3>")
         slow = Markup(f"<h3>The time within which 99 % are answered, over {what}</h3>")
         yield Section(
-            f"Over {what}",
+            title,
             [
                 rate,
                 series(f"Answers in time, over {what}", _series(of_kind, names, _goodput), _plain),

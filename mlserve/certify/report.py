@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from mlserve.certify.result import Certified, FilesResult, GoldenResult, Outcome, Problem, brief
-from mlserve.errors import counted, either, readable
+from mlserve.errors import counted, readable
 from mlserve.report import page as html
 from mlserve.report.machine import how_it_was_made
 from mlserve.report.page import Markup, Section, paragraph, table
@@ -18,6 +18,8 @@ _PICTURES = 20
 _SHOWN = 1000
 """The most differences that the page lists."""
 _NOTHING = "-"
+_LISTED = " " * 4
+"""What a line of one golden input or file begins with, in the words of the terminal."""
 _VERSION_HEADER = ("version", "outcome", "golden inputs", "largest", "allowed", "labels below")
 _FILES_HEADER = ("version", "asked", "refused", "same", "largest", "allowed", "near")
 _ABOUT_GOLDEN = (
@@ -36,14 +38,17 @@ _ABOUT_FILES = (
 
 def page(found: Sequence[Certified], command: str = "") -> str:
     """Return the whole report; `command` is the command line that makes it again."""
-    names = [readable(each.name) for each in found]
     rows = [_version_row(each) for each in found]
-    versions = [paragraph(_ABOUT_VERSIONS, "soft"), table("Versions", _VERSION_HEADER, rows)]
+    versions = [
+        paragraph(_ABOUT_VERSIONS, "soft"),
+        table("Versions", _VERSION_HEADER, rows, "plain"),
+    ]
     sections = [Section("Versions", versions), *_golden(found), *_files(found)]
-    facts = [(name, each.runs_on or "not asked") for name, each in zip(names, found, strict=True)]
+    facts = [(readable(each.name), each.runs_on or "not asked") for each in found]
     how = how_it_was_made(command, facts)
     head = [_verdict(found), *_findings(found)]
-    return html.document(f"{either(names, 'and')}, checked here", head, [*sections, how])
+    title = html.titled([each.name for each in found], "version", "checked here")
+    return html.document(title, head, [*sections, how])
 
 
 def _verdict(found: Sequence[Certified]) -> Markup:
@@ -60,9 +65,9 @@ def _verdict(found: Sequence[Certified]) -> Markup:
 
 
 def _findings(found: Sequence[Certified]) -> Iterator[Markup]:
-    """Yield what came of each version, in the words of the terminal."""
+    """Yield what came of each version, in the words of the terminal; tables list what differs."""
     for each in found:
-        first, *lines = each.lines()
+        first, *lines = (line for line in each.lines() if not line.startswith(_LISTED))
         yield Markup(f"<h3>{escape(first)}</h3>")
         if lines:
             yield html.findings(line.strip() for line in lines)
@@ -115,7 +120,7 @@ def _files(found: Sequence[Certified]) -> Iterator[Section]:
     parts = [paragraph(_ABOUT_FILES, "soft"), table("Your files", _FILES_HEADER, rows, "plain")]
     problems = [(each.name, problem) for each, files in asked for problem in files.problems]
     if problems:
-        pictures = {}
+        pictures: dict[str, Markup] = {}
         if asked[0][1].noun == "image":
             parts += [paragraph(why, "soft")] if (why := why_none()) else []
             worst = dict.fromkeys(problem.name for _, problem in problems)

@@ -47,20 +47,22 @@ def _images(found: ImageComparison) -> list[Markup]:
     order = sorted(range(len(found.images)), key=lambda number: _rank(found, number))
     pictures = thumbnails([found.images[number] for number in order[:_PICTURES]], _exif(found))
     start = len(_folder(found.images))
-    differing, agreeing = [], []
+    differing, agreeing = list[list[Markup]](), list[list[Markup]]()
     for number in order:
         image = found.images[number]
-        name = readable(image[start:].lstrip("/"))
+        name = readable(image[start:].lstrip("/") if start else image)
         row = [Markup(pictures.get(image, "") + escape(name)), *_cells(found, number)]
         (differing if _differs(found, number) else agreeing).append(row)
     header = ("image", *(readable(result.target.name) for result in found.targets))
     parts = [paragraph(why, "soft")] if (why := why_none()) else []
     if differing:
-        parts += [table("Images that differ", header, differing)]
+        parts += [table("Images that differ", header, differing[:_PICTURES])]
+    if more := differing[_PICTURES:]:
+        title = f"{counted(len(more), 'image')} more with a difference"
+        parts += [folded(title, table("More images that differ", header, more))]
     if agreeing:
         title = f"{counted(len(agreeing), 'image')} without a difference above the tolerance"
-        agreed = table("Images that agree", header, agreeing)
-        parts += [folded(title, agreed, is_open=not differing)]
+        parts += [folded(title, table("Images that agree", header, agreeing))]
     return parts
 
 
@@ -94,8 +96,8 @@ def _cell(reference: Row | None, row: Row, tolerance: float) -> Markup:
         is_label = reference is not None and is_label_changed(reference, row)
         words = answer if is_label else escape(readable(row.disagreement))
         answer = f'<strong class="different">{words}</strong>'
-    below = _notes(row, tolerance)
-    return Markup(answer + "".join(f"<small>{escape(each)}</small>" for each in below))
+    below = " · ".join(_notes(row, tolerance))
+    return Markup(f"{answer}<small>{escape(below)}</small>" if below else answer)
 
 
 def _notes(row: Row, tolerance: float) -> list[str]:

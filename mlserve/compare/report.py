@@ -11,13 +11,13 @@ from html import escape
 from mlserve.compare.findings import Findings, latency_sentence
 from mlserve.compare.result import Comparison, TargetResult
 from mlserve.compare.tables import MEBIBYTE, NOTHING, agreement, verdict
-from mlserve.errors import counted, either, readable
+from mlserve.errors import counted, readable
 from mlserve.percentiles import Percentiles
 from mlserve.report import page as html
 from mlserve.report.bars import Bar, bars
 from mlserve.report.machine import how_it_was_made
 from mlserve.report.page import Markup, Section, paragraph, table
-from mlserve.report.plots import Times, cumulative, time_text
+from mlserve.report.plots import FEWEST, HOW_TO_READ, Times, cumulative, time_text
 
 _ABOUT_TIMES = (
     "One request with one {what} at a time. All targets are asked in turn about each, so that all "
@@ -42,8 +42,9 @@ def document(
     head = [paragraph(verdict(found), f"verdict {kind}"), *_findings(found, said)]
     costs = [Section("Latency", _latency(found)), Section("Memory and start", _bars(found))]
     how = how_it_was_made(command, _facts(found, asked))
-    names = [readable(result.target.name) for result in found.targets]
-    return html.document(f"{either(names, 'and')}, compared", head, [*sections, *costs, how])
+    names = [result.target.name for result in found.targets]
+    title = html.titled(names, "target", "compared")
+    return html.document(title, head, [*sections, *costs, how])
 
 
 def _findings(found: Comparison, said: Sequence[Findings]) -> list[Markup]:
@@ -55,7 +56,7 @@ def _findings(found: Comparison, said: Sequence[Findings]) -> list[Markup]:
     for each in said:
         parts += [Markup(f"<h3>{escape(readable(each.target))}</h3>")]
         parts += [html.findings(each.sentences)]
-    return [*parts, paragraph(latency)]
+    return [*parts, *([paragraph(latency)] if latency else [])]
 
 
 def _latency(found: Comparison) -> list[Markup]:
@@ -69,18 +70,21 @@ def _latency(found: Comparison) -> list[Markup]:
     header = ("target", "answers", "p50", "p95", "p99", "slowest")
     rows = [_times_row(result) for result in found.targets]
     return [
-        paragraph(_ABOUT_TIMES.format(what=what), "soft"),
+        paragraph(f"{_ABOUT_TIMES.format(what=what)} {HOW_TO_READ}", "soft"),
         cumulative(timed),
         table("Percentiles of the latency", header, rows, "plain"),
     ]
 
 
 def _times_row(result: TargetResult) -> list[str]:
+    """Return the figures of a target; few answers have no percentile but their median."""
     values = result.milliseconds
+    name, count, texts = readable(result.target.name), str(len(values)), [NOTHING] * 4
     times = Percentiles.from_values(values)
-    shown = [] if times is None else [times.p50, times.p95, times.p99, max(values)]
-    texts = [time_text(value) for value in shown] or [NOTHING] * 4
-    return [readable(result.target.name), str(len(values)), *texts]
+    if times is not None:
+        tail = [NOTHING] * 2 if len(values) < FEWEST else map(time_text, (times.p95, times.p99))
+        texts = [time_text(times.p50), *tail, time_text(max(values))]
+    return [name, count, *texts]
 
 
 def _bars(found: Comparison) -> list[Markup]:

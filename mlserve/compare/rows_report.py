@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mlserve.compare.findings import Findings, said_of
 from mlserve.compare.manifests import SCORES
@@ -11,7 +11,7 @@ from mlserve.compare.report import document
 from mlserve.compare.rows_result import RowProblem, TableComparison, TableResult
 from mlserve.compare.tables import short
 from mlserve.errors import counted, first_of, readable
-from mlserve.report.page import Section, paragraph, table
+from mlserve.report.page import Markup, Section, paragraph, table
 
 DIFFERENCE_HEADER = ("target", "output", "rows that differ", "largest", "mean")
 PROBLEM_HEADER = ("target", "row", "what differs")
@@ -37,7 +37,7 @@ def page(found: TableComparison, command: str = "") -> str:
     sections = [Section("Outputs", outputs)]
     if found.problems:
         shown = worst(found, _SHOWN, of_one_output=_SHOWN)
-        rows = [table("Rows that differ", PROBLEM_HEADER, problem_rows(shown))]
+        rows = [_rows_that_differ(found, shown)]
         if (more := len(found.problems) - len(shown)) > 0:
             rows += [paragraph(f"And {more} more; --output json lists them all.", "soft")]
         sections = [Section("Rows", rows), *sections]
@@ -95,6 +95,19 @@ def _agreeing(result: TableResult, names: list[str]) -> Iterator[str]:
         listed = first_of([f"`{readable(name)}`" for name in names], _NAMED)
         verb = "agrees" if len(names) == 1 else "agree"
         yield f"{listed} {verb} in every answer{f' within {far:.2g}' if far else ', exactly'}."
+
+
+def _rows_that_differ(found: TableComparison, shown: Sequence[RowProblem]) -> Markup:
+    """Return a row for each problem, without the target where there is only one that can differ."""
+    target, *header = PROBLEM_HEADER
+    rows = [[where, what] for _, where, what in problem_rows(shown)]
+    if len(found.targets) > 2:  # noqa: PLR2004  the reference, and another one
+        header.insert(1, target)
+        rows = [
+            [where, problem.target, what]
+            for (where, what), problem in zip(rows, shown, strict=True)
+        ]
+    return table("Rows that differ", header, rows)
 
 
 def difference_rows(found: TableComparison) -> list[list[str]]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from mlserve.errors import counted, either, readable
+
 COLOURS = 6
 """The colours of targets, which repeat after that: `style.css` has them as `k0`, `k1`, ..."""
 _STYLE = Path(__file__).with_name("style.css")
 _TYPED = re.compile(r"`([^`\n]+)`")
+_LONGEST_TITLE = 60
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the browser may load for the page: nothing but what is in it."""
 
@@ -138,10 +141,9 @@ def command(line: str) -> Markup:
     return Markup(f"<pre><code>{escape(line)}</code></pre>")
 
 
-def folded(title: str, body: str, *, is_open: bool = False) -> Markup:
-    """Return what is shown once its title is chosen."""
-    state = " open" if is_open else ""
-    return Markup(f"<details{state}><summary>{escape(title)}</summary>\n{body}\n</details>")
+def folded(title: str, body: str) -> Markup:
+    """Return what is shown once its title is chosen, and on paper."""
+    return Markup(f"<details><summary>{escape(title)}</summary>\n{body}\n</details>")
 
 
 def colour(number: int) -> str:
@@ -156,3 +158,11 @@ def legend(names: Iterable[tuple[int, str]], key: str = "key") -> Markup:
         for number, name in names
     )
     return Markup(f'<ul class="legend">\n{items}\n</ul>')
+
+
+def titled(names: Sequence[str], noun: str, what: str) -> str:
+    """Return the title of a page on these: `a and b, compared`, or how many there are."""
+    listed = either([readable(name) for name in names], "and")
+    if len(listed) > _LONGEST_TITLE:
+        listed = counted(len(names), noun)
+    return f"{listed}, {what}"

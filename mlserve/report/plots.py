@@ -23,6 +23,11 @@ from mlserve.report.svg import (
     tail,
 )
 
+HOW_TO_READ = (
+    "Across: the time of an answer. Up: the share of the answers that took no longer, on a scale "
+    "that widens towards the slowest, so that p95 and p99 can be told apart."
+)
+"""How the plot of times is read."""
 FEWEST = 20
 """Answers from which on their times are a line with percentiles; fewer are a dot each."""
 MARKED = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -30,6 +35,7 @@ MARKED = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _ROWS = {"fastest": 0.0, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "slowest": 1.0}
 _MANY = 1000
 _ROWS_OF_MANY = {**_ROWS, "p99.9": 0.999}
+_ROWS_OF_FEW = {"fastest": 0.0, "p50": 0.5, "slowest": 1.0}
 _TOP, _TOP_OF_MANY = 0.995, 0.9995
 """The share at the top of the plot, where the slowest answer is: on this scale 1 is nowhere."""
 _SPREAD = 10.0
@@ -82,25 +88,20 @@ def cumulative(times: Sequence[Times]) -> Markup:
 
 
 def _about(times: Sequence[Times]) -> str:
-    """Return how the plot is read."""
-    said = (
-        "Across: the time of an answer. Up: the share of the answers that took no longer, on a "
-        "scale that widens towards the slowest, so that p95 and p99 can be told apart."
-    )
-    few = [each for each in times if each.is_few]
-    if few:
+    """Return what is to be known of this plot besides HOW_TO_READ."""
+    said = ""
+    if any(each.is_few for each in times):
         said += f" Of fewer than {FEWEST} answers each one is a dot, and no percentile is marked."
     if any(not each.is_few and each.count < 100 for each in times):  # noqa: PLR2004  1 of p99
         said += " Of fewer than 100 answers, p99 is next to the slowest one."
     if time_axis(times, Frame("", 760)).is_logarithmic:
         said += " Times are on a logarithmic scale."
-    return said
+    return said.strip()
 
 
 def _draw_times(times: Sequence[Times], frame: Frame) -> Iterator[str]:
-    is_many = max(each.count for each in times) >= _MANY
-    up = frame.up(0.0, _TOP_OF_MANY if is_many else _TOP, tail)
-    for name, share in (_ROWS_OF_MANY if is_many else _ROWS).items():
+    up, rows = _shares(times, frame)
+    for name, share in rows.items():
         yield frame.horizontal(up.place(share), name)
     across = time_axis(times, frame)
     yield from frame.ticks_below(across, time_text)
@@ -116,6 +117,15 @@ def _draw_times(times: Sequence[Times], frame: Frame) -> Iterator[str]:
         yield from _marks(name, up.place(share), times, across, frame)
 
 
+def _shares(times: Sequence[Times], frame: Frame) -> tuple[Axis, Mapping[str, float]]:
+    """Return the axis of shares, and those that have a line: p99.9 only of many answers."""
+    if all(each.is_few for each in times):
+        return frame.up(0.0, 1.0), _ROWS_OF_FEW
+    if max(each.count for each in times) >= _MANY:
+        return frame.up(0.0, _TOP_OF_MANY, tail), _ROWS_OF_MANY
+    return frame.up(0.0, _TOP, tail), _ROWS
+
+
 def _marks(
     name: str, y: float, times: Sequence[Times], across: Axis, frame: Frame
 ) -> Iterator[str]:
@@ -125,7 +135,7 @@ def _marks(
     for x, each in sorted(marked, key=lambda pair: pair[0]):
         text = time_text(each.marks[name])
         yield dot(x, y, f"{each.name}: {name} {text}", colour(each.number), 4.5)
-        yield row.beside(x, y - 5, text, colour(each.number))
+        yield row.beside(x, y, text, colour(each.number))
 
 
 def time_axis(times: Sequence[Times], frame: Frame) -> Axis:

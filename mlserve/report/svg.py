@@ -148,29 +148,34 @@ def dot(x: float, y: float, title: str, colour: str, radius: float = 4.0) -> str
 
 @dataclass(slots=True)
 class TextRow:
-    """One line of a plot, between two pixels: where texts stand beside the `dots` that lie on it.
+    """Texts beside the `dots` that lie on one line of a plot, between two pixels.
 
-    A text that finds no place is left out.
+    A curve rises from the left to the right, so a text lies off it to the right and below a dot, or
+    to the left and above. One that would touch another text or dot is left out.
     """
 
     low: float
     high: float
     dots: Sequence[float] = ()
-    _texts: list[tuple[float, float]] = field(default_factory=list)
+    _right: list[tuple[float, float]] = field(default_factory=list)
+    _left: list[tuple[float, float]] = field(default_factory=list)
 
     def beside(self, x: float, y: float, text: str, colour: str) -> str:
-        """Return a text to the right of a dot, else to its left, else nothing."""
-        wide = text_width(text)
-        for start, at, anchor in ((x + 8, x + 8, "start"), (x - 8 - wide, x - 8, "end")):
-            if self._is_free(start, start + wide):
-                self._texts.append((start - _APART, start + wide + _APART))
-                return label(at, y, text, anchor, f"value {colour}")
+        """Return a text beside a dot: to its left, of the last dot to its right; else nothing."""
+        wide, kind = text_width(text), f"value {colour}"
+        right = self._right, x + 8, x + 8 + wide, label(x + 8, y + 14, text, "start", kind)
+        left = self._left, x - 8 - wide, x - 8, label(x - 8, y - 5, text, "end", kind)
+        is_last = x >= max(self.dots, default=x)
+        for taken, start, end, shown in (right, left) if is_last else (left, right):
+            if self._is_free(taken, start, end):
+                taken.append((start - _APART, end + _APART))
+                return shown
         return ""
 
-    def _is_free(self, start: float, end: float) -> bool:
-        taken = [*self._texts, *((x - _APART, x + _APART) for x in self.dots)]
+    def _is_free(self, taken: list[tuple[float, float]], start: float, end: float) -> bool:
+        others = [*taken, *((x - _APART, x + _APART) for x in self.dots)]
         is_inside = self.low <= start and end <= self.high
-        return is_inside and all(end <= low or high <= start for low, high in taken)
+        return is_inside and all(end <= low or high <= start for low, high in others)
 
 
 def text_width(text: str) -> float:

@@ -47,7 +47,7 @@ def test_two_targets_are_measured_in_turn(
     assert page.count("<svg") == 2 * 5  # three loads, and two figures over the clients
     assert not re.search(r"src=|href=\"[^#]|https?://(?!127\.0\.0\.1)|@import|url\(", page)
     assert "<li>Every load holds p50=20000ms.</li>" in page
-    assert "At 1 client, " in page
+    assert "<li>At 1 client: " in page
     assert "mlserve bench " in page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,13 @@ from mlserve.compare.row_values import OutputDifference
 from mlserve.compare.rows_result import TableComparison, TableResult
 from mlserve.compare.targets import ComparedTarget
 from mlserve.rows.table import Place
+from mlserve.served_model import ServedModel
 from mlserve.testing.images import noise, saved
+from tests.harness.echo import manifest, put_version
 
 LONG = "onnxruntime/a-model-with-a-very-long-name-that-somebody-chose-in-a-hurry@20261127"
 COMMAND = "mlserve compare tfserving@1 onnxruntime@2 photos/ --runs 3 --report report.html"
-_LABELS = ("sorrel", "zebra", "an-unusually-long-label-of-a-class-without-any-space-in-it", "ox")
+_LABELS = ("ox", "zebra", "an-unusually-long-label-of-a-class-without-any-space-in-it", "cat")
 
 
 def photos(folder: Path, count: int = 24) -> list[str]:
@@ -64,10 +67,27 @@ def _rows(images: list[str], chance: random.Random, about: float, runs: int = 3)
     return rows
 
 
-def _result(name: str, rows: list[Row], megabytes: float | None, ready: float | None) -> Any:
-    endpoint = None if megabytes else name
+def _target(name: str, folder: Path, **pipeline: Any) -> ComparedTarget:
+    """An exported model with that name, whose pipeline has these changes; its files are real."""
+    plain = manifest("efficientnet_lite0")
+    assert plain.pipeline is not None
+    changed = replace(plain, pipeline=replace(plain.pipeline, **{"scale": 1 / 255, **pipeline}))
+    base = Path(tempfile.mkdtemp(dir=folder))
+    put_version(base / "1", manifest=changed)
+    served = ServedModel("echo", "efficientnet_lite0", base, expected=(1,))
+    return ComparedTarget(name, "efficientnet_lite0", served)
+
+
+def _result(
+    name: str, rows: list[Row], megabytes: float | None, ready: float | None, **pipeline: Any
+) -> ImagesResult:
+    """A target of `rows`: an exported model, or an endpoint if nothing is known of its memory."""
+    if megabytes is None:
+        target = ComparedTarget(name, "efficientnet_lite0", endpoint=name)
+    else:
+        target = _target(name, Path(rows[0].image).parents[1], **pipeline)
     return ImagesResult(
-        target=ComparedTarget(name, "efficientnet_lite0", endpoint=endpoint),
+        target=target,
         runs_on=f"{name.partition('@')[0]} 1.32.0; fp32; CPU",
         rows=rows,
         rss=None if megabytes is None else int(megabytes * 2**20),
@@ -112,7 +132,8 @@ def differing(images: list[str]) -> str:
         rows[number].disagreement = f"{rows[number].label!r}, the reference 'sorrel'"
     rows[2].stages = _stages(math.inf, math.inf, 0.4)
     first = _result("tfserving@1", _rows(images, chance, 21.0), 912, 6.2)
-    return _images(images, first, _result("onnxruntime@2", rows, 214, 0.8))
+    other = _result("onnxruntime@2", rows, 214, 0.8, scale=2 / 255, offset=-1.0)
+    return _images(images, first, other)
 
 
 def failing(images: list[str]) -> str:

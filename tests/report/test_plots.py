@@ -88,6 +88,7 @@ def test_twenty_answers_are_a_line_with_its_percentiles_and_fewer_are_dots() -> 
         assert {"fastest", "p50", "p95", "p99", "slowest"} <= set(texts)
         assert {"19.5 ms", "28.1 ms", "28.8 ms"} <= set(texts)  # as numpy.percentile has them
     assert "fewer than 20 answers each one is a dot" in plot
+    assert "p95" not in cumulative([_times(few)])
     assert "fewer than 100 answers, p99 is next to the slowest" in plot
 
 
@@ -109,9 +110,10 @@ def test_marks_at_the_same_time_are_written_once() -> None:
     for drawn in _drawn(cumulative([_times(values, n) for n in range(5)])):
         at = [float(text.get("y") or 0) for text in drawn.findall("text[@class]")]
         assert 3 <= len(at) <= 6  # to the right and to the left of the dots
-    row = TextRow(0, 100, [50])
-    assert row.beside(50, 0, "12 ms", "k0").startswith('<text x="58"')
-    assert row.beside(52, 0, "13 ms", "k1") == ""
+    row = TextRow(0, 130, [50, 70])
+    assert row.beside(50, 20, "12 ms", "k0").startswith('<text x="42" y="15" text-anchor="end"')
+    assert row.beside(70, 20, "13 ms", "k1").startswith('<text x="78" y="34" text-anchor="start"')
+    assert row.beside(70, 20, "14 ms", "k2") == ""
 
 
 def test_labels_of_an_axis_are_apart_in_both_widths() -> None:
