@@ -66,14 +66,16 @@ def _images(found: ImageComparison) -> list[Markup]:
     return parts
 
 
-def _rank(found: ImageComparison, number: int) -> tuple[int, float]:
+def _rank(found: ImageComparison, number: int) -> tuple[int, float, float]:
     """Return what orders images: changed labels first, then failures, then how far they are."""
     reference, *others = (result.rows[number] for result in found.targets)
     if any(is_label_changed(reference, row) for row in others):
         kind = 0
     else:
         kind = 1 if any(row.disagreement for row in (reference, *others)) else 2
-    return kind, -max((badness(row) for row in others), default=0.0)
+    furthest = max((badness(row) for row in others), default=0.0)
+    scores = max((row.score_difference or 0.0 for row in others), default=0.0)
+    return kind, -furthest, -scores
 
 
 def _differs(found: ImageComparison, number: int) -> bool:

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlserve.report.page import Markup, Section, document
 from tests.report.browser import Layout, chromium, layouts, screenshot
 from tests.report.samples import SAMPLES, photos
 
 WIDTHS = (420, 700, 1280)
 PAPER = {"light": (255, 255, 255), "dark": (13, 17, 23)}
+WIDE = '<div style="width:584px">wide</div>'
 FIRST, SECOND = (9, 105, 218), (188, 76, 0)
 """The colours of the first two targets on white."""
 
@@ -66,14 +68,13 @@ def _drawn(layout: Layout) -> tuple[int, int, int]:
     return tuple(layout.found[key] for key in ("drawings", "dots", "pictures"))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("theme", PAPER)
-@pytest.mark.parametrize("width", [420, 1280])
+@pytest.mark.parametrize(("width", "theme"), [(420, "light"), (1280, "dark")])
 def test_the_pictures_show_the_colours_of_what_is_compared(
     pages: dict[str, str], pictures: Path, width: int, theme: str
 ) -> None:
     found = layouts(pages, width)
     for name, page in pages.items():
-        if name not in ("differing", "bench") and "MLSERVE_TEST_PICTURES" not in os.environ:
+        if name != "differing" and "MLSERVE_TEST_PICTURES" not in os.environ:
             continue
         path = pictures / f"{name}-{width}-{theme}.png"
         screenshot(page, path, width, found[name].height, is_dark=theme == "dark")
@@ -85,3 +86,21 @@ def test_the_pictures_show_the_colours_of_what_is_compared(
         if theme == "light" and name != "nothing":
             assert counts[FIRST] > 100, name
             assert counts[SECOND] > 100, name
+
+
+def test_what_is_measured_finds_what_is_wrong() -> None:
+    """A page with one of each fault."""
+    texts = '<text x="10" y="20">one</text><text x="20" y="22">two</text>'
+    drawn = (
+        f'<svg aria-label="A plot" viewBox="0 0 100 40">{texts}<text x="90" y="9">out</text></svg>'
+    )
+    page = document("A page", [], [Section("A plot", [Markup(drawn), Markup(WIDE)])])
+
+    found = layouts({"page": page}, 420)["page"]
+
+    assert [problem.partition(" text")[0] for problem in found.problems] == [
+        "outside the page: DIV wide",
+        'A plot: "out" is outside the drawing',
+        'A plot: "one" lies on "two"',
+    ]
+    assert found.width == 600
