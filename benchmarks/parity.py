@@ -54,6 +54,35 @@ what the two servers answer.
 `make parity` makes the images (`benchmarks/parity_images.py`), exports, compares with `mlserve
 compare`, and writes this page; a test does the same and holds the two against each other.
 
+## The report
+
+`mlserve compare ... --report report.html` writes one HTML file that loads nothing from elsewhere.
+It is readable from 420 pixels on, in light and dark, on paper, and with the keyboard.
+
+![A report: the verdict, the findings, a row for each image](images/report.png)
+
+It begins with what was found, in sentences, such as "Decoding agrees everywhere; the first
+difference is in `resized`, in 12 of 12 images, by up to 1: onnxruntime@1 scales to 0..1,
+onnxruntime@2 to -1..1." What stands before the colon was measured; what follows it stands in the
+manifests of both exports. Where they say nothing different, the sentence says that: no cause is
+guessed. What the manifests say differently of a stage is told too if no image shows it, as an EXIF
+rule matters only to photos that are turned.
+
+- **Images**: a row for each, changed labels first, then failures, then the largest difference; and
+  the first stage that differs. The worst 20 have a thumbnail, as the first export decodes it, or a
+  box that says `damaged`. Images without a difference above the tolerance are folded.
+- **Stages**: the largest difference in each, and the score difference of each image.
+- **Latency**: the share of the answers within a time, with p50, p95 and p99 marked. The scale
+  widens towards the slowest answers. Fewer than 20 answers are a dot each. Times are on a
+  logarithmic axis where the slowest took over ten times as long as the fastest.
+- **Memory and start**: resident memory, and the time from the start of the process to the first
+  answer, as bars.
+- **How it was made**: each target, the machine, the versions, and the command that makes the report
+  again, with what came from `mlserve.toml` and the environment.
+
+Thumbnails need the extra `images`. For tables, the rows that differ and the outputs take the place
+of images and stages. [`bench`](bench.md) and [`certify`](certificate.md) have `--report` too.
+
 ## Other CPUs
 
 {isa}

@@ -21,20 +21,18 @@ from mlserve.certificate.verdict import (
     LABEL,
     SCORES,
     answer_of,
-    difference,
     is_ranking,
     margin_of,
 )
 from mlserve.errors import ExportError, MlserveError, first_of, readable
 from mlserve.golden_inputs import reference_steps, tolerance_of
 from mlserve.precision import GOLDEN_ORIGIN, MIN_AGREEMENT, Precision
+from mlserve.same_answers import differing, label_of
 from mlserve.sample_rows import RowInput
 from mlserve.sources import Classifier, Model, ModelRequest, Progress, Reference, TensorModel
 from mlserve.tensors import Signature
 
 _LISTED = 5
-_DISTRIBUTIONS = (SCORES, "probabilities")
-"""Outputs whose best class is the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,60 +176,14 @@ class _Tally:
             self.worst.append(Disagreement(question.name, problem, margin or 0.0))
         if question.right is not None:
             self.labelled += 1
-            self.reference_right += _label(question.expected) == question.right
-            self.artifact_right += _label(question.found) == question.right
+            self.reference_right += label_of(question.expected) == question.right
+            self.artifact_right += label_of(question.found) == question.right
 
     @property
     def accuracy(self) -> Accuracy | None:
         if not self.labelled:
             return None
         return Accuracy(self.labelled, self.reference_right, self.artifact_right)
-
-
-def _label(answer: Arrays) -> str:
-    text: bytes = answer[LABEL][0]
-    return text.decode()
-
-
-def differing(expected: Arrays, found: Arrays, tolerance: float) -> str:
-    """Say what differs in an answer; empty if it agrees.
-
-    Labels, whole numbers and the best class of scores decide; without any of them, numbers do,
-    which may differ by `tolerance`, as `Certificate.tolerance` counts it.
-    """
-    missing = expected.keys() - found.keys()
-    if missing:
-        return f"there is no output {sorted(missing)[0]}"
-    if LABEL in expected and SCORES in expected:  # one class may have the label of another
-        return _of_classes(expected, found)
-    exact = [name for name, array in expected.items() if array.dtype.kind not in "fc"]
-    best = [name for name in expected if name in _DISTRIBUTIONS and expected[name].ndim > 1]
-    for name in exact:
-        if not np.array_equal(expected[name], found[name]):
-            return f"{name} is {_shown(found[name])}, not {_shown(expected[name])}"
-    for name in best:
-        if not np.array_equal(expected[name].argmax(axis=-1), found[name].argmax(axis=-1)):
-            return f"the best of {name} is another"
-    if exact or best:
-        return ""
-    far = {name: difference(array, found[name]) for name, array in expected.items()}
-    name = max(far, key=lambda each: far[each])
-    return f"{name} differs by {far[name]:.2g}" if far[name] > tolerance else ""
-
-
-def _of_classes(expected: Arrays, found: Arrays) -> str:
-    one, other = (int(answer[SCORES][0].argmax()) for answer in (expected, found))
-    if one == other:
-        return ""
-    ours, theirs = _label(found), _label(expected)
-    numbers = "" if ours != theirs else f" (class {other}, not {one})"
-    score = float(expected[SCORES][0, one])
-    return f"{ours!r}, not {theirs!r} with a score of {score:.3f}{numbers}"
-
-
-def _shown(array: Any) -> str:
-    value = array.flat[0] if array.size == 1 else array
-    return repr(value.decode(errors="replace")) if isinstance(value, bytes) else str(value)
 
 
 def _golden(manifest: Manifest, artifact: Artifact) -> Iterator[_Question]:

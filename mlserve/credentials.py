@@ -19,9 +19,12 @@ TOKEN_VARIABLE = "MLSERVE_TOKEN"  # noqa: S105  the name of a variable
 """The variable that clients read their token from; servers never receive it."""
 
 
-def read_token(path: Path) -> bytes:
-    """Read the token that a client sends: the first one of the file. Raises UsageError."""
-    return _read_tokens(path)[0].secret
+def read_token(path: Path, name: str = "token_file") -> bytes:
+    """Read the token that a client sends: the first one of the file, which setting `name` names.
+
+    Raises UsageError.
+    """
+    return _read_tokens(path, name)[0].secret
 
 
 def tokens_of(settings: ServerSettings) -> tuple[Token, ...]:
@@ -37,8 +40,8 @@ def tokens_of(settings: ServerSettings) -> tuple[Token, ...]:
     return tokens
 
 
-def _read_tokens(path: Path) -> tuple[Token, ...]:
-    return tokens_in(read_file("token_file", path), f"{path} ({flag_of('token_file')})")
+def _read_tokens(path: Path, name: str = "token_file") -> tuple[Token, ...]:
+    return tokens_in(read_file(name, path), f"{path} ({flag_of(name)})")
 
 
 def _require_named(settings: ServerSettings, path: Path, names: list[str]) -> None:
@@ -76,6 +79,8 @@ def check_files(settings: ServerSettings) -> None:
     `mlserve up` calls this before it starts a server, so that the error reaches the terminal.
     """
     tokens_of(settings)
+    if settings.shadow_token_file is not None:
+        read_token(settings.shadow_token_file, "shadow_token_file")
     if settings.speaks_tls:
         tls_context(settings)
     if settings.require_signature is not None:

@@ -109,13 +109,15 @@ def _configured(config: ServerConfig, model: ModelConfig) -> ServedModel:
             keys = (SERVERS, config.name, MODELS, model.name)
             error.message = f"{read_document(config.source).place(keys)}: {error.message}"
         raise
-    return replace(chosen, model=model.name, options=options)
+    return replace(chosen, model=model.name, options=options, rollout=model.rollout)
 
 
 def by_number(model: ServedModel) -> ServedModel:
     """Return the model with its pinned version named, for a server that reads no pins."""
     pin = read_pin(model.base_path) if model.versions.follows_latest else None
-    return model if pin is None else replace(model, versions=VersionPolicy((pin,)))
+    return (
+        model if pin is None else replace(model, versions=replace(model.versions, versions=(pin,)))
+    )
 
 
 def require_whole(model: ServedModel) -> None:
@@ -212,7 +214,8 @@ def _expected(base: Path, versions: VersionPolicy) -> tuple[int, ...]:
     Raises NotFound if one of them does not exist.
     """
     present = _present(base)
-    missing = sorted(set(versions.versions) - set(present))
+    named = {*versions.versions, *([] if versions.aside is None else [versions.aside])}
+    missing = sorted(named - set(present))
     if missing:
         raise NotFound(
             f"{base.name} has no version {missing[0]} (there: {', '.join(map(str, present))})",

@@ -27,6 +27,7 @@ class HelpPanel(StrEnum):
     ACCESS = "Access"
     LOGS = "Logs"
     RECORDING = "Recording"
+    ROLLOUT = "A second version"
     CLUSTER = "On a cluster"
 
 

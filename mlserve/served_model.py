@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
+from mlserve.rollout import NO_ROLLOUT, RolloutOptions
 from mlserve.store import LATEST_VERSION, VersionPolicy
 
 
@@ -14,7 +15,8 @@ from mlserve.store import LATEST_VERSION, VersionPolicy
 class ServedModel:
     """A model to serve, and how it is loaded. Two are equal if they ask for the same.
 
-    The version folders are in `base_path`. The rest is derived when the model is chosen, and
+    The version folders are in `base_path`. `rollout` says what a second version is for, which
+    `versions` have aside. The rest is derived when the model is chosen, and
     ignored in comparisons: `expected` are the versions that must answer before the server is ready,
     and the model `takes_images` if mlserve exported all of them as image classifiers.
     """
@@ -24,6 +26,7 @@ class ServedModel:
     base_path: Path
     versions: VersionPolicy = LATEST_VERSION
     options: LoadOptions = DEFAULT_LOAD_OPTIONS
+    rollout: RolloutOptions = NO_ROLLOUT
     expected: tuple[int, ...] = field(default=(), compare=False)
     has_random_weights: bool = field(default=False, compare=False)
     takes_images: bool = field(default=False, compare=False)
@@ -37,6 +40,7 @@ class ServedModel:
             "versions": list(self.versions.versions),
             "all_versions": self.versions.serves_all,
             **self.options.to_json(),
+            **self.rollout.to_json(),
             "expected": list(self.expected),
             "has_random_weights": self.has_random_weights,
             "takes_images": self.takes_images,
@@ -48,14 +52,18 @@ class ServedModel:
 
         Raises KeyError, TypeError, ValueError, or UsageError for data of another shape.
         """
+        rollout = RolloutOptions.from_json(data)
         return cls(
             backend=data["backend"],
             model=data["model"],
             base_path=Path(data["base_path"]),
             versions=VersionPolicy(
-                tuple(map(int, data["versions"])), bool(data.get("all_versions", False))
+                tuple(map(int, data["versions"])),
+                bool(data.get("all_versions", False)),
+                aside=rollout.aside,
             ),
             options=LoadOptions.from_json(data),
+            rollout=rollout,
             expected=tuple(map(int, data.get("expected", ()))),
             has_random_weights=bool(data["has_random_weights"]),
             takes_images=bool(data.get("takes_images", False)),

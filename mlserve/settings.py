@@ -18,6 +18,7 @@ from mlserve.errors import UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 from mlserve.options import HelpPanel, Options, flag_of, option
 from mlserve.paths import expanded
+from mlserve.rollout import SHADOW, SHADOW_TOKEN_FILE, SPLIT, RolloutOptions
 from mlserve.tokens import shares_in
 
 
@@ -310,6 +311,9 @@ class ServerSettings(Options):
             least=2**20,
         ),
     )
+    shadow: str | None = field(default=None, metadata=SHADOW)
+    shadow_token_file: Path | None = field(default=None, metadata=SHADOW_TOKEN_FILE)
+    split: str | None = field(default=None, metadata=SPLIT)
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -321,6 +325,7 @@ class ServerSettings(Options):
                 f"{self.record_bodies:g}",
                 hint="give for example 0.05, for one request of twenty",
             )
+        _ = self.rollout  # raises UsageError
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(
@@ -379,6 +384,11 @@ class ServerSettings(Options):
     def shares(self) -> dict[str, float]:
         """Return the most that tokens may use of the server's time, above 0 to 1, by their name."""
         return {} if self.max_share is None else shares_in(self.max_share)
+
+    @property
+    def rollout(self) -> RolloutOptions:
+        """Return what is said of a second version of the server's only model."""
+        return RolloutOptions(self.shadow, self.shadow_token_file, self.split)
 
     @property
     def image_limits(self) -> ImageLimits:

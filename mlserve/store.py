@@ -158,12 +158,14 @@ class VersionPolicy:
     """Which versions to serve: the given ones, all, or (neither) the `latest` ones.
 
     The latest and all are followed as version folders come and go. The pin of a model's folder
-    takes the place of the latest: see `at`.
+    takes the place of the latest: see `at`. The version `aside` is for something else, and is
+    served so only if there is no other.
     """
 
     versions: tuple[int, ...] = ()
     serves_all: bool = False
     latest: int = 1
+    aside: int | None = None
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> VersionPolicy:
@@ -197,10 +199,14 @@ class VersionPolicy:
                 f"{base_path} has no version {pin}, which is pinned (there: {there})",
                 hint=unpin_hint(base_path),
             )
-        return VersionPolicy((pin,))
+        return VersionPolicy((pin,), aside=self.aside)
 
     def wanted(self, present: Sequence[int]) -> tuple[int, ...]:
         """Return which of the present versions to serve, in ascending order."""
+        others = self._wanted([version for version in present if version != self.aside])
+        return others or self._wanted(present)
+
+    def _wanted(self, present: Sequence[int]) -> tuple[int, ...]:
         if self.serves_all:
             return tuple(sorted(present))
         if self.versions:

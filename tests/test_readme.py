@@ -43,17 +43,17 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_the_picture_shows_the_first_commands_and_what_they_print() -> None:
     picture = (ROOT / "docs" / "images" / "terminal.svg").read_text()
-    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
-    shown = [html.unescape(text).replace("\xa0", " ").strip() for text in texts]
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", picture)
+    shown = [html.unescape(re.sub("<[^>]*>", "", text)).removeprefix("$ ") for text in texts]
     commands = next(code for language, code in blocks(README) if language == "bash").splitlines()
     assert len(commands) == 4
-    assert [line for line in shown if line in commands] == commands, "make terminal"
+    assert [line for line in shown if line in commands] == commands, "make film"
     assert "sorrel" in shown
     assert str(Path.home()) not in picture
 
 
 def test_a_recording_has_what_stays_on_the_screen() -> None:
-    recorder = runpy.run_path(str(ROOT / "docs" / "record_terminal.py"))
+    recorder = runpy.run_path(str(ROOT / "docs" / "film.py"))
     written = "\x1b[?25lstarting 1\r\x1b[2Kstarting 2\n\r\x1b[1A\x1b[2Kready\r\nnext\r\n"
     assert recorder["screen"](written) == "ready\nnext\n"
 

@@ -132,10 +132,10 @@ def _ways(folder: Path, haproxy: Path | None, stack: ExitStack) -> Iterator[Way]
     ingress.start()
     stack.callback(ingress.stop)
     ingress.set_endpoints([Endpoint("one", "127.0.0.1", *ports)])
-    [envoy] = [one.pid for one in psutil.Process().children() if one.name() == "envoy"]
+    envoys = [one.pid for one in psutil.Process().children() if one.name() == "envoy"]
     listen = ingress.listen
     grpc, rest = (f"127.0.0.1:{port}" for port in (listen.grpc_port, listen.rest_port))
-    yield Way("Envoy", grpc, rest, (pid, envoy))
+    yield Way("Envoy", grpc, rest, (pid, *envoys))
     program = haproxy or _bundled_haproxy()
     if program is not None:
         process, grpc, rest = stack.enter_context(_haproxy(folder, program, ports))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,13 +106,7 @@ class Cluster:
 
     def processes_named(self, title: str) -> list[psutil.Process]:
         """The worker processes with that title, such as `ray::ServeController`."""
-        found = []
-        for node in self.nodes:
-            for process in node.processes:
-                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
-                    if process.cmdline()[0].startswith(title):
-                        found.append(process)
-        return found
+        return named(title, (process for node in self.nodes for process in node.processes))
 
     def end(self) -> None:
         """End all nodes, the last one first."""
@@ -135,6 +129,16 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
             yield ours
         finally:
             ours.end()
+
+
+def named(title: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those of the processes whose title begins so."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
+            if process.cmdline()[0].startswith(title):
+                found.append(process)
+    return found
 
 
 def kill(process: psutil.Process) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 from callers import Callers, asking
-from nodes import Cluster, cluster, kill
+from nodes import Cluster, cluster, kill, named
 
 MODEL, BACKEND = "m", "echo"
 SLEEP = 0.02
@@ -36,6 +36,7 @@ _CALLERS_EACH = 2
 _SETTLE = 3.0
 """Seconds of load before the first event and after each."""
 _BACK_WITHIN = 120.0
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,28 @@ def _kill_ingress(run: Run) -> None:
     run.repeat(lambda _: kill(run.server.child("envoy")))
 
 
+def _there(run: Run, name: str) -> psutil.Process:
+    """The process of that name, which Ray may still be starting again.
+
+    It is on a node of the cluster, or on the one of the server's own, which runs no replicas.
+    """
+    began = time.monotonic()
+    own = psutil.Process(run.server.pid)
+    while not (
+        found := run.cluster.processes_named(name) or named(name, own.children(recursive=True))
+    ):
+        if time.monotonic() - began > _BACK_WITHIN:
+            raise SystemExit(f"{name} has not been started again in {_BACK_WITHIN:g} s")
+        time.sleep(_LOOK)
+    return found[0]
+
+
 def _kill_controller(run: Run) -> None:
-    run.repeat(lambda _: kill(run.cluster.processes_named("ray::ServeController")[0]))
+    run.repeat(lambda _: kill(_there(run, "ray::ServeController")))
 
 
 def _kill_roster(run: Run) -> None:
-    run.repeat(lambda _: kill(run.cluster.processes_named("ray::Roster")[0]))
+    run.repeat(lambda _: kill(_there(run, "ray::Roster")))
 
 
 def _kill_node(run: Run) -> None:

@@ -22,6 +22,9 @@ from mlserve.system import usable_cpus
 CLIENTS = 4
 """Callers that measure the capacity, each with one call after the other."""
 BURST = 500
+_TIMES_BUSY = 24
+"""How often the capacity is measured until there is one: a server that knows no deadlines is busy
+with callers who have left, for longer than the load took."""
 _PATIENT = 30.0
 _LEAST_FOR_CAPACITY = 3.0
 _CLOSED_CLIENTS = 16
@@ -80,9 +83,13 @@ class Subject:
         ask = self.server.request(model or self.case.model, self.case.transport, _PATIENT)
         target = self.server.target([ask], self.case.transport)
         window = Window(self.capacity_seconds, 0.0, _PATIENT)
-        tally = run_load(target, ClosedLoop(CLIENTS), window)
-        if not tally.in_time:
-            raise SystemExit(f"no answer in {window.seconds:g} s: give more --seconds")
+        for _ in range(_TIMES_BUSY):
+            tally = run_load(target, ClosedLoop(CLIENTS), window)
+            if tally.in_time:
+                break
+        else:
+            within = _TIMES_BUSY * window.seconds
+            raise SystemExit(f"no answer in {within:g} s: give more --seconds")
         cpu = None if tally.server_cpu is None else tally.server_cpu / tally.in_time
         return tally.goodput, cpu
 

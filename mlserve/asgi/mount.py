@@ -64,11 +64,20 @@ def mount(
                 f"{path} is the folder of one model, and {len(models)} are named",
                 hint="mount each folder by itself",
             )
-        policy = VersionPolicy() if version is None else VersionPolicy((check_version(version),))
+        rollout = server_settings.rollout
+        if rollout.changed and len(models) > 1:
+            raise UsageError(
+                f"{next(iter(rollout.changed))} is for a version of one model, and {len(models)} "
+                "are named",
+                hint="mount that model by itself",
+            )
+        named = () if version is None else (check_version(version),)
+        policy = VersionPolicy(named, aside=rollout.aside)
         chosen = [
             _choice(model, backend, path, policy, store, options)
             for model in dict.fromkeys(models or (None,))
         ]
+        chosen = [replace(each, rollout=rollout) for each in chosen]
         return _mounted(chosen, server_settings, poll_seconds)
     except MlserveError as error:
         if error.hint is not None:
@@ -107,6 +116,7 @@ def _mounted(
             model.versions,
             model.options,
             poll_seconds,
+            rollout=model.rollout,
         )
         for model in chosen
     ]

@@ -1,105 +1,106 @@
-"""The report of `mlserve bench --report`: one HTML page with tables and plots."""
+"""The report of `mlserve bench --report`: one HTML page with sentences, tables and plots."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Sequence
 
-from mlserve import __version__
+from mlserve.bench.findings import NOTHING, findings
+from mlserve.bench.histogram import Histogram
 from mlserve.bench.load import ClosedLoop, OpenLoop
 from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult, ratio
-from mlserve.errors import readable
+from mlserve.bench.target import Target
+from mlserve.errors import counted, readable
 from mlserve.percentiles import OF_LOADS
-from mlserve.plots import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    PlotAxis,
-    below,
-    colour,
-    document,
-    horizontal,
-    legend,
-    line,
-    svg,
-    table,
-    ticks,
-)
+from mlserve.report import page as html
+from mlserve.report.bars import Bar, bars
+from mlserve.report.machine import how_it_was_made
+from mlserve.report.page import Markup, Section, legend, paragraph, table
+from mlserve.report.plots import HOW_TO_READ, MARKED, Series, Times, cumulative, series, time_text
 from mlserve.wire.headers import STAGES
 
-_NOTHING = "-"
 _MEBIBYTE = 1 << 20
-_LONGEST = 0.9999
-"""The last part of the answers that the plot of latencies shows."""
-_TAIL = (0.0, 0.5, 0.9, 0.99, 0.999)
-_BAR = 22.0
-
-
-def page(result: BenchResult) -> str:
-    """Return the whole report: the figures, then plots of latency, rates and stages."""
-    names = [target.name for target in result.targets]
-    parts = [
-        "<h1>mlserve bench</h1>",
-        f'<p class="soft">{escape(_about(result))}</p>',
-        "<h2>Figures</h2>",
-        table(_HEADER, [_row(measured, result) for measured in result.all_measurements]),
-    ]
-    if warnings := _warnings(result):
-        parts += ["<h2>Warnings</h2>", table(("target", "load", "warning"), warnings)]
-    for load in dict.fromkeys(str(measured.load) for measured in result.measurements):
-        of_load = [each for each in result.measurements if str(each.load) == load]
-        parts += [f"<h2>Latency, {escape(load)}</h2>", _latency_plot(of_load, names)]
-    parts += _rate_plots(result.all_measurements, names)
-    if any(measured.tally.stages for measured in result.measurements):
-        parts += ["<h2>Stages in the server, p50</h2>", _stage_plot(result.measurements)]
-    parts.append(f'<p class="soft">mlserve {escape(__version__)}; {escape(result.started)}</p>')
-    return document("mlserve bench", "\n".join(parts))
-
-
-_HEADER = (
-    *("target", "load", "requests", "in time/s", "x first", "not in time"),
-    *(f"{name} ms" for name in OF_LOADS),
-    *("cores", "CPU ms", "MB"),
+_ABOUT = (
+    "Latencies and CPU time are in ms; those of an open loop count from the planned moment. Missed "
+    "are requests without an answer in time. Cores and MB are the server's, where "
+    "it is on the machine of the load."
 )
+_SHOWN = {name: share for name, share in OF_LOADS.items() if name != "p90"}
+"""The percentiles of the table, which has to fit the page."""
+_HEADER = (
+    *("target", "load", "requests", "in time/s", "x first", "missed"),
+    *_SHOWN,
+    *("cores", "CPU", "MB"),
+)
+
+
+def page(result: BenchResult, command: str = "") -> str:
+    """Return the whole report; `command` is the command line that makes it again."""
+    rows = [_row(measured, result) for measured in result.all_measurements]
+    figures = [paragraph(_ABOUT, "soft"), table("Figures of each load", _HEADER, rows, "plain")]
+    sections = [Section("Figures", figures)]
+    if warnings := _warnings(result):
+        header = ("target", "load", "warning")
+        sections += [Section("Warnings", [table("Warnings", header, warnings)])]
+    sections += _sections(result)
+    head = [*_verdict(result), html.findings(map(readable, findings(result)))]
+    how = how_it_was_made(command, _facts(result))
+    title = html.titled([target.name for target in result.targets], "server", "under load")
+    return html.document(title, head, [*sections, how])
+
+
+def _sections(result: BenchResult) -> Iterator[Section]:
+    """Yield the plots: latencies of each load, figures over the loads, stages, memory."""
+    names = [target.name for target in result.targets]
+    loads = dict.fromkeys(str(measured.load) for measured in result.measurements)
+    if loads:
+        parts = [paragraph(HOW_TO_READ, "soft")]
+        for load in loads:
+            of_load = [each for each in result.measurements if str(each.load) == load]
+            parts += [Markup(f"<h3>{html.markup(load)}</h3>"), _latencies(of_load, names)]
+        yield Section("Latency", parts)
+    yield from _over_loads(result.all_measurements, names)
+    staged = [each for each in result.measurements if each.tally.stages]
+    if staged:
+        about = "The median of each stage in the server, one after the other."
+        keys = legend(list(enumerate(STAGES)), "box")
+        yield Section("Stages in the server", [paragraph(about, "soft"), keys, _stages(staged)])
+    if any(each.pss is not None for each in result.all_measurements):
+        about = (
+            "The most that the server's processes took in any load; what they share counts once."
+        )
+        yield Section("Memory", [paragraph(about, "soft"), _memory(result.all_measurements, names)])
+
+
+def _verdict(result: BenchResult) -> list[Markup]:
+    """Return the line that says whether the service level is held, if there is one."""
+    if result.slo is None:
+        return []
+    if result.holds_slo:
+        return [paragraph(f"held: {result.slo}", "verdict same")]
+    return [paragraph(f"not held: {result.slo}", "verdict different")]
 
 
 def _row(measured: Measurement, result: BenchResult) -> list[str]:
     tally = measured.tally
     first = next(each for each in result.all_measurements if str(each.load) == str(measured.load))
     times = ratio(measured.goodput, first.goodput)
-    missed = tally.requests - tally.in_time
-    cpu = measured.server_cpu_a_request
     return [
         readable(measured.target.name),
         str(measured.load),
         str(tally.requests),
         f"{measured.goodput:.1f}",
-        _NOTHING if times is None else f"{times:.2f}",
-        str(missed),
-        *(_ms(tally.answers.quantile(share)) for share in OF_LOADS.values()),
-        _NOTHING if measured.server_cores is None else f"{measured.server_cores:.2f}",
-        _ms(cpu),
-        _NOTHING if measured.pss is None else f"{measured.pss / _MEBIBYTE:.0f}",
+        NOTHING if times is None else f"{times:.2f}",
+        str(tally.requests - tally.in_time),
+        *(_ms(tally.answers.quantile(share)) for share in _SHOWN.values()),
+        NOTHING if measured.server_cores is None else f"{measured.server_cores:.2f}",
+        _ms(measured.server_cpu_a_request),
+        NOTHING if measured.pss is None else f"{measured.pss / _MEBIBYTE:.0f}",
     ]
 
 
 def _ms(seconds: float | None) -> str:
-    return _NOTHING if seconds is None else f"{seconds * 1000:.4g}"
-
-
-def _about(result: BenchResult) -> str:
-    window = result.window
-    return (
-        f"Each load ran {result.repeat} x {window.seconds:g} s after {window.warm_up:g} s of "
-        f"warm-up, the targets in turn; {result.waits}. Latencies of an open loop "
-        "count from the planned moment. Cores and MB are the server's, where it is on the machine "
-        "of the load."
-    )
+    return NOTHING if seconds is None else f"{seconds * 1000:.4g}"
 
 
 def _warnings(result: BenchResult) -> list[list[str]]:
@@ -110,45 +111,74 @@ def _warnings(result: BenchResult) -> list[list[str]]:
     ]
 
 
-def _latency_plot(measured: Sequence[Measurement], names: Sequence[str]) -> str:
-    """Plot the share of answers within a time; the scale shows the tail (0, 50, 90, 99, 99.9 %)."""
-    shown = [each for each in measured if len(each.tally.answers)]
-    if not shown:
-        return "<p>No request was answered.</p>"
-    longest = max(each.latency(_LONGEST) or 0.0 for each in shown) * 1000
-    across = PlotAxis(0.0, longest * 1.02 or 1.0, LEFT, WIDTH - RIGHT)
-    up = PlotAxis(0.0, -math.log10(1 - _LONGEST), HEIGHT - BOTTOM, TOP)
-    parts = [horizontal(up.place(-math.log10(1 - share)), f"{share:.5g}") for share in _TAIL]
-    parts += [below(across.place(value), f"{value:g} ms") for value in ticks(longest or 1.0)]
-    for each in shown:
-        parts.append(line(_tail(each, across, up), names.index(each.target.name)))
-    return svg("Share of answers within a time", [*parts, *_legend(shown, names)])
+def _latencies(measured: Sequence[Measurement], names: Sequence[str]) -> Markup:
+    """Plot the share of answers within a time, of each target under one load."""
+    found = [(each.target.name, each.tally.answers) for each in measured]
+    return cumulative(
+        [_times(name, names.index(name), answers) for name, answers in found if len(answers)]
+    )
 
 
-def _tail(measured: Measurement, across: PlotAxis, up: PlotAxis) -> list[tuple[float, float]]:
-    answers = measured.tally.answers
-    count, seen, points = len(answers), 0, []
-    for _, high, number in answers.buckets():
-        seen += number
-        share = min(_LONGEST, seen / count)
-        points.append(
-            (min(across.end, across.place(high * 1000)), up.place(-math.log10(1 - share)))
-        )
-    return [(points[0][0], up.place(0.0)), *points]
+def _times(name: str, number: int, answers: Histogram) -> Times:
+    """Return the times in the middle of each bucket, with the share of answers up to there."""
+    count, seen, points = len(answers), 0, list[tuple[float, float]]()
+    for low, high, of_bucket in answers.buckets():
+        middle = min((low + high) / 2, answers.largest) * 1000
+        if not points and of_bucket > 1:
+            points.append((middle, 0.0))  # the line begins at the fastest
+        seen += of_bucket
+        points.append((middle, (seen - 1) / (count - 1) if count > 1 else 0.5))
+    marks = {mark: (answers.quantile(share) or 0.0) * 1000 for mark, share in MARKED.items()}
+    return Times(readable(name), number, count, points, marks)
 
 
-def _rate_plots(measured: Sequence[Measurement], names: Sequence[str]) -> list[str]:
-    """Plot goodput and p99 over the rates of open loops, and over the clients of closed ones."""
-    parts: list[str] = []
-    for kind, what in ((OpenLoop, "requests/s"), (ClosedLoop, "clients")):
+def _over_loads(measured: Sequence[Measurement], names: Sequence[str]) -> Iterator[Section]:
+    """Yield goodput and p99 over the rates of open loops, and over the clients of closed ones."""
+    for kind, title, what in (
+        (OpenLoop, "Rates", "requests a second"),
+        (ClosedLoop, "Clients", "clients"),
+    ):
         of_kind = [each for each in measured if isinstance(each.load, kind)]
         if len({_size(each) for each in of_kind}) < 2:  # noqa: PLR2004  a line has two ends
             continue
-        parts += [f"<h2>Answers in time per second, over {what}</h2>"]
-        parts.append(_plot(of_kind, names, lambda each: each.goodput, what))
-        parts += [f"<h2>p99 in ms, over {what}</h2>"]
-        parts.append(_plot(of_kind, names, lambda each: (each.latency(0.99) or 0.0) * 1000, what))
-    return parts
+        rate = Markup(f"<h3>Answers in time per second, over {what}</h3>")
+        slow = Markup(f"<h3>The time within which 99 % are answered, over {what}</h3>")
+        yield Section(
+            title,
+            [
+                rate,
+                series(f"Answers in time, over {what}", _series(of_kind, names, _goodput), _plain),
+                slow,
+                series(f"p99, over {what}", _series(of_kind, names, _p99), time_text),
+            ],
+        )
+
+
+def _series(
+    measured: Sequence[Measurement],
+    names: Sequence[str],
+    value: Callable[[Measurement], float],
+) -> list[Series]:
+    found = []
+    for number, name in enumerate(names):
+        own = sorted((each for each in measured if each.target.name == name), key=_size)
+        points = [(_size(each), value(each), f"{name}, {each.load}") for each in own]
+        if points:
+            found.append(Series(readable(name), number, points))
+    return found
+
+
+def _goodput(measured: Measurement) -> float:
+    return measured.goodput
+
+
+def _p99(measured: Measurement) -> float:
+    """Return it in milliseconds."""
+    return (measured.latency(0.99) or 0.0) * 1000
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
 
 
 def _size(measured: Measurement) -> float:
@@ -156,58 +186,47 @@ def _size(measured: Measurement) -> float:
     return load.concurrency if isinstance(load, ClosedLoop) else load.rate
 
 
-def _plot(
-    measured: Sequence[Measurement],
-    names: Sequence[str],
-    value: Callable[[Measurement], float],
-    what: str,
-) -> str:
-    most = max(map(_size, measured))
-    highest = max(map(value, measured)) or 1.0
-    across = PlotAxis(0.0, most * 1.02, LEFT, WIDTH - RIGHT)
-    up = PlotAxis(0.0, highest * 1.05, HEIGHT - BOTTOM, TOP)
-    parts = [horizontal(up.place(tick), f"{tick:g}") for tick in ticks(highest)]
-    parts += [below(across.place(tick), f"{tick:g}") for tick in ticks(most)]
-    for number, name in enumerate(names):
-        own = sorted((each for each in measured if each.target.name == name), key=_size)
-        points = [(across.place(_size(each)), up.place(value(each))) for each in own]
-        parts.append(line(points, number))
-        parts += [
-            f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour(number)}"><title>'
-            f"{escape(f'{name}, {each.load}: {value(each):.4g}')}</title></circle>"
-            for (x, y), each in zip(points, own, strict=True)
+def _stages(measured: Sequence[Measurement]) -> Markup:
+    found = []
+    for each in measured:
+        medians = [(each.tally.stages[stage].quantile(0.5) or 0.0) * 1000 for stage in STAGES]
+        parts = [
+            (number, value, f"{stage}: {time_text(value)}")
+            for number, (stage, value) in enumerate(zip(STAGES, medians, strict=True))
         ]
-    return svg(f"over {what}", [*parts, *_legend(measured, names)])
+        name = f"{readable(each.target.name)}, {each.load}"
+        found.append(Bar(name, time_text(sum(medians)), parts))
+    return bars(found)
 
 
-def _legend(measured: Sequence[Measurement], names: Sequence[str]) -> list[str]:
-    shown = dict.fromkeys(each.target.name for each in measured)
-    return legend([(names.index(name), name) for name in shown])
+def _memory(measured: Sequence[Measurement], names: Sequence[str]) -> Markup:
+    found = []
+    for number, name in enumerate(names):
+        known = [each.pss for each in measured if each.target.name == name and each.pss is not None]
+        if not known:
+            found.append(Bar(readable(name), "not known"))
+            continue
+        text = f"{max(known) / _MEBIBYTE:.0f} MB"
+        found.append(Bar(readable(name), text, [(number, max(known), text)]))
+    return bars(found)
 
 
-def _stage_plot(measured: Sequence[Measurement]) -> str:
-    """Plot a bar for each target and load, of the medians of the stages one after the other."""
-    shown = [each for each in measured if each.tally.stages]
-    medians = [
-        [(each.tally.stages[s].quantile(0.5) or 0.0) * 1000 for s in STAGES] for each in shown
+def _facts(result: BenchResult) -> list[tuple[str, str]]:
+    """Return what was asked, and how."""
+    window = result.window
+    facts = [(readable(target.name), _about(target)) for target in result.targets]
+    asked = (
+        f"each load {result.repeat} x {window.seconds:g} s after {window.warm_up:g} s of warm-up, "
+        f"the targets in turn; {result.waits}; seed {window.seed}; begun {result.started}"
+    )
+    return [*facts, ("asked", asked)]
+
+
+def _about(target: Target) -> str:
+    known = [
+        str(target.endpoint),
+        target.api or "HTTP",
+        f"model {readable(target.model)}" if target.model else "",
+        counted(len(target.requests), "different request"),
     ]
-    longest = max(map(sum, medians)) or 1.0
-    across = PlotAxis(0.0, longest * 1.05, LEFT + 200, WIDTH - RIGHT)
-    height = TOP + len(shown) * (_BAR + 6) + BOTTOM
-    parts = [
-        f'<text x="{across.place(tick)}" y="{height - 12}" text-anchor="middle">{tick:g} ms</text>'
-        for tick in ticks(longest)
-    ]
-    for row, (each, values) in enumerate(zip(shown, medians, strict=True)):
-        y, start = TOP + row * (_BAR + 6), 0.0
-        name = escape(f"{readable(each.target.name)[:24]}, {each.load}")
-        parts.append(f'<text x="{LEFT + 190}" y="{y + 15}" text-anchor="end">{name}</text>')
-        for number, (stage, value) in enumerate(zip(STAGES, values, strict=True)):
-            left, right = across.place(start), across.place(start + value)
-            parts.append(
-                f'<rect x="{left}" y="{y}" width="{right - left:.1f}" height="{_BAR}" '
-                f'fill="{colour(number)}"><title>{stage}: {value:.3g} ms</title></rect>'
-            )
-            start += value
-    parts += legend(list(enumerate(STAGES)))
-    return svg("Stages in the server", parts, height)
+    return "; ".join(filter(None, known))

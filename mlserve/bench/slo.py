@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,11 +9,10 @@ from typing import Any, Self
 
 from mlserve.bench.tally import ANSWERED, LATE, Tally
 from mlserve.errors import UsageError, shortened
+from mlserve.proportions import wilson
 
 _FORM = re.compile(r"(p\d{1,2}(?:\.\d+)?|max)=(\d+(?:\.\d+)?)(ms|s)")
 _USAGE = "write for example --slo p99=200ms, or --slo p50=20ms,p99.9=1s"
-_NORMAL = 1.96
-"""Standard deviations of a normal distribution around 95 % of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,7 @@ class Verdict:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the share (Wilson's)."""
-        if not self.count:
-            return 0.0, 1.0
-        square = _NORMAL**2 / self.count
-        middle = (self.share + square / 2) / (1 + square)
-        half = math.sqrt(self.share * (1 - self.share) * square + square**2 / 4) / (1 + square)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(self.within, self.count)
 
     @property
     def is_sure(self) -> bool:

@@ -42,7 +42,8 @@ class GoldenResult:
 
     `same` is how many have the reference's label, or, of a model `without_labels`, are within the
     tolerance. `difference` is the largest, as `Certificate.tolerance` counts it; infinite if there
-    is an input without an answer. `own_tolerance` is that of `Certificate`.
+    is an input without an answer. `own_tolerance` is that of `Certificate`. `distances` has the
+    difference of each golden input, by its name.
     """
 
     reference: str
@@ -53,6 +54,7 @@ class GoldenResult:
     without_labels: bool
     problems: Sequence[Problem] = ()
     own_tolerance: float | None = None
+    distances: Sequence[tuple[str, float]] = ()
 
     @property
     def holds(self) -> bool:

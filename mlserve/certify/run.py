@@ -16,8 +16,7 @@ from mlserve.certify.result import Certified, FilesResult, GoldenResult, Problem
 from mlserve.certify.subjects import Subject
 from mlserve.client import Client
 from mlserve.client.retries import ONCE
-from mlserve.compare.asking import Served, requests_for, served
-from mlserve.deadline import Deadline
+from mlserve.compare.asking import Served, requests_for, runs_on, served
 from mlserve.errors import MlserveError, NotFound, PluginError, UsageError
 from mlserve.launch.signals import Interrupts
 from mlserve.served_runner import ServedRunner
@@ -70,7 +69,7 @@ def _certified(
         try:
             answering = _answering(subject, interrupts, question.progress)
             asked = stack.enter_context(answering)
-            found = replace(found, runs_on=_runs_on(asked.client, question.timeout))
+            found = replace(found, runs_on=runs_on(asked.client, question.timeout))
         except (PluginError, NotFound) as error:  # its runtime is not installed here
             return replace(found, why=error.message, hint=error.hint)
         except MlserveError as error:
@@ -128,6 +127,7 @@ def golden_result(verdict: Verdict, certificate: Certificate) -> GoldenResult:
         without_labels,
         [Problem(case.name, case.problem) for case in verdict.problems],
         certificate.own_tolerance,
+        [(case.name, case.difference) for case in verdict.cases],
     )
 
 
@@ -154,14 +154,6 @@ def _files(
 def _certificate(subject: Subject) -> Certificate | None:
     manifest = subject.version.artifact.manifest
     return None if manifest is None else manifest.certificate
-
-
-def _runs_on(client: Client, timeout: float) -> str | None:
-    """Return the runtime, precision and device of a server, which also shows that it answers."""
-    told = client.metadata(timeout=Deadline.after(timeout)).served_by
-    if told is None:
-        return None
-    return "; ".join(part for part in told.split("; ") if not part.startswith("certificate="))
 
 
 def _why_none(subject: Subject) -> str:

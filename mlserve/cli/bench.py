@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +11,14 @@ from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
+    ReportOption,
     StatusLine,
     note,
     print_json,
     require_writable,
     write_report,
 )
+from mlserve.cli.repeat import command_line
 from mlserve.cli.server_choice import ServerChoice, with_server_choices
 from mlserve.errors import ExitCode, UsageError
 
@@ -44,6 +45,7 @@ _SWEEP = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 
 @with_server_choices
 def bench(
+    ctx: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -179,10 +181,7 @@ def bench(
         ),
     ] = False,
     output: OutputOption = OutputFormat.TEXT,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.html", help="Write a report with plots as one HTML file."),
-    ] = None,
+    report: ReportOption = None,
 ) -> None:
     """Send loads to servers, and print how many answers came in time, and how soon.
 
@@ -242,7 +241,7 @@ def bench(
     if report is not None:
         from mlserve.bench.report import page
 
-        write_report(report, page(result))
+        write_report(report, page(result, command_line(ctx)))
     if not result.is_whole:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
     if not result.holds_slo:

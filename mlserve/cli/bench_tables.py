@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlserve.bench.findings import NOTHING, milliseconds, outcomes, sentence, three_digits
 from mlserve.cli.output import note, print_table, print_wrapped, say
 from mlserve.wire.headers import STAGES
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _HEADER = ("target", "load", "in time/s", "p50 ms", "p99 ms", "p99.9", "cores", "MB", "latency")
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 12
-_NOTHING = "-"
 _MEBIBYTE = 1 << 20
 
 
@@ -49,38 +49,23 @@ def _row(measured: Measurement) -> list[str]:
     return [
         measured.target.name,
         str(measured.load),
-        f"{_short(measured.goodput)}{_spread(measured)}",
+        f"{three_digits(measured.goodput)}{_spread(measured)}",
         *(milliseconds(answers.quantile(share)) for share in (0.5, 0.99, 0.999)),
-        _NOTHING if cores is None else f"{cores:.2f}",
-        _NOTHING if pss is None else f"{pss / _MEBIBYTE:.0f}",
+        NOTHING if cores is None else f"{cores:.2f}",
+        NOTHING if pss is None else f"{pss / _MEBIBYTE:.0f}",
         sparkline(answers),
     ]
 
 
 def _below(measured: Measurement, slo: Slo | None) -> list[str]:
     """Return the lines under a load: what was not answered, the stages, the level, warnings."""
-    lines = [_outcomes(measured), _stages(measured)]
+    lines = [outcomes(measured), _stages(measured)]
     if slo is not None:
         verdict = slo.judge(measured.tally)
         state = "held" if verdict.is_held else "not held"
         sure = "" if verdict.is_sure else ", which may be chance"
         lines.append(f"{verdict.level}: {state} ({verdict.share:.2%} of the requests{sure})")
     return [*filter(None, lines), *(f"warning: {text}" for text in measured.warnings)]
-
-
-def _outcomes(measured: Measurement) -> str:
-    """Return what became of the requests without an answer in time; empty if there are none."""
-    tally = measured.tally
-    counts = {
-        "late": tally.count("late"),
-        "without an answer in time": tally.count("deadline_exceeded"),
-        "given up by their callers": tally.count("left"),
-        **{f"refused ({kind})": count for kind, count in tally.refused.items()},
-        **{f"failed ({kind})": count for kind, count in tally.failed.items()},
-        "sent once more": tally.resent,
-    }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    return f"of {tally.requests} requests {', '.join(told)}" if told else ""
 
 
 def _stages(measured: Measurement) -> str:
@@ -125,32 +110,12 @@ def _probe(probe: Measurement, slo: Slo) -> list[str]:
     verdict, answers = slo.judge(probe.tally), probe.tally.answers
     return [
         str(probe.load),
-        _short(probe.goodput),
+        three_digits(probe.goodput),
         f"{verdict.share:.2%}",
         milliseconds(answers.quantile(0.5)),
         milliseconds(answers.quantile(0.99)),
         "yes" if verdict.is_held else "no",
     ]
-
-
-def sentence(found: FoundRate) -> str:
-    """Return what a search found, and how sure it is."""
-    name = f"{found.target.name} holds {found.slo}"
-    if found.rate is None:
-        if found.above is None:
-            return f"{found.target.name}: no rate was found, as no request was answered in time"
-        return f"{name} at no rate that was tried, the lowest of them {found.above:.4g}/s"
-    text = f"{name} up to {found.rate:.4g}/s"
-    if found.above is not None:
-        text += f", and not at {found.above:.4g}/s"
-    if found.verdict is not None:
-        low, high = found.verdict.interval
-        text += (
-            f": held in {found.confirmed} of {found.confirmations} further loads, in which "
-            f"{found.verdict.share:.2%} of the requests were within it (95 % sure: {low:.2%} to "
-            f"{high:.2%})"
-        )
-    return text
 
 
 def _about(result: BenchResult) -> str:
@@ -187,15 +152,5 @@ def sparkline(times: Histogram) -> str:
     return "".join(_BARS[math.ceil(count / top * (len(_BARS) - 1))] for count in counts)
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Return a time in milliseconds with three digits; `-` for none."""
-    return _NOTHING if seconds is None else _short(seconds * 1000)
-
-
-def _short(value: float) -> str:
-    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
-    return f"{value:.{min(3, max(0, digits))}f}"
-
-
 def _times(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.2f}"
+    return NOTHING if value is None else f"{value:.2f}"

@@ -16,11 +16,15 @@ from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
     ProgressLine,
+    ReportOption,
     StatusLine,
     note,
     print_json,
     print_wrapped,
+    require_writable,
+    write_report,
 )
+from mlserve.cli.repeat import command_line
 from mlserve.errors import ExitCode, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ _LOOKING = 30.0
 
 
 def certify(
+    ctx: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -87,6 +92,7 @@ def certify(
     ] = 30.0,
     store: StoreOption = None,
     output: OutputOption = OutputFormat.TEXT,
+    report: ReportOption = None,
 ) -> None:
     """Check here that exported models answer as their certificates say, and say how sure that is.
 
@@ -109,6 +115,8 @@ def certify(
 
     mlserve certify --backend onnxruntime --against tfserving/inception_v3@1 photos/
 
+    mlserve certify --report report.html
+
     mlserve certify --model inception_v3 --endpoint gpu-host:8500
     """
     from mlserve.certify.run import Question
@@ -120,6 +128,8 @@ def certify(
             "--against compares the answers to files, and none is given",
             hint="give images or tables; without --against, the golden inputs are asked about",
         )
+    if report is not None:
+        require_writable(report)
     other = None if against is None else subject_named(against, store)
     named = model if model is not None or other is None else other.target.model
     found = subjects(store, backend=backend, model=named, version=version)
@@ -137,6 +147,10 @@ def certify(
             results.append(result)
             if output is OutputFormat.TEXT:
                 _print(result)
+    if report is not None:
+        from mlserve.certify.report import page
+
+        write_report(report, page(results, command_line(ctx)))
     _end(results, output)
 
 

@@ -13,6 +13,7 @@ from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
+    ReportOption,
     note,
     print_json,
     print_table,
@@ -21,6 +22,7 @@ from mlserve.cli.output import (
     say,
     write_report,
 )
+from mlserve.cli.repeat import command_line
 from mlserve.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _LOOKING = 30.0
 
 
 def compare(
+    ctx: typer.Context,
     arguments: Annotated[
         list[str],
         typer.Argument(
@@ -93,10 +96,7 @@ def compare(
         ),
     ] = None,
     output: OutputOption = OutputFormat.TEXT,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.html", help="Write a report with plots as one HTML file."),
-    ] = None,
+    report: ReportOption = None,
 ) -> None:
     """Compare the answers of backends or endpoints to images or rows of tables, and their times.
 
@@ -140,7 +140,7 @@ def compare(
         found = _compare_images(targets, files, options)
     _print(found, output)
     if report is not None:
-        _write(report, found)
+        _write(report, found, command_line(ctx))
     if not found.is_same:
         raise typer.Exit(int(ExitCode.DIFFERENT))
 
@@ -247,7 +247,7 @@ def _tell_of_pipelines(targets: list[ComparedTarget]) -> None:
 
 
 def _print(found: ImageComparison | TableComparison, output: OutputFormat) -> None:
-    from mlserve.compare import report
+    from mlserve.compare import tables
     from mlserve.compare.result import ImageComparison
 
     if output is OutputFormat.JSON:
@@ -258,20 +258,20 @@ def _print(found: ImageComparison | TableComparison, output: OutputFormat) -> No
     else:
         _print_tables(found)
     say()
-    print_wrapped(report.verdict(found), "")
+    print_wrapped(tables.verdict(found), "")
 
 
 def _print_images(found: ImageComparison) -> None:
-    from mlserve.compare import report
+    from mlserve.compare import tables
 
-    print_table(report.DIFFERENCE_HEADER, report.difference_rows(found))
+    print_table(tables.DIFFERENCE_HEADER, tables.difference_rows(found))
     _print_costs(found)
-    worst = report.worst_rows(found)
+    worst = tables.worst_rows(found)
     if worst:
         say("\nworst images")
-        print_table(report.IMAGE_HEADER, worst)
-    problems = report.problem_rows(found)
-    _print_problems(report.PROBLEM_HEADER, problems[:_LISTED], len(problems))
+        print_table(tables.IMAGE_HEADER, worst)
+    problems = tables.problem_rows(found)
+    _print_problems(tables.PROBLEM_HEADER, problems[:_LISTED], len(problems))
 
 
 def _print_tables(found: TableComparison) -> None:
@@ -284,10 +284,10 @@ def _print_tables(found: TableComparison) -> None:
 
 
 def _print_costs(found: Comparison) -> None:
-    from mlserve.compare import report
+    from mlserve.compare import tables
 
     say("\nagreement, times and memory")
-    print_table(report.COST_HEADER, report.cost_rows(found))
+    print_table(tables.COST_HEADER, tables.cost_rows(found))
 
 
 def _print_problems(header: Sequence[str], shown: Sequence[Sequence[str]], count: int) -> None:
@@ -304,10 +304,11 @@ def _warn_of_random_weights(targets: list[ComparedTarget]) -> None:
             note(f"warning: {target.name} has random weights: its answers mean nothing")
 
 
-def _write(report: Path, found: ImageComparison | TableComparison) -> None:
-    from mlserve.compare import rows_report
-    from mlserve.compare.report import page
+def _write(report: Path, found: ImageComparison | TableComparison, command: str) -> None:
+    from mlserve.compare import images_report, rows_report
     from mlserve.compare.result import ImageComparison
 
-    text = page(found) if isinstance(found, ImageComparison) else rows_report.page(found)
-    write_report(report, text)
+    if isinstance(found, ImageComparison):
+        write_report(report, images_report.page(found, command))
+    else:
+        write_report(report, rows_report.page(found, command))

@@ -37,6 +37,12 @@ _KEPT = "\n\t"
 OutputOption = Annotated[
     OutputFormat, typer.Option("--output", help="The format of what the command prints.")
 ]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE.html", help="Write a report with plots as one HTML file."
+    ),
+]
 _GAP = "  "
 _BELOW = " " * 4
 _COMMANDS = ("pip ", "mlserve ")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlserve.cli.bench_tables import milliseconds
+from mlserve.bench.findings import milliseconds
 from mlserve.cli.output import note, print_table, print_wrapped, say
 from mlserve.errors import counted, readable
 from mlserve.replay.bodies import Origin

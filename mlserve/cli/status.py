@@ -19,6 +19,7 @@ from mlserve.client import Client, ServerLoad
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable, readable
+from mlserve.wire.rollouts import Rollouts
 
 if TYPE_CHECKING:
     from mlserve.client.answers import CallerPatience, VersionStatus
@@ -42,7 +43,8 @@ def status(
 
     Of a server of several models, --model shows one. If the server follows a file that it has
     refused, this says why. Of a server of several replicas, it shows the whole and each replica; a
-    server that is named by --endpoint tells of them over REST only.
+    server that is named by --endpoint tells of them over REST only. Of a shadow and a split, it
+    shows what they have shown so far, with the latest requests that were answered otherwise.
 
     Exit codes: 0 a version of each model shown is AVAILABLE, 5 none is, so that this can serve as a
     probe.
@@ -59,12 +61,16 @@ def status(
             versions = client.status(timeout=deadline)
             seen[client.model or ""] = versions
             load = _load(client, deadline) if server is found[-1] else None
+            rollouts = _rollouts(client, deadline) if server is found[-1] else None
     replicas = _replicas(found[-1], deadline)
     refusal = found[-1].refusal
     if output is OutputFormat.JSON:
-        print_json(_as_json(seen, load, replicas, refusal) | address_json(client))
+        told = (rollouts or Rollouts()).to_json()
+        print_json(_as_json(seen, load, replicas, refusal) | told | address_json(client))
     else:
         _print(seen, load, replicas)
+        for line in () if rollouts is None else rollouts.lines():
+            say(line)
         if refusal:
             say(readable(refusal))
     absent = [name for name, rows in seen.items() if not any(map(_is_served, rows))]
@@ -166,6 +172,14 @@ def _load(client: Client, deadline: Deadline) -> ServerLoad | None:
     """Return the server's load; None if that fails, because the states are the actual answer."""
     try:
         return client.load(timeout=deadline)
+    except MlserveError:
+        return None
+
+
+def _rollouts(client: Client, deadline: Deadline) -> Rollouts | None:
+    """Return what shadows and splits have shown; None from a server that does not tell."""
+    try:
+        return client.rollouts(timeout=deadline)
     except MlserveError:
         return None
 

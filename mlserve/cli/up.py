@@ -25,6 +25,7 @@ from mlserve.cluster_options import ClusterOptions
 from mlserve.errors import UsageError
 from mlserve.load_options import LoadOptions
 from mlserve.options import flag_of
+from mlserve.rollout import NO_LADDER, RolloutOptions
 from mlserve.serving import Serving
 from mlserve.settings import (
     AUTO,
@@ -174,7 +175,6 @@ def up(
     from mlserve.tune.advice import advised, naming_tuned
 
     versions = VersionPolicy.parse(version or [])
-
     given = _given(context)
     check_launcher(launcher)
     about: dict[str, Any] = {}
@@ -192,6 +192,9 @@ def up(
         settings = ServerSettings.taken_from(options).absolute()
         cluster = ClusterOptions.taken_from(options)
         check_files(settings)
+        rollout = settings.rollout
+        _check_rollout(rollout, auto=auto, ladder=load_options.ladder)
+        versions = replace(versions, aside=rollout.aside)
         choice = backend, model, path, versions, store
         if auto:
             require_auto(given, launcher)
@@ -201,9 +204,11 @@ def up(
             chosen = choose_ladder(load_options, *choice)
         else:
             chosen = replace(choose(*choice), options=load_options)
+        chosen = replace(chosen, rollout=rollout)
         serving = Serving((chosen,), settings, image, tuple(docker_option or ()), cluster=cluster)
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
+    _tell_of_second_versions(request)
     _tell_of_pins(request, None if config is not None else versions)
     with naming_tuned(request):
         if foreground:
@@ -220,6 +225,32 @@ def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
         told = about_pin(asked or model.versions, model, follows_pin=request.traits.follows_pin)
         if told is not None and model.options.ladder is None:
             note(told)
+
+
+def _check_rollout(rollout: RolloutOptions, *, auto: bool, ladder: str | None) -> None:
+    """Raise UsageError for a second version where there can be none, and for a bad endpoint."""
+    for flag in rollout.flags:
+        if auto:
+            raise UsageError(
+                f"--auto chooses what to serve, and {flag} does too", hint="leave one of them out"
+            )
+        if ladder is not None:
+            message, hint = NO_LADDER
+            raise UsageError(message, hint=hint)
+    if rollout.shadow_endpoint is not None:
+        from mlserve.client.endpoint import Endpoint  # most servers ask no other
+
+        Endpoint.parse(rollout.shadow_endpoint)
+
+
+def _tell_of_second_versions(request: UpRequest) -> None:
+    """Say which models have a second version that is the one in use anyway."""
+    for model in request.serving.models:
+        if model.rollout.aside in model.expected:
+            note(
+                f"version {model.rollout.aside} of {model.model} is the one in use, so there is "
+                "nothing to compare: serve another with --version, or mlserve models use"
+            )
 
 
 _CHOOSING = {"auto", "backend", "model", "version", "path", "store", "image", "docker_option"}

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mlserve.client.inference import Inference
     from mlserve.client.outputs import Outputs
     from mlserve.wire.replicas import ReplicaSet
+    from mlserve.wire.rollouts import Rollouts
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -331,6 +332,25 @@ class AsyncClient:
                 raise keeps_none(self.endpoint) from error.refusal
             except NotFound as error:
                 raise keeps_none(self.endpoint) from error
+
+    async def rollouts(
+        self,
+        *,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> Rollouts | None:
+        """Return what the server's shadows and splits have shown; None if it does not tell.
+
+        Raises as `load` does.
+        """
+        from mlserve.client.rollouts import read_rollouts, rollouts_call
+
+        protocol = self.endpoint.protocol
+        async with self._call(timeout, ONCE) as state:
+            try:
+                reply = await self._connections.send(rollouts_call(protocol), state)
+                return read_rollouts(protocol, reply)
+            except (NotSpoken, NotFound, InvalidInput):
+                return None
 
     async def capacity(self, timeout: float | Deadline) -> int:  # noqa: ASYNC109
         """Return how many calls to make at once, as `predict_many` does without `parallel`."""

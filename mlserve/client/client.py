@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
     from mlserve.client.outputs import Outputs
     from mlserve.wire.replicas import ReplicaSet
+    from mlserve.wire.rollouts import Rollouts
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -210,6 +211,11 @@ class Client:
         """
         deadline = as_deadline(timeout)
         return self._run(deadline, self._client.replicas(timeout=deadline))
+
+    def rollouts(self, *, timeout: float | Deadline = DEFAULT_TIMEOUT) -> Rollouts | None:
+        """Return what the server's shadows and splits have shown; None if it does not tell."""
+        deadline = as_deadline(timeout)
+        return self._run(deadline, self._client.rollouts(timeout=deadline))
 
     def decisions(
         self, request_id: str = "", *, timeout: float | Deadline = DEFAULT_TIMEOUT

@@ -15,6 +15,7 @@ import psutil
 from mlserve.client import Client
 from mlserve.client.retries import ONCE
 from mlserve.compare.targets import ComparedTarget
+from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.launch import ports
 from mlserve.launch.logs import log_path
@@ -134,6 +135,17 @@ def connected(served: Sequence[Served], stack: ExitStack) -> list[Client]:
         )
         for each in served
     ]
+
+
+def runs_on(client: Client, timeout: float) -> str | None:
+    """Return the runtime, precision and device that a server names; None if it names none.
+
+    Raises the errors of any call: it also shows that the server answers.
+    """
+    told = client.metadata(timeout=Deadline.after(timeout)).served_by
+    if told is None:
+        return None
+    return "; ".join(part for part in told.split("; ") if not part.startswith("certificate="))
 
 
 def each_in_turn(

@@ -114,10 +114,11 @@ class TargetResult(ABC):
     """One target: its answers, and its server's costs.
 
     `rss` is in bytes, `ready_seconds` from the start of the process to the first answer; both are
-    None for an endpoint.
+    None for an endpoint. `runs_on` is what the server says runs it: runtime, precision and device.
     """
 
     target: ComparedTarget
+    runs_on: str | None = None
     rss: int | None = None
     ready_seconds: float | None = None
 
@@ -143,6 +144,7 @@ class TargetResult(ABC):
             "version": self.target.version,
             "endpoint": self.target.endpoint,
             "precision": self.target.precision,
+            "runs_on": self.runs_on,
             **self.agreement(),
             "latency_ms": times.to_json() if times else None,
             "rss_bytes": self.rss,

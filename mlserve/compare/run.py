@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from mlserve.client import Client
-from mlserve.compare.asking import Served, connected, requests_for, served
+from mlserve.compare.asking import Served, connected, requests_for, runs_on, served
 from mlserve.compare.images import ImagePanel
 from mlserve.compare.result import ImageComparison, ImagesResult
 from mlserve.compare.rows import TablePanel, TableQuestion
@@ -16,7 +16,7 @@ from mlserve.compare.rows_result import RowTally, TableComparison, TableResult
 from mlserve.compare.stages import compare_stage_by_stage
 from mlserve.compare.targets import ComparedTarget
 from mlserve.deadline import Deadline
-from mlserve.errors import UsageError
+from mlserve.errors import MlserveError, UsageError
 from mlserve.launch.signals import Interrupts
 from mlserve.launch.up import UpRequest
 
@@ -46,6 +46,8 @@ class CompareOptions:
 Progress = Callable[[str, int, int, str], None]
 """Called with the current step, how much of it is done, of how much (0: unknown), what is next."""
 _OFTEN = 100  # rows
+_NAMING = 5.0
+"""Seconds in which a server that has just answered may say what runs it."""
 
 
 def compare_images(
@@ -111,6 +113,8 @@ def compare_tables(
             tally.add(outcomes, is_first_run=run == 0)
         for server, target, result in zip(servers, asked.targets, results, strict=True):
             result.rss, result.times = server.rss(), target.asking.milliseconds
+        for client, result in zip(clients, results, strict=True):
+            result.runs_on = _runs_on(client)
     return tally.comparison(question.files, options.runs)
 
 
@@ -130,12 +134,21 @@ def _ask_images(
         return [
             ImagesResult(
                 target=replace(server.target, model=client.model),
+                runs_on=_runs_on(client),
                 rows=own,
                 rss=server.rss(),
                 ready_seconds=server.ready_seconds,
             )
             for server, client, own in zip(servers, clients, rows, strict=True)
         ]
+
+
+def _runs_on(client: Client) -> str | None:
+    """Return what the server says runs it; None if it does not say, or no longer answers."""
+    try:
+        return runs_on(client, _NAMING)
+    except MlserveError:
+        return None  # the answers, or their failures, are known already, and count
 
 
 @contextmanager

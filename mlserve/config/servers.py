@@ -16,7 +16,7 @@ default.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mlserve.errors import NotFound, UsageError, shortened
 from mlserve.hints import did_you_mean
 from mlserve.load_options import DEFAULT_LOAD_OPTIONS, LoadOptions
 from mlserve.options import HelpPanel, Options, described, option
+from mlserve.rollout import NO_LADDER, NO_ROLLOUT, RolloutOptions
 from mlserve.settings import AUTO, DEFAULT_HOST, OWN_LAUNCHERS, READY_WITHIN, ServerSettings
 from mlserve.store import LATEST_VERSION, VersionPolicy, check_name
 
@@ -39,7 +40,7 @@ class ModelConfig:
     """A model of a server. `name` is what clients call it, `model` what it was exported as.
 
     It is the folder of version folders `path`, or else that model in `store` (None: the user's
-    own). `backend` None is found as `mlserve up` does.
+    own). `backend` None is found as `mlserve up` does. `rollout` says what a second version is for.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelConfig:
     store: Path | None = None
     versions: VersionPolicy = LATEST_VERSION
     options: LoadOptions = DEFAULT_LOAD_OPTIONS
+    rollout: RolloutOptions = NO_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,9 @@ SERVER_KEYS = tuple(
     item for kind in (_ListenKeys, LoadOptions, ServerSettings) for item in described(kind)
 )
 """What may stand in `[servers.NAME]`, besides its models."""
-MODEL_KEYS = tuple(item for kind in (_ModelKeys, LoadOptions) for item in described(kind))
+MODEL_KEYS = tuple(
+    item for kind in (_ModelKeys, LoadOptions, RolloutOptions) for item in described(kind)
+)
 """What may stand in `[servers.NAME.models.MODEL]`, besides `version`."""
 
 
@@ -183,22 +187,29 @@ def _server(name: str, table: Table) -> ServerConfig:
     for key in ("grpc_port", "rest_port"):
         _require_port(table, key, getattr(listen, key))
     _require_launcher(table, listen.launcher)
-    shared = table.options(LoadOptions)
-    models = tuple(_model(model, inner, shared) for model, inner in table.table(MODELS).tables())
+    shared, settings = table.options(LoadOptions), table.options(ServerSettings)
+    given = table.table(MODELS).tables()
+    models = tuple(_model(model, inner, shared, settings.rollout) for model, inner in given)
     if not models:
         raise table.error(
             None, f"[{table.title}] has no models", f"add one: [{table.title}.{MODELS}.NAME]"
+        )
+    for key in settings.rollout.changed if len(models) > 1 else ():
+        raise table.error(
+            key,
+            f"{key} is for a version of one model, and [{table.title}] has {len(models)}",
+            f"write it in the table of the model: [{table.title}.{MODELS}.NAME]",
         )
     return ServerConfig(
         name,
         models,
         **{item.name: getattr(listen, item.name) for item in described(_ListenKeys)},
-        settings=table.options(ServerSettings),
+        settings=settings,
         source=table.document.path,
     )
 
 
-def _model(name: str, table: Table, shared: LoadOptions) -> ModelConfig:
+def _model(name: str, table: Table, shared: LoadOptions, rollout: RolloutOptions) -> ModelConfig:
     _require_name("model", name, table)
     table.require_known({_VERSION, *(item.name for item in MODEL_KEYS)})
     keys = table.options(_ModelKeys)
@@ -212,14 +223,20 @@ def _model(name: str, table: Table, shared: LoadOptions) -> ModelConfig:
                     f"path names a model's folder and {other} an exported model's",
                     "give only one of the two",
                 )
+    options = table.options(LoadOptions, shared)
+    if any(item.name in table.values for item in described(RolloutOptions)):
+        rollout = table.options(RolloutOptions)
+    if rollout.aside is not None and options.ladder is not None:
+        raise table.error("ladder", *NO_LADDER)
     return ModelConfig(
         name,
         model=keys.model or name,
         backend=keys.backend,
         path=keys.path,
         store=keys.store,
-        versions=_versions(table),
-        options=table.options(LoadOptions, shared),
+        versions=replace(_versions(table), aside=rollout.aside),
+        options=options,
+        rollout=rollout,
     )
 
 

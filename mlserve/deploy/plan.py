@@ -95,6 +95,11 @@ class DeployPlan:
                 "no folder of its own",
                 hint="leave it out; mlserve up records",
             )
+        for flag in self.settings.rollout.flags:
+            raise UsageError(
+                f"deploy does not take {flag}: each replica would compare and stop by itself",
+                hint="deploy the other version beside this one: --shadow ENDPOINT asks it",
+            )
         if self.model.options.ladder is not None:
             raise UsageError(
                 "deploy does not take --ladder: a container has the versions of one model",

@@ -90,6 +90,9 @@ class ServerFollower(Follower):
             self._may_be_stale = 0.0
             self.doing = f"version {self._version} is {mine.state if mine else 'not seen yet'}"
         served = {s.version for s in statuses if s.is_available}
+        beside = self.use.model.rollout.split_version
+        if beside != self._version:
+            served.discard(beside)  # it stays beside whichever version is used
         self.is_done = served == {self._version}
         has_ended = all(s.state == "END" and not s.error for s in statuses)
         self.is_unloaded = has_ended and time.monotonic() >= self._has_looked

@@ -117,7 +117,8 @@ def launcher_for(backends: Sequence[Backend], serving: Serving, wanted: str) -> 
     _require_cluster(serving, wanted, traits)
     _require_following(serving, wanted, traits)
     if wanted == DOCKER:
-        _require_no_ladder(serving)  # mlserve.launch.docker reports what else it needs
+        _require_no_ladder(serving)
+        _require_no_second_version(serving)  # mlserve.launch.docker reports what else it needs
         return wanted
     launcher = launcher_named(wanted)
     absent = plugins.absent_modules(launcher.requires)
@@ -175,6 +176,15 @@ def _require_no_ladder(serving: Serving) -> None:
         raise UsageError(
             "the docker launcher does not take --ladder: its containers have one model's folder",
             hint=_USE_EMBEDDED,
+        )
+
+
+def _require_no_second_version(serving: Serving) -> None:
+    """Raise UsageError for a second version in a container, whose image holds one."""
+    for flag in serving.settings.rollout.flags:
+        raise UsageError(
+            f"the docker launcher does not take {flag}: an image holds one version",
+            hint=f"{_USE_EMBEDDED}, or ask a container of the other version: --shadow ENDPOINT",
         )
 
 

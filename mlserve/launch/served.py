@@ -58,9 +58,11 @@ class Use(NamedTuple):
         usable = (VersionState.WHOLE, VersionState.DAMAGED)
         present = [v.artifact.version for v in versions if v.state in usable]
         pinned = [v.artifact.version for v in versions if v.is_pinned]
+        served = self.model.versions.wanted(present)
         if pinned and self.follows_pin:
-            return tuple(pinned)
-        return self.model.versions.wanted(present)
+            served = tuple(pinned)
+        beside = [v for v in present if v == self.model.rollout.aside and v not in served]
+        return (*served, *beside)
 
     def served_now(self) -> frozenset[int]:
         """Return the versions that the server has loaded, is loading or is about to unload.
@@ -81,7 +83,9 @@ class Use(NamedTuple):
                 hint=f"see mlserve status --server {self.name}, or stop it: "
                 f"mlserve down {self.name}",
             ) from error
-        return frozenset(s.version for s in statuses if s.version is not None and s.state != "END")
+        served = {s.version for s in statuses if s.version is not None and s.state != "END"}
+        shadow = self.model.rollout.shadow_version  # it is in no status, as it answers nobody
+        return frozenset(served if shadow is None else {*served, shadow})
 
 
 def uses() -> list[Use]:

@@ -77,15 +77,17 @@ def parse(argv: Sequence[str], sockets: PassedSockets = NONE_PASSED) -> ServerOp
 
 def _of_model(given: argparse.Namespace) -> ServerOptions:
     options = LoadOptions.taken_from(vars(given))
+    settings = ServerSettings.taken_from(vars(given))
+    rollout = settings.rollout
     model = ModelSpec(
         plugins.backend(given.backend),
         given.model,
         given.base_path,
-        VersionPolicy(tuple(given.version), given.all_versions),
+        VersionPolicy(tuple(given.version), given.all_versions, aside=rollout.aside),
         options,
         given.poll_seconds,
+        rollout=rollout,
     )
-    settings = ServerSettings.taken_from(vars(given))
     return _options(given, (model,), settings, options.calls_at_once)
 
 

@@ -185,6 +185,7 @@ class ConfigFile:
                 model.options,
                 self._poll_seconds,
                 width=model.options.threads,
+                rollout=model.rollout,
             )
             for model in self._in_force
         )

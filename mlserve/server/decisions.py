@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from mlserve.admission.decisions import Copy
 from mlserve.server.codec.proto_reader import read_message
@@ -49,9 +50,9 @@ class DecisionsService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def services(self) -> tuple[Service]:
-        """Return the service to add to the gRPC server."""
-        methods: dict[str, BytesMethod] = {"Decisions": self.decisions}
+    def services(self, more: Mapping[str, BytesMethod]) -> tuple[Service]:
+        """Return mlserve's own service to add to the gRPC server, with more methods of it."""
+        methods: dict[str, BytesMethod] = {"Decisions": self.decisions, **more}
         purposes: Methods = {Purpose.METADATA: methods}
         return (Service(SERVER, "", purposes),)
 

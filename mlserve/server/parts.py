@@ -7,6 +7,7 @@ puts the REST API inside another ASGI application.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
 from mlserve.server.pages import MetricsPage, OpenApiPage
 from mlserve.server.processes.choice import Opener
-from mlserve.server.telemetry.metrics import Gauges, Metrics, RecordingMetrics
+from mlserve.server.rollout.pages import ShadowMethod, ShadowPage
+from mlserve.server.rollout.rollouts import Rollouts
+from mlserve.server.telemetry.metrics import Gauges, Metrics, RecordingMetrics, SplitGauges
 from mlserve.server.telemetry.recorder import Recorder
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.telemetry import Telemetry
@@ -70,17 +73,20 @@ class ServerParts:
             self.metrics.registry.register(RecordingMetrics(self.recorder))
             if settings.record_bodies:
                 self.telemetry.sample_with(self.recorder.sample)
-        opener = Opener(settings.log_format, on_change)
+        self._on_change = on_change
+        opener = Opener(settings.log_format, self._note_change)
         open_ = open_served if host is None else opener.open
-        self.models = Models(on_change, _signed(open_, settings.require_signature))
+        self.models = Models(self._note_change, _signed(open_, settings.require_signature))
         self.engine = Engine(
             self.models, self.telemetry, threads=threads or usable_cpus(), settings=settings
         )
+        self.rollouts = Rollouts(self.engine, self.models, self.telemetry)
+        self.telemetry.add_observer(self.rollouts)
         self.limits = limits_of(settings, has_ports=host is not None)
-        self._examiner = Examiner(self.engine, self.models, on_change)
+        self._examiner = Examiner(self.engine, self.models, self._note_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
+        self.metrics.registry.register(SplitGauges(self.rollouts))
         self._host = host or ""
-        self._on_change = on_change
         self._extensions = OipExtensions(
             self.engine, self.models, self.telemetry.statistics, host=self._host
         )
@@ -90,12 +96,18 @@ class ServerParts:
         """Whether a request to each model would be served now."""
         return self.models.is_ready and not self.in_flight.is_draining
 
+    def _note_change(self) -> None:
+        self.rollouts.follow()
+        self._on_change()
+
     def grpc_methods(self, reload: ModelReload | None) -> Mapping[str, UnaryMethod]:
         """Return the methods of both protocols over gRPC; `reload` changes the models."""
         served = self.engine, self.models
         tfs = TfsGrpcService(*served, host=self._host, reload=reload)
         oip = OipGrpcService(*served, self._extensions, self.limits, self.recorder)
-        services = (*tfs.services(), *oip.services(), *DecisionsService(self.engine).services())
+        more = ShadowMethod(self.engine, self.rollouts).methods()
+        own = DecisionsService(self.engine).services(more)
+        services = (*tfs.services(), *oip.services(), *own)
         return unary_methods(services, self.engine, self.telemetry, self.in_flight)
 
     def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
@@ -109,6 +121,7 @@ class ServerParts:
             OipRestExtensions(self._extensions, self.memory),
             OipRestService(*served, self.memory, self.limits, self.recorder),
             DecisionsPage(self.engine),
+            ShadowPage(self.rollouts),
             OpenApiPage(),
             MetricsPage(self.metrics, metrics_path),
         )
@@ -146,7 +159,10 @@ class ServerParts:
         Returns False if something has not ended by then.
         """
         served = self.engine, self.models, self.in_flight
-        return await drain(*served, give_up, on_begin=self._on_change)
+        closing = asyncio.create_task(self.rollouts.close())
+        has_ended = await drain(*served, give_up, on_begin=self._on_change)
+        await asyncio.wait((closing,), timeout=max(0.0, give_up - time.monotonic()))
+        return has_ended
 
 
 def _signed(open_: Open, key: Path | None) -> Open:

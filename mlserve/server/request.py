@@ -185,8 +185,10 @@ class RequestRecord:
     result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
     error's message, cut as the client gets it. `refused` is the engine's reason for not starting
     it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
-    `caller` and `priority` are what admission goes by. `deadline` is how many seconds the caller
-    allowed when it asked, 0 if it set no deadline. `sample` holds its bytes, if they are recorded.
+    `caller` and `priority` are what admission goes by. `arm` is the version that a split gave it
+    to; None if there is no split, or if it named a version. `deadline` is how many seconds the
+    caller allowed when it asked, 0 if it set no deadline. `sample` holds its bytes, if they are
+    recorded.
     """
 
     request_id: str = ""
@@ -204,6 +206,7 @@ class RequestRecord:
     rungs: tuple[RowRung, ...] = ()
     caller: Caller = UNKNOWN_CALLER
     priority: Priority = Priority.DEFAULT
+    arm: int | None = None
     began: float = field(default_factory=time.monotonic)
     deadline: float = 0.0
     sample: Sample | None = None

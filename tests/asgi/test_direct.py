@@ -32,6 +32,7 @@ from mlserve.artifact import Artifact
 from mlserve.asgi import mounted
 from mlserve.asgi.mounted import MountedServer
 from mlserve.server.engine.engine import Engine
+from mlserve.server.parts import ServerParts
 from mlserve.server.telemetry.log import TextFormatter
 from mlserve.testing.processes import launched, wait_until
 from tests.conftest import Export
@@ -58,9 +59,13 @@ async def _running(serving: MountedServer, count: int) -> None:
     await _until(lambda: _engine(serving).running == count)
 
 
-def _engine(serving: MountedServer) -> Engine:
+def _parts(serving: MountedServer) -> ServerParts:
     assert serving._run is not None
-    return serving._run.parts.engine
+    return serving._run.parts
+
+
+def _engine(serving: MountedServer) -> Engine:
+    return _parts(serving).engine
 
 
 def test_infer_returns_the_outputs_that_are_asked_for(export: Export) -> None:
@@ -447,3 +452,41 @@ def test_the_log_names_what_failed_in_a_format_of_mlserve(
     line = TextFormatter().format(record)
     assert " INFO predict failed code=not_an_image error=" in line
     assert " transport=direct path=predict model=m version=1 " in line
+
+
+def _two_versions(export: Export) -> None:
+    export("m", 1, label="one")
+    export("m", 2, label="two")
+
+
+def test_a_split_gives_calls_to_both_versions(export: Export) -> None:
+    _two_versions(export)
+    serving = mlserve.server.mount("m", split="v2=50%,differ=100%")
+
+    async def ask() -> None:
+        seen: set[int | None] = set()
+        async with asyncio.timeout(20):
+            while seen != {1, 2}:
+                seen.add((await serving.infer({"image": [PHOTO]})).version)
+        assert {(await serving.infer({"image": [PHOTO]}, version=2)).version} == {2}
+
+    _during(serving, ask)
+
+
+@pytest.mark.alone  # the shadow gets no CPU that anything else wants
+@pytest.mark.server
+def test_a_shadow_has_a_process_of_its_own_and_ends_with_the_server(export: Export) -> None:
+    _two_versions(export)
+    serving = mlserve.server.mount("m", shadow="2")
+
+    async def ask() -> None:
+        rollouts = _parts(serving).rollouts
+
+        def compared() -> int:
+            return rollouts.report().shadows[0].mirrored.counts.compared
+
+        async with asyncio.timeout(40):
+            while not compared():
+                assert (await serving.infer({"image": [PHOTO]})).version == 1
+
+    _during(serving, ask)

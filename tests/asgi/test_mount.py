@@ -49,6 +49,14 @@ def test_a_folder_of_versions_can_be_named(export: Export) -> None:
     assert "no version 9" in _refused(NotFound, path=path, version=9)
 
 
+def test_a_split_is_of_one_model(export: Export) -> None:
+    export("one")
+    export("two")
+    text = _refused(UsageError, "one", "two", split="v2=5%")
+    assert "split is for a version of one model, and 2 are named" in text
+    assert "no version 2" in _refused(NotFound, "one", split="v2=5%")
+
+
 def test_a_model_that_is_not_there_is_named_with_the_way_to_get_it(export: Export) -> None:
     export("present")
 

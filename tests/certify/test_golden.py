@@ -87,7 +87,8 @@ def test_what_holds_is_said_to_and_what_does_not_is_named(
         "0 of your 1 image"
     )
     certified(3, np.array([[0.5, 0.28]], dtype=np.float32), label="donkey")
-    wrong = cli("certify", "--output", "json")
+    report = tmp_path / "report.html"
+    wrong = cli("certify", "--output", "json", "--report", report)
     assert wrong.returncode == 8
     found = wrong.json()
     [version] = found["versions"]
@@ -97,6 +98,13 @@ def test_what_holds_is_said_to_and_what_does_not_is_named(
     assert version["golden"]["label_bound"] == pytest.approx(0.06, rel=1e-4)
     assert version["golden"]["problems"][0]["name"] == "photo 0"
     assert "label is 'donkey', not 'sorrel'" in version["golden"]["problems"][0]["what"]
+    page = report.read_text()
+    assert "does not hold: 1 version, 1 drifted" in page
+    assert "identical on 0 of 2 golden inputs, against a framework 1.0" in page
+    assert page.count("<svg") == 2  # one plot in two widths
+    assert page.count("<circle") == 4
+    assert "label is &#x27;donkey&#x27;, not &#x27;sorrel&#x27;" in page
+    assert f"mlserve certify --output json --report {report}" in page
     (folder.parent / "3" / "golden" / "tensors.npz").write_bytes(b"")
     damaged = cli("certify", "--version", "3")
     assert damaged.returncode == 8

@@ -44,8 +44,11 @@ def test_two_targets_are_measured_in_turn(
     assert {row["to"] for row in found["ratios"]} == {found["targets"][0]["name"]}
     assert (found["is_whole"], found["format"]) == (True, 1)
     page = report.read_text()
-    assert page.count("<svg") >= 6
-    assert not re.search(r"(src|href)=|https?://(?!127\.0\.0\.1)|@import|url\(", page)
+    assert page.count("<svg") == 2 * 5  # three loads, and two figures over the clients
+    assert not re.search(r"src=|href=\"[^#]|https?://(?!127\.0\.0\.1)|@import|url\(", page)
+    assert "<li>Every load holds p50=20000ms.</li>" in page
+    assert "<li>At 1 client: " in page
+    assert "mlserve bench " in page
 
 
 @pytest.mark.server

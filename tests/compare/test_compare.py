@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from html import unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -17,6 +19,7 @@ import pytest
 
 from mlserve.errors import ExitCode
 from mlserve.launch.records import read_records, select
+from mlserve.testing.images import plain
 from mlserve.testing.processes import wait_until
 
 pytestmark = pytest.mark.server
@@ -212,24 +215,60 @@ def test_random_weights_are_told_of(cli: Any, export: Any, photos: Path) -> None
     assert "warning: echo@1 has random weights: its answers mean nothing" in done.stderr
 
 
+def _without_markup(page: str) -> str:
+    return unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
 def test_the_report_needs_nothing_else(cli: Any, export: Any, photos: Path, tmp_path: Path) -> None:
     (photos / "<b>&.jpg").write_bytes(b"an image")
+    (photos / "real.png").write_bytes(plain("green", "PNG"))
+    (photos / "bad.jpg").write_bytes(b"bad")
     export(1)
-    export(2, label="<script>", score=0.25)
+    export(2, label="<script>", score=0.25, pixel=130)
+    report = tmp_path / "a report.html"
+    asked = ("compare", "echo@1", "echo@2", photos)
 
-    done = cli("compare", "echo@1", "echo@2", photos, "--report", tmp_path / "report.html")
+    done = cli(*asked, "--report", report, env={"MLSERVE_COMPARE_RUNS": "1"})
 
     assert done.returncode == ExitCode.DIFFERENT
-    page = (tmp_path / "report.html").read_text()
+    page = report.read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == page.count("</svg>") == 2
-    assert page.count("<polyline") == 2
+    assert page.count("<svg") == page.count("</svg>") == 4  # two plots, each in two widths
     for plot in re.findall("<svg.*?</svg>", page, re.DOTALL):
         ET.fromstring(plot)
-    assert not any(word in page for word in ("http:", "https:", "src=", "@import", "url(", "<b>"))
+    assert not any(word in page for word in ("http:", "https:", "@import", "url(", "<b>"))
+    assert set(re.findall(r'src="([^,"]*),', page)) == {"data:image/jpeg;base64"}
     assert "&lt;b&gt;&amp;.jpg" in page
     assert "<script" not in page
     assert "prefers-color-scheme: dark" in page
+    said = " ".join(_without_markup(page).split())
+    assert "echo@2 gives another label than echo@1 to 4 of 4 images: " in said
+    assert (
+        "The first difference is in decoded , in 4 of 4 images, by up to 2. The manifests" in said
+    )
+    assert "Both refuse 1 image for the same reason." in said
+    assert "runs on" not in said
+    command = shlex.join(["mlserve", *map(str, asked), "--runs", "1", "--report", str(report)])
+    assert command in said
+
+
+def test_images_stand_in_the_order_of_what_is_wrong(cli: Any, export: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, content in (("a.jpg", b"x says ox 0.9"), ("b.jpg", b"bad"), ("c.jpg", b"an image")):
+        (folder / name).write_bytes(content)
+    export(1)
+    export(2, label="donkey")
+
+    cli("compare", "echo@1", "echo@2", folder, "--report", tmp_path / "report.html")
+
+    page = (tmp_path / "report.html").read_text()
+    images = re.findall(r'scope="row">(?:<span.*?</span>)?(\w\.jpg)</th>', page)
+    assert images == ["c.jpg", "a.jpg", "b.jpg"]  # a gets the label that it says itself
+    differing, agreeing = page.split("<details", 1)
+    assert "c.jpg</th>" in differing
+    assert "2 images without a difference above the tolerance" in agreeing
+    assert '<strong class="different">donkey</strong>' in differing
 
 
 @pytest.mark.parametrize(

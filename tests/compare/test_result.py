@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlserve import plots
 from mlserve.client.answers import Score
 from mlserve.compare.asking import Served
 from mlserve.compare.images import score_difference
-from mlserve.compare.report import COST_HEADER, cost_rows
 from mlserve.compare.result import Difference, ImageComparison, ImagesResult, Row
 from mlserve.compare.stages import compare_stages, difference
+from mlserve.compare.tables import COST_HEADER, cost_rows
 from mlserve.compare.targets import ComparedTarget, split
 from mlserve.errors import UsageError
 
@@ -119,11 +118,3 @@ def test_a_server_that_is_gone_has_no_memory() -> None:
         process.wait()
 
     assert Served(ComparedTarget("gone", None), "127.0.0.1:1", process.pid).rss() is None
-
-
-@pytest.mark.parametrize(
-    ("longest", "ticks"),
-    [(322.0, [0, 100, 200, 300]), (1.3, [0, 0.5, 1]), (6.0, [0, 1, 2, 3, 4, 5, 6])],
-)
-def test_an_axis_has_round_numbers(longest: float, ticks: list[float]) -> None:
-    assert plots.ticks(longest) == ticks

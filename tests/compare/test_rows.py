@@ -213,7 +213,10 @@ def test_the_report_shows_the_rows(echo: Any, shifted: Any, table: Any, tmp_path
 
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == page.count("</svg>") == 1
+    assert page.count("<svg") == page.count("</svg>") == 2  # one plot in two widths
+    assert "<code>sum</code> differs in 2 of 2 rows; furthest in " in page
+    assert "<code>product</code> agrees in every answer, exactly." in page
+    assert "There is no manifest of" in page
     assert "&lt;b&gt;.csv, row 2 (line 3)" in page
     assert "<b>" not in page
     assert "different: 2 of 2 rows" in page

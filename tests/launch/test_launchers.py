@@ -177,6 +177,8 @@ def test_options_of_a_cluster_need_a_launcher_that_has_replicas(
     [
         ({"settings": ServerSettings(grpc_socket=Path("/s"))}, "does not take --grpc-socket"),
         ({"settings": ServerSettings(model_control=ModelControl.ON)}, "not take --model-control"),
+        ({"settings": ServerSettings(shadow="2")}, "does not take --shadow"),
+        ({"settings": ServerSettings(split="v2=5%")}, "does not take --split"),
         ({"config": ConfigEntry(Path("/m.toml"), "line")}, r"does not serve \[servers.line\]"),
     ],
 )
@@ -185,6 +187,26 @@ def test_what_replicas_cannot_do_is_refused_before_the_start(
 ) -> None:
     with pytest.raises(UsageError, match=error):
         launcher_for([plugins.backend("echo")], replace(serving, **changed), "ray")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "given", "said"),
+    [
+        (DOCKER, {"shadow": "2"}, "the docker launcher does not take --shadow VERSION"),
+        (DOCKER, {"split": "v2=5%"}, "the docker launcher does not take --split"),
+        (NATIVE, {"shadow": "http://there:1"}, "the native launcher does not take --shadow"),
+        (NATIVE, {"split": "v2=5%"}, "the native launcher does not take --split"),
+    ],
+)
+def test_where_there_is_no_second_version_that_is_said(
+    serving: Serving, launcher: str, given: dict[str, str], said: str
+) -> None:
+    changed = replace(
+        serving, settings=ServerSettings(shadow=given.get("shadow"), split=given.get("split"))
+    )
+    with pytest.raises(UsageError, match=said) as refused:
+        launcher_for([plugins.backend("echo")], changed, launcher)
+    assert refused.value.hint
 
 
 def test_a_ladder_is_not_for_replicas(serving: Serving) -> None:

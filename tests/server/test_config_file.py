@@ -145,6 +145,37 @@ def test_the_file_is_followed_and_no_request_is_lost(
 
 
 @pytest.mark.server
+def test_a_split_of_a_model_comes_and_goes_with_the_file(
+    tmp_path: Path, write: Write, launch: Callable[..., FileServer]
+) -> None:
+    put(tmp_path, "a", journal=str(tmp_path / "journal"))
+    put_version(tmp_path / "a" / "2", label="b")
+    table = '[servers.line]\n[servers.line.models.a]\npath = "a"\nbackend = "echo"\nversion = 1\n'
+    write_text(tmp_path, table)
+    server = launch("--poll-seconds=0.05")
+    wait_until(lambda: server.label("a") == "a")
+
+    def answers(count: int = 40) -> set[Any]:
+        return {server.label("a") for _ in range(count)}
+
+    def state() -> Any:
+        split = httpx.get(f"http://{server.rest}/mlserve/shadow").json()["split"]
+        return split["a"]["state"] if split else None
+
+    write_text(tmp_path, table + 'split = "v2=50%,differ=100%"\n')
+    wait_until(lambda: state() == "running")
+    assert answers() == {"a", "b"}
+    write_text(tmp_path, table + 'split = "v2=200%"\n')
+    wait_until(server.problem)
+    assert "mlserve.toml:6:9: " in server.problem()
+    assert answers() == {"a", "b"}
+    write_text(tmp_path, table)
+    wait_until(lambda: state() is None)
+    assert answers() == {"a"}
+    assert "close" not in (tmp_path / "journal").read_text(), "version 1 was not loaded again"
+
+
+@pytest.mark.server
 def test_sighup_has_it_read_at_once(
     tmp_path: Path, write: Write, launch: Callable[..., FileServer]
 ) -> None:

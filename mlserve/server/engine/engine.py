@@ -38,12 +38,14 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.deadlines import Deadlines
-from mlserve.server.engine.job import UNREAD, Head, InferenceCall, Job
+from mlserve.server.engine.job import UNREAD, Companion, Head, InferenceCall, Job
+from mlserve.server.engine.stalls import Stalls
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
 from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
+from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
@@ -59,6 +61,8 @@ class Engine:
         self._models = models
         self._telemetry = telemetry
         self.settings = settings
+        self.companion: Companion | None = None
+        """Whoever has something to do with a second version of a model."""
         self._admission: Admission[Job[Any]] = Admission(
             threads,
             math.inf if settings.max_queue is None else settings.max_queue,
@@ -72,6 +76,7 @@ class Engine:
         self._unsettled = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expire)
+        self._stalls = Stalls()
         self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -105,6 +110,11 @@ class Engine:
     def slots(self) -> int:
         """How many calls, or batches of calls, run at once."""
         return self._admission.slots
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many calls, or batches of calls, run now."""
+        return len(self._admission.running)
 
     @property
     def predicted_wait(self) -> float:
@@ -169,7 +179,7 @@ class Engine:
         self._require_time(call.deadline)
         # No `with` for this lease: it ends with the work, in `_finish` or `_take_out`, and not with
         # the caller's wait. A call whose deadline has passed may still be running.
-        loaded = self._models.lease(call.model, call.version)
+        loaded = self._models.lease(call.model, self.version_for(call.model, call.version))
         try:
             job = self._enter(call, loaded)
         except BaseException:
@@ -177,6 +187,12 @@ class Engine:
             raise
         self._dispatch()
         return self._answer(job)
+
+    def version_for(self, model: str, version: VersionChoice) -> VersionChoice:
+        """Return the version that was asked for, or that a split chooses if none was."""
+        if version is None and self.companion is not None:
+            return self.companion.choose(model, request.current())
+        return version
 
     async def _answer(self, job: Job[Answer]) -> Answer:
         """Wait for the answer to an admitted call; it leaves the queue if the caller stops waiting.
@@ -202,6 +218,8 @@ class Engine:
         """Learn how long a caller waits that set no deadline."""
         if job.deadline.is_asked or self._is_draining:
             return
+        if has_left and self._stalls.since(job.arrived_at):
+            return  # nobody knows when it came
         now = time.monotonic()
         note = self.patience.note_left if has_left else self.patience.note_stayed
         with self._lock:
@@ -273,6 +291,8 @@ class Engine:
         if verdict is not None:
             raise self._refusal(verdict, call.deadline)
         self._is_idle.clear()
+        if self.companion is not None:
+            self.companion.entered(job)
         return job
 
     def _dispatch(self) -> None:
@@ -417,6 +437,8 @@ class Engine:
             self._telemetry.metrics.work(job.record, outcome)
             request.begin(job.record)  # errors logged from here belong to this request
             job.settle(job.work.error)
+            if self.companion is not None:
+                self.companion.finished(job, outcome)
         self._dispatch()
         self._note_idle()
 

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlserve.admission.estimates import CostKey
@@ -29,8 +28,9 @@ from mlserve.certificate.verdict import (
     verdict_in_company,
 )
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
+from mlserve.errors import DeadlineExceeded, Overloaded, Unavailable
 from mlserve.ladder.climb import rung_of
+from mlserve.server.engine.beside import Nobody
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.work import Codec, Work
 from mlserve.server.errors import as_exception, as_known_error
@@ -164,7 +164,7 @@ class Examiner:
             CostKey.from_rows(loaded.model, loaded.version, case.signature, 1),
             Deadline.after(_PATIENCE),
             StageTimes(),
-            _Nobody(),
+            Nobody(),
         )
         work.threads, work.only_rung = 1, loaded.standing.rung_of(case)
 
@@ -219,20 +219,3 @@ class GoldenCodec(Codec[Arrays]):
 
     def encode(self, served: Served, signature: Signature, outputs: Tensors) -> Arrays:
         return dict(outputs)
-
-
-@dataclass
-class _Nobody:
-    """The caller of a golden question: it never leaves, and has all the time in the world."""
-
-    def has_left(self) -> bool:
-        return False
-
-    def enter(self, stage: int) -> None:
-        """Do nothing: nobody asks."""
-
-    def find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
-        return None
-
-    def bring_forward(self, work: Work[Any]) -> None:
-        """Do nothing: a golden question brings no deadline."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, cast
+from typing import Any, Generic, Protocol, cast
 
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.tickets import Ticket
@@ -40,6 +40,19 @@ class InferenceCall(Generic[Answer]):
     body: int = 0
     signature: str = ""
     rows: int | None = None
+
+
+class Companion(Protocol):
+    """What is done with a second version of a model, on the event loop: it must not wait."""
+
+    def choose(self, model: str, record: RequestRecord, /) -> int | None:
+        """Return the version for a request that names none; None leaves it to the model."""
+
+    def entered(self, job: Job[Any], /) -> None:
+        """Take note of a call that was admitted, and perhaps have its work `keeps` set."""
+
+    def finished(self, job: Job[Any], outcome: Outcome, /) -> None:
+        """Take note of a call whose work has ended, after its caller was told."""
 
 
 @dataclass(frozen=True, slots=True)

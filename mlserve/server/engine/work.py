@@ -9,11 +9,12 @@ index in it. Nothing here raises: what goes wrong is a work's `error`.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -76,6 +77,27 @@ class Codec(ABC, Generic[Answer]):
         It cannot be sent again then.
         """
         return False
+
+
+class Kept(NamedTuple):
+    """What was asked of a version, and what it answered: another one may be asked the same."""
+
+    signature: str
+    inputs: Tensors
+    outputs: Tensors
+
+    @property
+    def size(self) -> float:
+        """The bytes of all arrays; infinite if one holds anything but numbers and strings."""
+        arrays = (*self.inputs.values(), *self.outputs.values())
+        return sum(map(_size_of, arrays))
+
+
+def _size_of(array: Any) -> float:
+    if array.dtype != object:
+        return float(array.nbytes)
+    is_plain = all(type(item) in (bytes, str) for item in array.flat)
+    return sum(map(len, array.flat)) if is_plain else math.inf
 
 
 class Caller(Protocol):
@@ -152,6 +174,9 @@ class Work(Generic[Answer]):
         """Of a model on a ladder, the rung that answered each row."""
         self.result: Answer | None = None
         self.error: Exception | None = None
+        self.keeps = False
+        """Whether to keep the inputs and outputs once it is answered."""
+        self.kept: Kept | None = None
 
     @property
     def doing(self) -> str:
@@ -208,6 +233,8 @@ class Work(Generic[Answer]):
             self.result = self.codec.encode(self.served, self.signature, self.outputs)
 
         self._attempt("encode", _ENCODE, write)
+        if self.keeps and self.error is None and self.signature is not None:
+            self.kept = Kept(self.signature.name, self.inputs, self.outputs)
         self.inputs = self.outputs = {}
 
     def require_time(self) -> None:

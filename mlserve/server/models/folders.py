@@ -24,12 +24,19 @@ class Look:
     """The contents of the base path at one moment.
 
     `present` maps each version to its fingerprint if it is followed, else to None. `unfinished` are
-    the versions that are not served because they lack a manifest, `wanted` those to serve.
+    the versions that are not served because they lack a manifest, `wanted` those to serve, the last
+    of them `beside` the others if it is not None.
     """
 
     present: Mapping[int, Fingerprint | None]
     unfinished: tuple[int, ...] = ()
     wanted: tuple[int, ...] = ()
+    beside: int | None = None
+
+    @property
+    def primary(self) -> tuple[int, ...]:
+        """The versions to serve without the one beside them."""
+        return tuple(version for version in self.wanted if version != self.beside)
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -53,11 +60,14 @@ class VersionFolders:
         """Whether the last look could read the base path and its pin."""
         self._doubles: frozenset[int] = frozenset()
 
-    def look(self, policy: VersionPolicy, loaded: Collection[int]) -> Look | None:
+    def look(
+        self, policy: VersionPolicy, loaded: Collection[int], beside: int | None = None
+    ) -> Look | None:
         """Return what is there now; None when the base path or its pin cannot be read.
 
         So it is when the pinned version is absent: neither must end what is served. A loaded
-        version stays served, even without a manifest.
+        version stays served, even without a manifest. `beside` is served beside those of the
+        policy, unless it is one of them.
         """
         try:
             folders = folders_by_version(self.base_path)
@@ -73,8 +83,10 @@ class VersionFolders:
         unfinished = set(unfinished_versions(self.base_path, policy, present)) - set(loaded)
         look = Look(dict.fromkeys(present), tuple(sorted(unfinished)))
         wanted = policy.wanted(look.whole)
+        beside = beside if beside in look.whole and beside not in wanted else None
+        wanted = wanted if beside is None else (*wanted, beside)
         prints = {version: fingerprint(self.folder(version)) for version in wanted}
-        return replace(look, present={**look.present, **prints}, wanted=wanted)
+        return replace(look, present={**look.present, **prints}, wanted=wanted, beside=beside)
 
     def folder(self, version: int) -> Path:
         """Return the folder of that version."""

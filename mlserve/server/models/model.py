@@ -65,6 +65,7 @@ class Model:
         self._loaded_as: dict[int, Fingerprint] = {}
         self._folders = VersionFolders(source.model, source.base_path)
         self._last_look = Look({})
+        self._beside: int | None = None
         self._statuses: dict[int, LoadStatus] = {}
         self._failed = FailedVersions(source.retries)
         self._absence: MlserveError | None = None
@@ -83,7 +84,23 @@ class Model:
     @property
     def is_ready(self) -> bool:
         """Whether a request that names no version would be served."""
-        return any(loaded.fault is None for loaded in self._loaded.values())
+        return any(
+            loaded.fault is None
+            for version, loaded in self._loaded.items()
+            if version != self._beside
+        )
+
+    @property
+    def base(self) -> LoadedVersion | None:
+        """The version that answers a request which names none; None if there is none now."""
+        latest = self._latest()
+        return None if latest is None else self._loaded[latest]
+
+    @property
+    def beside(self) -> LoadedVersion | None:
+        """The version that is served beside the others; None unless it would answer now."""
+        loaded = None if self._beside is None else self._loaded.get(self._beside)
+        return loaded if loaded is not None and loaded.fault is None else None
 
     @property
     def is_loading(self) -> bool:
@@ -111,7 +128,9 @@ class Model:
                 raise
             return
         self._last_look = Look(dict.fromkeys(present))
-        for version in wanted:
+        beside = self._source.rollout.split_version
+        self._beside = beside if beside in present and beside not in wanted else None
+        for version in wanted if self._beside is None else (*wanted, self._beside):
             self._set(version, State.START)
 
     async def load(self) -> None:
@@ -125,7 +144,7 @@ class Model:
         finally:
             self.was_tried.set()
         remind_at = 0.0
-        while not self._loaded and not self.is_closed and not self.is_unloaded:
+        while self._latest() is None and not self.is_closed and not self.is_unloaded:
             pause = self._pause()
             if self._failed.has_given_up or pause is None:
                 raise self.problem
@@ -164,7 +183,7 @@ class Model:
             self.is_unloaded = False
             self._failed.keep(())
             look = await self._follow_once(trusts_what_is_there=True)
-        for version in () if look is None else look.wanted:
+        for version in () if look is None else look.primary:
             error = self._statuses[version].error if version in self._statuses else None
             if error is not None:
                 raise error
@@ -211,11 +230,15 @@ class Model:
         return loaded.lease()
 
     def _latest(self) -> int | None:
-        """Return the latest loaded version whose answers are right, or else the latest."""
-        latest = max(self._loaded, default=None)
+        """Return the latest loaded version whose answers are right, or else the latest.
+
+        The one beside the others is none of them, whatever its number.
+        """
+        numbers = [number for number in self._loaded if number != self._beside]
+        latest = max(numbers, default=None)
         if latest is None or self._loaded[latest].drift is None:
             return latest
-        right = (number for number, each in self._loaded.items() if each.drift is None)
+        right = (number for number in numbers if self._loaded[number].drift is None)
         return max(right, default=latest)
 
     def knows(self, version: int) -> bool:
@@ -272,7 +295,8 @@ class Model:
     async def _follow_once(self, *, trusts_what_is_there: bool) -> Look | None:
         """Look at the base path and serve what it holds; the caller holds `_changing`."""
         policy, loaded = self._source.policy, tuple(self._loaded)
-        look = await run_on_daemon_thread(self._folders.look, policy, loaded)
+        beside = self._source.rollout.split_version
+        look = await run_on_daemon_thread(self._folders.look, policy, loaded, beside)
         if look is None or self.is_closed:
             return None
         before, self._last_look = self._last_look, look
@@ -304,14 +328,23 @@ class Model:
     async def _reconcile(self, look: Look, before: Look) -> None:
         wanted = look.wanted
         self._failed.keep(wanted)
+        if look.beside is None or look.beside not in self._loaded:
+            self._set_beside(look.beside)
         for version in wanted:
             now = look.present[version]
             assert now is not None, "every version that is wanted was looked at"
             if look.is_settled(version, before) and self._is_worth_loading(version, now):
                 await self._load(version, now)
-        if not wanted or any(version in self._loaded for version in wanted):
+        if not wanted or any(version in self._loaded for version in look.primary):
+            # Only now: a version that answered all requests goes on until another one can.
+            self._set_beside(look.beside)
             for version in set(self._loaded) - set(wanted):
                 self._unload(version)
+
+    def _set_beside(self, version: int | None) -> None:
+        if version != self._beside:
+            self._beside = version
+            self._on_change()
 
     def _is_worth_loading(self, version: int, fingerprint: Fingerprint) -> bool:
         """Return whether a version is new, has changed, or failed and is due for a retry."""

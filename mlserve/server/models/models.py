@@ -180,6 +180,18 @@ class Models:
         """Return the name of the backend that serves it. Raises NotFound."""
         return self._find(model).backend
 
+    def source_of(self, model: str) -> ModelSpec:
+        """Return what is served of the model, as last requested. Raises NotFound."""
+        return self._find(model).source
+
+    def base_of(self, model: str) -> LoadedVersion | None:
+        """Return the version that answers a request which names none; None if there is none."""
+        return self._models[model].base if model in self._models else None
+
+    def beside_of(self, model: str) -> LoadedVersion | None:
+        """Return the version that is served beside the others, if it would answer now."""
+        return self._models[model].beside if model in self._models else None
+
     def labels_of(self, model: str) -> Mapping[str, int]:
         """Return the labels of its versions; none for a model that is not served."""
         return self._models[model].source.labels if model in self._models else {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlserve.backend import Backend
 from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
 from mlserve.load_options import LoadOptions
+from mlserve.rollout import NO_ROLLOUT, RolloutOptions
 from mlserve.store import VersionPolicy
 
 VersionChoice = int | str | None
@@ -67,7 +68,8 @@ class ModelSpec:
     `poll_seconds` is the time between two looks at the folder; 0 never looks again. `labels` are
     names for version numbers. A model that `awaits_versions` may have none when the server starts.
     `width` is the most calls of it that run at once; None leaves it to the server. `signed_by` is
-    the file of the key that must have signed each version (`mlserve.signing`).
+    the file of the key that must have signed each version (`mlserve.signing`). `rollout` says what
+    a second version is for; the policy has it aside.
     """
 
     backend: Backend
@@ -81,7 +83,9 @@ class ModelSpec:
     awaits_versions: bool = False
     width: int | None = None
     signed_by: Path | None = None
+    rollout: RolloutOptions = NO_ROLLOUT
 
     def differs_in_choice_only(self, other: ModelSpec) -> bool:
         """Return whether only the versions to serve and their labels may differ between the two."""
-        return replace(self, policy=other.policy, labels=other.labels) == other
+        chosen = replace(self, policy=other.policy, labels=other.labels, rollout=other.rollout)
+        return chosen == other

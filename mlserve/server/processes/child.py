@@ -24,11 +24,11 @@ from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.body_memory import Room
-from mlserve.server.engine.work import Work, run_works
+from mlserve.server.engine.work import Kept, Work, run_works
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.ladders import open_served
 from mlserve.server.models.loading import LoadedVersion
-from mlserve.server.processes.channel import LEFT, Channel
+from mlserve.server.processes.channel import LEFT, LONG, Channel
 from mlserve.server.processes.messages import (
     Aside,
     Failed,
@@ -121,7 +121,7 @@ class _Tasks:
             caller,
         )
         work.entered_at, work.threads = order.entered_at, order.threads
-        work.only_rung = order.only_rung
+        work.only_rung, work.keeps = order.only_rung, order.keeps
         order.codec.room = _RoomElsewhere(caller, order.deadline)
         return work
 
@@ -206,7 +206,14 @@ def _result(work: Work[Any], order: Order, places: dict[int, int]) -> Result:
         (times.queue, times.decode, times.run, times.encode),
         None if execution is None else (place, execution.rows),
         work.rungs,
+        _kept(work),
     )
+
+
+def _kept(work: Work[Any]) -> Kept | None:
+    """Return what the work keeps, unless copying it would delay the answer that goes with it."""
+    kept = work.kept
+    return kept if kept is not None and kept.size < LONG else None
 
 
 def _known(error: Exception, order: Order) -> MlserveError:

@@ -19,6 +19,7 @@ from mlserve.backend import (
 from mlserve.deadline import Deadline
 from mlserve.errors import MlserveError
 from mlserve.ladder.climb import RowRung
+from mlserve.server.engine.work import Kept
 from mlserve.server.models.versions import ModelSpec
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -64,7 +65,8 @@ class Failed(NamedTuple):
 class Order(NamedTuple):
     """One call of a `Task`. `entered_at` is when it was queued, on the machine's monotonic clock.
 
-    The ids belong to the log lines about it.
+    The ids belong to the log lines about it. It `keeps` what was asked and answered, if that is
+    small.
     """
 
     codec: Any
@@ -75,6 +77,7 @@ class Order(NamedTuple):
     only_rung: int | None
     request_id: str
     trace_id: str
+    keeps: bool
 
 
 class Task(NamedTuple):
@@ -97,6 +100,7 @@ class Result(NamedTuple):
     times: tuple[float, float, float, float]
     execution: tuple[int, int] | None
     rungs: tuple[RowRung, ...]
+    kept: Kept | None
 
 
 class Report(NamedTuple):

@@ -68,8 +68,10 @@ class RunnerProcesses:
         count: int,
         log_format: LogFormat,
         on_change: Callable[[], None],
+        nice: int = 0,
     ) -> None:
-        self._started_with = source, version, log_format
+        """Describe them; `nice` is by how much they give way to others for a CPU (nice(2))."""
+        self._started_with = source, version, log_format, nice
         self._name = f"version {version} of {source.model}"
         self._count = count
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -139,6 +141,14 @@ class RunnerProcesses:
         ended = asyncio.run_coroutine_threadsafe(self._close(), loop).result()
         for process in ended:
             process.cause()
+
+    async def end(self) -> None:
+        """End the processes at once, whatever they run: nobody waits for it any more."""
+        processes = await self._close()
+        for process in processes:
+            process.kill()
+        for process in processes:
+            await run_on_daemon_thread(process.cause)
 
     async def _close(self) -> list[RunnerProcess]:
         self._closing.set()
@@ -439,6 +449,7 @@ def _order(work: Work[Any]) -> Order:
         work.only_rung,
         work.request_id,
         work.trace_id,
+        work.keeps,
     )
 
 
@@ -447,7 +458,7 @@ def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
     for work, result in zip(works, results, strict=True):
         work.elsewhere = None
         work.result, work.error = result.answer, result.error
-        work.read_as, work.rungs = result.read_as, result.rungs
+        work.read_as, work.rungs, work.kept = result.read_as, result.rungs, result.kept
         name = result.signature
         work.signature = None if name is None else work.runner.signatures[name]
         times = work.times

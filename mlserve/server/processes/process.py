@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from mlserve.errors import ModelLoadFailed
@@ -37,8 +37,13 @@ class RunnerProcess:
 
     _life: int | None
 
-    def __init__(self, source: ModelSpec, version: int, log_format: LogFormat) -> None:
-        """Start the process, which begins to load. Raises OSError."""
+    def __init__(
+        self, source: ModelSpec, version: int, log_format: LogFormat, nice: int = 0
+    ) -> None:
+        """Start the process, which begins to load. Raises OSError.
+
+        It gives way to others for a CPU by `nice`.
+        """
         with ExitStack() as undo, ExitStack() as only_theirs:
             self.channel, theirs, memory = pair()
             undo.callback(self.channel.close)
@@ -54,6 +59,9 @@ class RunnerProcess:
                 stdin=subprocess.DEVNULL,
             )
             undo.pop_all()
+        if nice:  # before it starts threads, which take it over
+            with suppress(OSError):  # it has ended already, or the system forbids it
+                os.setpriority(os.PRIO_PROCESS, self._child.pid, nice)
         self.started_at = time.monotonic()
         self.early_deaths = 0
         """How many processes in a row, the last of them in its place, died young."""

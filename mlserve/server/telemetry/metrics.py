@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter as Counts
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import (
@@ -94,6 +94,21 @@ class Metrics:
         self._climbs = self._counter(
             "ladder_climbs", "Rows that went beyond the first rung.", "model", "version"
         )
+        self._shadow = self._counter(
+            "shadow",
+            "Answers of the version in use, by what became of asking its shadow the same.",
+            *("model", "result"),
+        )
+        self._split_requests = self._counter(
+            "split_requests",
+            "Requests that name no version under a split, by the version that got them.",
+            *("model", "version", "result"),
+        )
+        self._split_checks = self._counter(
+            "split_checks",
+            "Answers of a split's version, by what became of asking the version in use the same.",
+            *("model", "result"),
+        )
         self._config = Gauge(
             "mlserve_config_in_force",
             "0 if the configuration file, as it is now, was refused, else 1.",
@@ -140,6 +155,18 @@ class Metrics:
     def batch(self, size: int) -> None:
         """Count calls that were run as one batch."""
         self._batches.observe((), size)
+
+    def shadow(self, model: str, result: str) -> None:
+        """Count what came of an answer for the model's shadow."""
+        self._shadow.add((model, result))
+
+    def split_request(self, model: str, version: str, result: str) -> None:
+        """Count a request that a split gave to that version."""
+        self._split_requests.add((model, version, result))
+
+    def split_check(self, model: str, result: str) -> None:
+        """Count what came of an answer of a split's version."""
+        self._split_checks.add((model, result))
 
     def config_in_force(self, value: bool) -> None:
         """Say whether the configuration file, as it is now, is in force."""
@@ -252,6 +279,38 @@ class RecordingMetrics(Collector):
         ):
             lost.add_metric((reason,), count)
         yield lost
+
+
+class Splits(Protocol):
+    """What the gauges read of the splits, which stand above this package."""
+
+    def in_force(self) -> Iterable[tuple[str, int, float, bool]]:
+        """Return model, version, the share that it gets now, and whether it is stopped."""
+
+
+class SplitGauges(Collector):
+    """The gauges of the splits of one server."""
+
+    def __init__(self, splits: Splits) -> None:
+        self._splits = splits
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric with its value now."""
+        which = ("model", "version")
+        share = GaugeMetricFamily(
+            "mlserve_split_share",
+            "Share of the requests naming no version that a split gives to this one now.",
+            labels=which,
+        )
+        stopped = GaugeMetricFamily(
+            "mlserve_split_stopped",
+            "1 if the split of this version was stopped, as it was found to be worse, else 0.",
+            labels=which,
+        )
+        for model, version, part, is_stopped in self._splits.in_force():
+            share.add_metric((model, str(version)), part)
+            stopped.add_metric((model, str(version)), is_stopped)
+        yield from (share, stopped)
 
 
 class Gauges(Collector):

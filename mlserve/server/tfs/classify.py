@@ -317,7 +317,8 @@ class InferenceGrpc:
         if not spec.name:
             raise InvalidInput("ModelSpec has no name specified.")
         with telling_of_servables():
-            loaded = self._models.lease(spec.name, self._version_of(spec))
+            version = self._engine.version_for(spec.name, self._version_of(spec))
+            loaded = self._models.lease(spec.name, version)
         with loaded:
             methods = _methods_of(tasks, loaded.runner)
             examples = Examples(sent, deadline)

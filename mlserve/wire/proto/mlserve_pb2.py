@@ -4,3 +4,5 @@ from mlserve.wire.proto._pool import message
 
 DecisionsRequest = message("mlserve.DecisionsRequest")
 DecisionsResponse = message("mlserve.DecisionsResponse")
+ShadowRequest = message("mlserve.ShadowRequest")
+ShadowResponse = message("mlserve.ShadowResponse")

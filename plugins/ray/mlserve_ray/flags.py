@@ -72,6 +72,8 @@ def _check(options: FrontOptions) -> None:
         "grpc_socket": settings.grpc_socket,
         "rest_socket": settings.rest_socket,
         "ladder": load.ladder,
+        "shadow": settings.shadow,
+        "split": settings.split,
         "model_control": settings.model_control is ModelControl.ON or None,
     }
     for name, value in taken.items():

@@ -22,6 +22,8 @@ _END_SECONDS = 30.0
 """Seconds, after the requests are finished, for the replicas and a local Ray to end."""
 _ONE_MACHINE = ("grpc_socket", "rest_socket")
 """Settings of a server that is one process."""
+_COUNTED = ("shadow", "shadow_token_file", "split")
+"""Settings of a server that compares versions by itself."""
 
 
 class RayLauncher(Launcher):
@@ -46,6 +48,9 @@ class RayLauncher(Launcher):
         for name in _ONE_MACHINE:
             if name in serving.settings.changed:
                 raise _is_not_taken(name, "its replicas are on several machines")
+        for name in _COUNTED:
+            if name in serving.settings.changed:
+                raise _is_not_taken(name, "each replica would compare and stop by itself")
         if serving.settings.model_control is ModelControl.ON:
             raise _is_not_taken("model_control", "a request reaches one replica, not all")
         if serving.cluster.address is None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -103,6 +107,35 @@ def test_callers_with_a_deadline_say_nothing(model: Any, start: Callable[..., An
             )
     wait_until(lambda: cancelled_on(server) == 6)
     assert seen_by(server) == []
+
+
+def test_who_came_while_the_server_stood_still_says_nothing_by_leaving(
+    model: Any, start: Callable[..., Any]
+) -> None:
+    """They have waited for longer than the server could see."""
+    model.put(7)
+    server = start()
+    assert server.post({"inputs": ["x"]}).status_code == 200
+    body = json.dumps({"inputs": [3.0], "signature_name": "slow"}).encode()
+    head = f"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, port = server.rest.split(":")
+    server.process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    with ExitStack() as callers:
+        for _ in range(6):
+            caller = callers.enter_context(socket.create_connection((host, int(port))))
+            caller.sendall(head.encode() + body)
+        wait_until(lambda: time.monotonic() - stopped > 0.5)
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: in_flight_on(server) == 6)
+    wait_until(lambda: cancelled_on(server) == 6)
+    assert {kind["left"] for kind in seen_by(server)} <= {0}
+
+
+def in_flight_on(server: Any) -> float:
+    page = httpx.get(f"http://{server.rest}/metrics").text
+    names = ("mlserve_requests_running ", "mlserve_requests_waiting ")
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(names))
 
 
 def cancelled_on(server: Any) -> float:

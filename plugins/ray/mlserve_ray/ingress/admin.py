@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mlserve.errors import Unavailable
-from mlserve_ray.ingress.bootstrap import ADMIN
 
 _TIMEOUT = 5.0
 
@@ -20,16 +19,16 @@ _TIMEOUT = 5.0
 class _UnixConnection(HTTPConnection):
     """HTTP over a socket of that folder, however long the folder's path is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         super().__init__("ingress", timeout=_TIMEOUT)
-        self._folder = folder
+        self._folder, self._name = folder, name
 
     def connect(self) -> None:
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
         try:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(_TIMEOUT)
-            self.sock.connect(f"/proc/self/fd/{folder}/{ADMIN}")
+            self.sock.connect(f"/proc/self/fd/{folder}/{self._name}")
         finally:
             os.close(folder)
 
@@ -49,10 +48,10 @@ class Replica:
 
 
 class Admin:
-    """Asks one Envoy. Every method raises Unavailable if it does not answer."""
+    """Asks the Envoy with that socket in `folder`. All raise Unavailable if it does not answer."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
 
     def get(self, path: str) -> bytes:
         """Return what a page holds."""
@@ -95,7 +94,7 @@ class Admin:
         return [_replica(one) for one in cluster.get("host_statuses", ())]
 
     def _ask(self, method: str, path: str, *, any_status: bool = False) -> bytes:
-        connection = _UnixConnection(self._folder)
+        connection = _UnixConnection(self._folder, self._name)
         try:
             connection.request(method, path)
             answer = connection.getresponse()

@@ -12,7 +12,6 @@ from mlserve_ray.ingress.options import IngressOptions, Listen
 from mlserve_ray.ingress.routes import INFERENCE_PATHS, LOCAL, TIMEOUT_RETRY, VERDICT
 from mlserve_ray.ingress.typed import Json, extension, pipe, put, seconds, socket, typed
 
-ADMIN = "admin.sock"
 PROTOCOLS = ("grpc", "rest")
 SAMPLES = 5
 """Replicas that are drawn for a request, of which the one with the fewest requests gets it.
@@ -33,7 +32,7 @@ _KEPT_STATS = (
 )
 """Envoy's figures that somebody reads: it has some thousand others, which cost time."""
 _CONNECTIONS = 8
-"""How many times the connections of one server are taken: there are several behind it."""
+"""How many times the connections of one server each Envoy takes: there are several behind it."""
 _NO_LIMIT = 2**32 - 1
 _TIMEOUT = "x-mlserve-timeout"
 _TCP, _USER_TIMEOUT = 6, 18
@@ -42,14 +41,14 @@ _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 
 
-def bootstrap(listen: Listen, options: IngressOptions) -> Json:
-    """Return Envoy's configuration, with paths relative to its folder."""
+def bootstrap(listen: Listen, options: IngressOptions, admin: str) -> Json:
+    """Return the configuration of an Envoy with that admin socket; paths are in its folder."""
     ports = {"grpc": listen.grpc_port, "rest": listen.rest_port}
     listeners = [_listener(name, listen.host, ports[name], options) for name in PROTOCOLS]
     clusters = [*map(_replicas, PROTOCOLS), _local()]
     return {
         "node": {"id": "ingress", "cluster": "mlserve"},
-        "admin": {"address": pipe(ADMIN, 0o600)},
+        "admin": {"address": pipe(admin, 0o600)},
         "static_resources": {"listeners": listeners, "clusters": clusters},
         "stats_flush_interval": "1s",
         "stats_config": {
@@ -94,8 +93,7 @@ def _listener(protocol: str, host: str, port: int, options: IngressOptions) -> J
         "name": protocol,
         "address": socket(host, port),
         "filter_chains": [chain],
-        # With SO_REUSEPORT, a second server would take the same port without an error.
-        "enable_reuse_port": False,
+        "enable_reuse_port": True,  # by several Envoys; `held_ports` keeps others away
         "connection_balance_config": {"exact_balance": {}},
         "per_connection_buffer_limit_bytes": 2**20,
         "tcp_backlog_size": 2048,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from mlserve_ray.ingress.admin import Admin
 from mlserve_ray.ingress.hedging import Look, together
@@ -26,7 +27,7 @@ def read_counters(admin: Admin) -> IngressCounters:
     )
 
 
-def read_look(admin: Admin, counters: IngressCounters) -> Look:
+def read_look(admins: Iterable[Admin], counters: IngressCounters) -> Look:
     """Return what hedging goes by. Raises Unavailable."""
-    answers = together(admin.buckets(_TIMES).values())
+    answers = together(one for admin in admins for one in admin.buckets(_TIMES).values())
     return Look(time.monotonic(), answers, max(answers.values(), default=0), counters.hedged)

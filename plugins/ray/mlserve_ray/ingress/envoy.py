@@ -20,7 +20,6 @@ from mlserve.errors import MlserveError, PluginError, Unavailable, bounded
 
 _log = logging.getLogger("mlserve_ray.ingress.envoy")
 
-CONFIG = "envoy.json"
 _BINARY = "_bin/envoy"
 _KEPT_LINES = 40
 _LEVELS = {
@@ -32,7 +31,6 @@ _LEVELS = {
     "critical": logging.ERROR,
 }
 _LINE = re.compile(r"(\w+) (\S+) (.*)")
-_TAKEN = re.compile(r"cannot bind '([^']+)': (.*)")
 _ENDING, _REJECTED = "caught ENVOY_SIGTERM", "config update rejected"
 _END_SECONDS = 5.0
 _TETHERED = (
@@ -54,13 +52,13 @@ def binary() -> Path:
 
 
 class Envoy:
-    """A running Envoy, whose configuration and socket are in `folder`.
+    """A running Envoy, whose configuration is the file `config` of `folder`.
 
     It must be started by a thread that lives as long as it should: it ends with that thread.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
-        argv = [str(binary()), "--config-path", CONFIG, "--concurrency", str(workers)]
+    def __init__(self, folder: Path, config: str, workers: int) -> None:
+        argv = [str(binary()), "--config-path", config, "--concurrency", str(workers)]
         argv += ["--disable-hot-restart", "--drain-time-s", "1", "--log-level", "warning"]
         argv += ["--log-format", "%l %n %v", "--skip-deprecated-logs"]
         tether = [sys.executable, "-I", "-S", "-c", _TETHERED, str(os.getpid())]
@@ -89,12 +87,6 @@ class Envoy:
         self._reader.join(_END_SECONDS)
         said = [line for line in self._lines if line.startswith(("error", "critical"))]
         said = said or list(self._lines)
-        for line in said:
-            if (taken := _TAKEN.search(line)) is not None:
-                return Unavailable(
-                    f"cannot listen on {taken[1]} (the port is taken, or not allowed): {taken[2]}",
-                    hint="choose others with --grpc-port and --rest-port",
-                )
         text = bounded("\n".join(said)) or "it said nothing"
         return Unavailable(f"the ingress (Envoy) ended ({self.process.returncode}): {text}")
 

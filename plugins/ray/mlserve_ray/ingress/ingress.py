@@ -11,22 +11,23 @@ Requests pass through Envoy alone: nothing here is in their way.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from mlserve.credentials import check_files
-from mlserve.errors import MlserveError, Unavailable, UsageError
+from mlserve.errors import MlserveError, Unavailable
 from mlserve.system import usable_cpus
-from mlserve_ray.ingress.admin import Admin
+from mlserve_ray.ingress.admin import Replica
 from mlserve_ray.ingress.bootstrap import PROTOCOLS, bootstrap
-from mlserve_ray.ingress.counting import read_counters, read_look
-from mlserve_ray.ingress.envoy import CONFIG, Envoy
+from mlserve_ray.ingress.counting import read_look
 from mlserve_ray.ingress.files import ConfigFiles
 from mlserve_ray.ingress.hedging import Hedging
+from mlserve_ray.ingress.held_ports import HeldPorts
+from mlserve_ray.ingress.kept_envoy import KeptEnvoy
 from mlserve_ray.ingress.options import (
     MOST_WORKERS,
     Endpoint,
@@ -40,13 +41,15 @@ from mlserve_ray.ingress.silent import Silence
 
 _log = logging.getLogger(__name__)
 
-_START_SECONDS = 20.0
+ENVOYS = 2
+"""Several share the address, so that it is there while one that has died is started again."""
+_ACTIVE = r"^http\.(grpc|rest)\.downstream_rq_active$"
 _LOOK_SECONDS = 0.25
 _COUNT_SECONDS = 1.0
 """Seconds between two looks at the counters: an Envoy that dies takes along what is newer."""
 _PAUSE = 0.02
 _AGAIN_SECONDS = 1.0
-"""Seconds between two starts of an Envoy that does not stay."""
+"""Seconds to wait after something unforeseen."""
 _QUIET_SECONDS = 0.5
 
 
@@ -63,15 +66,13 @@ class Ingress:
         """Where it listens, with the ports that it has since `start`."""
         self._lock = threading.RLock()
         self._files: ConfigFiles | None = None
+        self._ports: HeldPorts | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self._routing = Routing(options.settings.max_request_bytes, options.is_idempotent)
-        self._admin = Admin(folder)
-        self._envoy: Envoy | None = None
+        workers = options.workers or min(usable_cpus(), MOST_WORKERS)
+        self._envoys = [KeptEnvoy(folder, number + 1, workers) for number in range(ENVOYS)]
         self._hedging = Hedging(options.hedge) if options.hedge is not None else None
-        self._silence = Silence()
-        self._before = IngressCounters()
-        """What earlier Envoys of this ingress counted."""
-        self._counted = IngressCounters()
+        self._silence = {one: Silence() for one in self._envoys}
         self._counted_at = 0.0
         self._is_draining = False
         self._ending = threading.Event()
@@ -91,9 +92,15 @@ class Ingress:
         self._files.set_local(0)
         self._files.set_replicas(())
         self._files.set_routing(self._routing)
+        self._ports = HeldPorts(self.listen)
+        self.listen = self._ports.listen
+        for one in self._envoys:
+            start = bootstrap(self._ports.address, self._options, one.admin_socket)
+            self._files.write(one.config, start)
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
+            self._ports.close()
             raise self._failure
 
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
@@ -120,14 +127,11 @@ class Ingress:
 
     def counters(self) -> IngressCounters:
         """Return what has been counted so far."""
-        with self._lock:
-            self._count()
-            return self._before + self._counted
+        return sum((one.counters() for one in self._envoys), IngressCounters())
 
     def poll(self) -> bool:
-        """Return whether Envoy runs. If it has died, it is being started again."""
-        with self._lock:
-            return self._envoy is not None and self._envoy.is_running
+        """Return whether an Envoy runs. One that has died is being started again."""
+        return any(one.pid is not None for one in self._envoys)
 
     def drain(self, seconds: float | None = None) -> bool:
         """Refuse new requests, wait for those under way, and close the ports.
@@ -137,16 +141,13 @@ class Ingress:
         """
         allowed = self._options.settings.drain_timeout if seconds is None else seconds
         give_up = time.monotonic() + allowed
-        try:
-            with self._lock:
-                self._is_draining = True
-                self._route(is_stopping=True)
-                self._admin.post("/healthcheck/fail")
-            is_done = self._wait_quiet(give_up)
-            self._admin.post("/drain_listeners")
-            return self._wait_quiet(max(give_up, time.monotonic() + 2 * _QUIET_SECONDS)) and is_done
-        except Unavailable:
-            return True  # Envoy is gone, and with it what it did
+        with self._lock:
+            self._is_draining = True
+            self._route(is_stopping=True)
+            self._tell("/healthcheck/fail")
+        is_done = self._wait_quiet(give_up)
+        self._tell("/drain_listeners")
+        return self._wait_quiet(max(give_up, time.monotonic() + 2 * _QUIET_SECONDS)) and is_done
 
     def _wait_quiet(self, give_up: float) -> bool:
         """Wait until no request has been under way for a moment; return False if that is never."""
@@ -162,14 +163,20 @@ class Ingress:
         return False
 
     def active(self) -> int:
-        """Return the number of requests under way. Raises Unavailable."""
-        return sum(self._admin.counters(r"^http\.(grpc|rest)\.downstream_rq_active$").values())
+        """Return the number of requests under way."""
+        count = 0
+        for one in self._running():
+            with suppress(Unavailable):  # it is gone, and with it what it did
+                count += sum(one.admin.counters(_ACTIVE).values())
+        return count
 
     def stop(self) -> None:
         """End Envoy."""
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._ports is not None:
+            self._ports.close()
 
     def _started_files(self) -> ConfigFiles:
         if self._files is None:
@@ -182,19 +189,25 @@ class Ingress:
             self._routing = routing
             self._started_files().set_routing(routing)
 
+    def _running(self) -> list[KeptEnvoy]:
+        return [one for one in self._envoys if one.pid is not None]
+
+    def _tell(self, path: str) -> None:
+        for one in self._running():
+            with suppress(Unavailable):  # it is gone, and with it what it did
+                one.admin.post(path)
+
     def _run(self) -> None:
-        """Start Envoy and look after it; in a thread of its own, with which Envoy ends."""
+        """Start the Envoys and look after them; in a thread of its own, with which they end."""
         try:
-            self._start_envoy()
+            self._start_envoys()
         except MlserveError as error:
             self._failure = error
-            return
         except OSError as error:
             self._failure = _not_started(error)
-            return
         finally:
             self._started.set()
-        while not self._ending.wait(_LOOK_SECONDS):
+        while self._failure is None and not self._ending.wait(_LOOK_SECONDS):
             try:
                 self._look_after()
             except Unavailable as error:
@@ -202,75 +215,43 @@ class Ingress:
             except Exception:  # noqa: BLE001 - Envoy would end with this thread
                 _log.exception("the ingress was not looked after, and is again in a moment")
                 self._ending.wait(_AGAIN_SECONDS)
-        if self._envoy is not None:
-            self._envoy.stop()
+        for one in self._envoys:
+            one.stop()
+
+    def _start_envoys(self) -> None:
+        for one in self._envoys:
+            one.start()
+        while not all(one.has_begun() for one in self._envoys):
+            if self._ending.wait(_PAUSE):
+                raise Unavailable("the ingress was stopped before it had started")
 
     def _look_after(self) -> None:
-        envoy = self._envoy
-        if envoy is None or not envoy.is_running:
-            if not self._is_draining:
-                self._restart(envoy)
+        if not self._is_draining:
+            for one in self._envoys:
+                one.keep()
+        running = self._running()
+        if not running:
             return
         with self._lock:
-            replicas = [one for name in PROTOCOLS for one in self._admin.replicas(name)]
-            ready = sum(one.is_ready for one in replicas) // len(PROTOCOLS)
+            seen = {one: _replicas(one) for one in running}
+            ready = max(sum(r.is_ready for r in of_one) for of_one in seen.values())
+            ready //= len(PROTOCOLS)
             self._route(replicas=ready)
             if ready and self._routing.is_idempotent:  # else nobody else may answer them
-                self._silence.end(envoy.process.pid, replicas)
+                for one, replicas in seen.items():
+                    if (pid := one.pid) is not None:
+                        self._silence[one].end(pid, replicas)
             if time.monotonic() - self._counted_at >= _COUNT_SECONDS or self._hedging is not None:
-                self._count()
-            if self._hedging is not None and self._routing.is_idempotent:
-                look = read_look(self._admin, self._counted)
-                active = sum(one.active for one in replicas)
-                self._route(patience=self._hedging.patience(look, active, ready))
+                counted = self.counters()
+                self._counted_at = time.monotonic()
+                if self._hedging is not None and self._routing.is_idempotent:
+                    look = read_look([one.admin for one in running], counted)
+                    active = sum(r.active for of_one in seen.values() for r in of_one)
+                    self._route(patience=self._hedging.patience(look, active, ready))
 
-    def _restart(self, envoy: Envoy | None) -> None:
-        with self._lock:
-            self._before, self._counted = self._before + self._counted, IngressCounters()
-        if envoy is not None:
-            _log.error("%s", envoy.failure())
-        self._envoy = None
-        try:
-            self._start_envoy()
-        except MlserveError as error:
-            self._failure = error
-            _log.error("the ingress cannot be started again: %s", error)
-            self._ending.wait(_AGAIN_SECONDS)
-        else:
-            self._failure = None
-            _log.warning("the ingress (Envoy) has been started again")
 
-    def _start_envoy(self) -> None:
-        files = self._started_files()
-        address = replace(self.listen, host=_address_of(self.listen.host))
-        files.write(CONFIG, bootstrap(address, self._options))
-        workers = self._options.workers or min(usable_cpus(), MOST_WORKERS)
-        envoy = Envoy(self._folder, workers)
-        give_up = time.monotonic() + _START_SECONDS
-        while not self._listens():
-            if not envoy.is_running:
-                raise envoy.failure()
-            if time.monotonic() > give_up or self._ending.wait(_PAUSE):
-                envoy.stop()
-                raise Unavailable(f"the ingress (Envoy) did not start in {_START_SECONDS:g} s")
-        self._envoy = envoy
-
-    def _listens(self) -> bool:
-        try:
-            ports = self._admin.ports() if self._admin.is_ready() else {}
-        except Unavailable:
-            return False
-        if len(ports) < len(PROTOCOLS):
-            return False
-        self.listen = replace(self.listen, grpc_port=ports["grpc"], rest_port=ports["rest"])
-        return True
-
-    def _count(self) -> None:
-        try:
-            self._counted = read_counters(self._admin)
-        except Unavailable:
-            return  # what was read last stands, until Envoy is back
-        self._counted_at = time.monotonic()
+def _replicas(envoy: KeptEnvoy) -> list[Replica]:
+    return [one for name in PROTOCOLS for one in envoy.admin.replicas(name)]
 
 
 def _not_started(error: OSError) -> Unavailable:
@@ -279,15 +260,3 @@ def _not_started(error: OSError) -> Unavailable:
         hint="see whether this machine has room for a process, and for files in its folder of "
         "temporary files (TMPDIR)",
     )
-
-
-def _address_of(host: str) -> str:
-    """Return a host's IP address. Raises UsageError."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise UsageError(
-            f"{host} (--host) is no address of this machine: {error.strerror or error}",
-            hint="give an IP address: 0.0.0.0 is all of them",
-        ) from error
-    return str(found[0][4][0])

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from mlserve_ray.ingress import Endpoint, Ingress, IngressOptions, Listen
 from mlserve_ray.ingress.admin import Admin
+from mlserve_ray.ingress.ingress import ENVOYS
 
 from mlserve.testing.processes import wait_until
 from mlserve.wire.services import PREDICTION, method_path
@@ -36,7 +37,7 @@ class Front:
 
     def __init__(self, ingress: Ingress, folder: Path, stack: ExitStack) -> None:
         self.ingress = ingress
-        self.admin = Admin(folder)
+        self.admins = [Admin(folder, f"admin-{number + 1}.sock") for number in range(ENVOYS)]
         self._http = stack.enter_context(httpx.Client(timeout=30))
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         self.channel = stack.enter_context(grpc.insecure_channel(self.grpc, options=options))
@@ -56,17 +57,22 @@ class Front:
         """Name the replicas, and wait until Envoy has found each of them ready, or not."""
         self.ingress.set_endpoints([endpoint_of(one) for one in replicas])
         ports = {endpoint_of(one).rest_port for one in replicas}
-        wait_until(lambda: self._known() == ports)
+        wait_until(lambda: all(self._known(admin) == ports for admin in self.admins))
         wait_until(lambda: self.is_ready(*(one for one in replicas)))
 
     def is_ready(self, *replicas: Replica | EchoServer) -> bool:
         """Return whether exactly these replicas get requests, over both protocols."""
         for protocol in ("grpc", "rest"):
             ports = {getattr(endpoint_of(one), f"{protocol}_port") for one in replicas}
-            found = self.admin.replicas(protocol)
-            if {one.port for one in found if one.is_ready} != ports:
-                return False
+            for admin in self.admins:
+                found = admin.replicas(protocol)
+                if {one.port for one in found if one.is_ready} != ports:
+                    return False
         return True
+
+    def active(self, protocol: str) -> int:
+        """Return the requests that the replicas have, by what both Envoys say."""
+        return sum(one.active for admin in self.admins for one in admin.replicas(protocol))
 
     def ask(self, protocol: str, *, timeout: float | None = None, body: Any = b"{}") -> Answer:
         """Ask for a prediction; the ingress is told the timeout, and the client has none."""
@@ -85,8 +91,8 @@ class Front:
     def get(self, path: str) -> httpx.Response:
         return self._http.get(f"{self.rest}{path}")
 
-    def _known(self) -> set[int]:
-        return {one.port for one in self.admin.replicas("rest")}
+    def _known(self, admin: Admin) -> set[int]:
+        return {one.port for one in admin.replicas("rest")}
 
 
 _CODES = {200: "OK", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}

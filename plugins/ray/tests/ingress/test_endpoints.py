@@ -78,7 +78,7 @@ def test_a_silent_replica_is_found_and_its_requests_asked_again(
     try:
         with ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(front.ask, protocol, body=_question(protocol)) for _ in range(4)]
-            wait_until(lambda: front.admin.replicas(protocol)[0].active == 4)
+            wait_until(lambda: front.active(protocol) == 4)
             stopped = time.monotonic()
             front.ingress.set_endpoints([endpoint_of(silent), endpoint_of(other)])
             wait_until(lambda: front.is_ready(other))

@@ -90,6 +90,5 @@ def test_a_second_replica_that_refuses_harms_nothing(
 
 def _set_patience(front: Any, seconds: float) -> None:
     front.ingress._route(patience=seconds)
-    wait_until(
-        lambda: b"per_try_timeout" in front.admin.get("/config_dump?resource=dynamic_route_configs")
-    )
+    routes = "/config_dump?resource=dynamic_route_configs"
+    wait_until(lambda: all(b"per_try_timeout" in admin.get(routes) for admin in front.admins))

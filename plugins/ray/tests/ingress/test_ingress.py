@@ -11,10 +11,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
-from mlserve_ray.ingress import Ingress, IngressOptions, Listen, envoy
-from mlserve_ray.ingress import ingress as ingress_module
+from mlserve_ray.ingress import Ingress, IngressOptions, Listen, envoy, kept_envoy
+from mlserve_ray.ingress.ingress import ENVOYS
 
 from mlserve.errors import PluginError, Unavailable, UsageError
 from mlserve.settings import ServerSettings
@@ -23,6 +24,7 @@ from tests.harness.load import Load
 from tests.harness.replica import Replica
 
 pytestmark = pytest.mark.server
+PREDICT = "/v1/models/m:predict"
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
@@ -74,17 +76,31 @@ def test_a_folder_with_a_long_path_will_do(tmp_path: Path) -> None:
     ingress.stop()
 
 
-def test_it_comes_back_on_the_same_ports(front: Any) -> None:
+@pytest.mark.parametrize("killed", [1, ENVOYS])
+def test_it_comes_back_on_the_same_ports(front: Any, killed: int) -> None:
     with Replica() as replica:
         front.use(replica)
         assert front.ask("rest").code == "OK"
         wait_until(lambda: front.ingress.counters().requests == 1)
-        [process] = _envoys(os.getpid())
-        process.kill()
-        wait_until(lambda: _envoys(os.getpid()) not in ([], [process]) and front.ingress.poll())
+        before = _envoys(os.getpid())
+        for process in before[:killed]:
+            process.kill()
+        wait_until(lambda: len(set(_envoys(os.getpid())) - set(before)) == killed)
+        wait_until(lambda: _all_run(front.ingress))
         wait_until(lambda: front.is_ready(replica))
         assert front.ask("rest").code == "OK"
         wait_until(lambda: front.ingress.counters().requests == 2)
+
+
+def test_connections_are_made_while_one_envoy_is_dead(front: Any) -> None:
+    """Each request is a new connection; those that were made to the dead one are lost."""
+    with Replica() as replica:
+        front.use(replica)
+        processes = _envoys(os.getpid())
+        processes[0].kill()
+        wait_until(lambda: processes[0] not in _envoys(os.getpid()))
+        answers = [httpx.post(f"{front.rest}{PREDICT}", content=b"{}") for _ in range(50)]
+        assert {one.status_code for one in answers} == {200}
 
 
 def test_it_dies_with_its_server(tmp_path: Path) -> None:
@@ -98,10 +114,11 @@ def test_it_dies_with_its_server(tmp_path: Path) -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"started\n"
-        [process] = _envoys(server.pid)
-        assert os.getpgid(process.pid) != os.getpgid(server.pid)
+        processes = _envoys(server.pid)
+        assert len(processes) == ENVOYS
+        assert os.getpgid(server.pid) not in {os.getpgid(one.pid) for one in processes}
         server.send_signal(signal.SIGKILL)
-    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not any(map(_is_alive, processes)))
 
 
 def test_a_drain_loses_nothing(front: Any, pair: Any) -> None:
@@ -132,7 +149,16 @@ def test_a_drain_refuses_in_the_servers_words(front: Any) -> None:
 
 
 def _envoys(pid: int) -> list[psutil.Process]:
-    return [one for one in psutil.Process(pid).children() if one.name() == "envoy"]
+    children = psutil.Process(pid).children()
+    return [one for one in children if one.name() == "envoy" and _is_alive(one)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _all_run(ingress: Ingress) -> bool:
+    return len(ingress._running()) == ENVOYS
 
 
 @pytest.mark.parametrize("error", [OSError("no room"), psutil.NoSuchProcess(1), KeyError("stats")])
@@ -153,8 +179,9 @@ def test_what_goes_wrong_as_it_is_looked_after_does_not_end_it(
             patched.setattr(Ingress, "_look_after", fail)
             wait_until(looked.is_set)
         assert front.ask("rest").code == "OK"
-        processes[0].kill()
-        wait_until(lambda: _envoys(os.getpid()) not in ([], processes) and front.ingress.poll())
+        for process in processes:
+            process.kill()
+        wait_until(lambda: set(_envoys(os.getpid())).isdisjoint(processes) and front.ingress.poll())
 
 
 def test_a_process_that_cannot_be_started_is_told(
@@ -163,6 +190,6 @@ def test_a_process_that_cannot_be_started_is_told(
     def fail(*_: Any) -> None:
         raise OSError("no room for a process")
 
-    monkeypatch.setattr(ingress_module, "Envoy", fail)
+    monkeypatch.setattr(kept_envoy, "Envoy", fail)
     with pytest.raises(Unavailable, match="no room for a process"):
         Ingress(tmp_path, Listen(), IngressOptions()).start()

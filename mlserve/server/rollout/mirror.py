@@ -1,0 +1,194 @@
+"""Ask another version or server what has been answered already, while there is room.
+
+A question waits in a short queue behind every real call. It is asked once nothing waits for a slot
+and, with it, at most half of the slots are in use; one at a time. If that does not come about
+within `PATIENCE`, or the queue is full, it is dropped and counted. So a busy server drops most,
+and no real call ever waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn, Protocol
+
+from mlserve.background import run_on_daemon_thread
+from mlserve.deadline import Deadline
+from mlserve.errors import MlserveError, reason_of
+from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.work import Kept
+from mlserve.server.rollout.comparison import compare
+from mlserve.server.rollout.tally import Arrays, Compared, Tally
+
+_log = logging.getLogger(__name__)
+MOST_QUESTIONS = 32
+"""The most questions that wait."""
+MOST_BYTES = 64 * 2**20
+"""The most bytes that they hold."""
+PATIENCE = 5.0
+"""Seconds that a question waits for room."""
+ANSWER_SECONDS = 10.0
+"""Seconds that its answer may take."""
+_LOOK = 0.05
+"""Seconds between two looks for room, if nothing tells of it: a caller in the queue may leave."""
+
+
+class Question(NamedTuple):
+    """What was asked and answered. `api` is that of the request, tfs or oip, empty if unknown."""
+
+    request_id: str
+    api: str
+    kept: Kept
+    size: float
+    came_at: float
+
+
+class Companion(Protocol):
+    """Who is asked."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be asked now."""
+
+    async def ask(self, question: Question, deadline: Deadline, /) -> Arrays:
+        """Return its outputs. Raises MlserveError."""
+
+
+class Result(NamedTuple):
+    """What came of a question: `word` is agrees, differs, failed or dropped."""
+
+    word: str
+    compared: Compared | None = None
+
+
+class Mirror:
+    """Asks a companion. All methods are for the event loop's thread; `tell` gets each result."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        companion: Companion,
+        tally: Tally,
+        tell: Callable[[Result], None],
+    ) -> None:
+        self._engine = engine
+        self._companion = companion
+        self._tally = tally
+        self._tell = tell
+        self._waiting: deque[Question] = deque()
+        self._held = 0.0
+        self._changed = asyncio.Event()
+        self._given_up: asyncio.Task[Arrays] | None = None
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def wants(self) -> bool:
+        """Whether there is a place for a question."""
+        return (
+            self._companion.is_ready
+            and len(self._waiting) < MOST_QUESTIONS
+            and self._held < MOST_BYTES
+            and not self._is_hung
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether questions are asked at all, room permitting."""
+        return self._companion.is_ready
+
+    @property
+    def _is_hung(self) -> bool:
+        """Whether an answer that was given up has not come yet."""
+        return self._given_up is not None and not self._given_up.done()
+
+    def offer(self, question: Question) -> None:
+        """Have the question asked, or drop it."""
+        if not self.wants or self._held + question.size > MOST_BYTES:
+            self.drop(question.kept.signature)
+            return
+        self._waiting.append(question)
+        self._held += question.size
+        self._changed.set()
+
+    def drop(self, signature: str) -> None:
+        """Count a question that is not asked."""
+        self._tally.dropped(signature)
+        self._tell(Result("dropped"))
+
+    def note_change(self) -> None:
+        """Take note that there may be room now."""
+        if self._waiting:
+            self._changed.set()
+
+    async def close(self) -> None:
+        """Ask nothing more; an answer that is on its way is not waited for."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> NoReturn:
+        while True:
+            self._changed.clear()
+            if not self._waiting:
+                await self._changed.wait()
+                continue
+            if self._has_room():
+                await self._ask(self._next())
+                continue
+            left = self._waiting[0].came_at + PATIENCE - time.monotonic()
+            if left <= 0:
+                self.drop(self._next().kept.signature)
+                continue
+            try:
+                async with asyncio.timeout(min(left, _LOOK)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue  # look again
+
+    def _has_room(self) -> bool:
+        engine = self._engine
+        if self._is_hung or engine.waiting or engine.is_draining:
+            return False
+        return engine.slots_in_use + 1 <= max(1, engine.slots // 2)
+
+    def _next(self) -> Question:
+        question = self._waiting.popleft()
+        self._held -= question.size
+        return question
+
+    async def _ask(self, question: Question) -> None:
+        signature = question.kept.signature
+        deadline = Deadline.after(ANSWER_SECONDS)
+        # A task of its own, as what runs cannot be interrupted, and holds what it uses meanwhile.
+        asking = asyncio.create_task(_answered(self._companion, question, deadline))
+        asking.add_done_callback(_note_error)
+        try:
+            answered, _ = await asyncio.wait((asking,), timeout=ANSWER_SECONDS)
+            if not answered:
+                self._given_up = asking
+                raise deadline.exceeded("another version was asked the same")
+            other = asking.result()
+            found = await run_on_daemon_thread(compare, question.kept.outputs, other)
+        except Exception as error:  # noqa: BLE001 - whatever it is must cost no call anything
+            why = error.message if isinstance(error, MlserveError) else reason_of(error)
+            if not self._tally.error:  # the first; the rest is counted
+                trace = None if isinstance(error, MlserveError) else error
+                asked = self._tally.asked
+                _log.warning("%s, asked beside, does not answer: %s", asked, why, exc_info=trace)
+            self._tally.failed(signature, why)
+            self._tell(Result("failed"))
+            return
+        self._tally.compared(question.request_id, signature, found)
+        self._tell(Result("differs" if found.what else "agrees", found))
+
+
+def _note_error(asking: asyncio.Task[Arrays]) -> None:
+    """Look at the error of an answer that nobody waits for any more, or asyncio logs it."""
+    if not asking.cancelled():
+        asking.exception()
+
+
+async def _answered(companion: Companion, question: Question, deadline: Deadline) -> Arrays:
+    return await companion.ask(question, deadline)
