@@ -159,8 +159,12 @@ def test_a_shadow_that_hangs_or_dies_costs_no_call(model: EchoModel, start: Any)
     assert shadow_of(server).mirrored.counts.compared == 0
 
     os.kill(pid, signal.SIGKILL)
-    assert post(server, 100).json() == {"outputs": ["sorrel"]}
-    wait_until(lambda: shadow_of(server).mirrored.counts.compared >= 10)
+
+    def is_compared() -> bool:
+        assert post(server, 100).json() == {"outputs": ["sorrel"]}
+        return shadow_of(server).mirrored.counts.compared > 0
+
+    wait_until(is_compared)
     assert children(server) != [pid]
     assert "(signal 9, SIGKILL); another one is started" in server.log()
     assert server.is_available()
