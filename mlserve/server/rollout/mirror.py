@@ -1,9 +1,10 @@
 """Ask another version or server what has been answered already, while there is room.
 
 A question waits in a short queue behind every real call. It is asked once nothing waits for a slot
-and, with it, at most half of the slots are in use; one at a time. If that does not come about
-within `PATIENCE`, or the queue is full, it is dropped and counted. So a busy server drops most,
-and no real call ever waits for one.
+and, with it, at most half of the slots are in use; one at a time, with a rest after each that is
+nine times as long, so that nine of ten real calls meet none. If that does not come about within
+`PATIENCE`, or the queue is full, it is dropped and counted. So a busy server drops most, and no
+real call ever waits for one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ PATIENCE = 5.0
 """Seconds that a question waits for room."""
 ANSWER_SECONDS = 10.0
 """Seconds that its answer may take."""
+_REST, _LONGEST_REST = 9.0, 3.0
+"""How long to rest after a question, in lengths of it, and in seconds at most."""
+_SMALL = 2**16
+"""Bytes below which two answers are compared at once: a thread would take longer to start."""
 _LOOK = 0.05
 """Seconds between two looks for room, if nothing tells of it: a caller in the queue may leave."""
 
@@ -81,6 +86,7 @@ class Mirror:
         self._waiting: deque[Question] = deque()
         self._held = 0.0
         self._changed = asyncio.Event()
+        self._rests_until = 0.0
         self._given_up: asyncio.Task[Arrays] | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -135,11 +141,18 @@ class Mirror:
                 await self._changed.wait()
                 continue
             if self._has_room():
+                began = time.monotonic()
                 await self._ask(self._next())
+                ended = time.monotonic()
+                self._rests_until = ended + min(_REST * (ended - began), _LONGEST_REST)
                 continue
-            left = self._waiting[0].came_at + PATIENCE - time.monotonic()
+            now = time.monotonic()
+            left = self._waiting[0].came_at + PATIENCE - now
             if left <= 0:
                 self.drop(self._next().kept.signature)
+                continue
+            if (rest := min(left, self._rests_until - now)) > 0:
+                await asyncio.sleep(rest)
                 continue
             try:
                 async with asyncio.timeout(min(left, _LOOK)):
@@ -150,6 +163,8 @@ class Mirror:
     def _has_room(self) -> bool:
         engine = self._engine
         if self._is_hung or engine.waiting or engine.is_draining:
+            return False
+        if time.monotonic() < self._rests_until:
             return False
         return engine.slots_in_use + 1 <= max(1, engine.slots // 2)
 
@@ -170,7 +185,10 @@ class Mirror:
                 self._given_up = asking
                 raise deadline.exceeded("another version was asked the same")
             other = asking.result()
-            found = await run_on_daemon_thread(compare, question.kept.outputs, other)
+            if question.size < _SMALL:
+                found = compare(question.kept.outputs, other)
+            else:
+                found = await run_on_daemon_thread(compare, question.kept.outputs, other)
         except Exception as error:  # noqa: BLE001 - whatever it is must cost no call anything
             why = error.message if isinstance(error, MlserveError) else reason_of(error)
             if not self._tally.error:  # the first; the rest is counted
