@@ -269,6 +269,14 @@ class ServerSettings(Options):
             "client certificate is required, else on loopback only.",
         ),
     )
+    page: bool = field(
+        default=True,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Whether the REST port has a page for people at /, to ask a model and see the load, and "
+            "one at /docs. It needs no token itself; what it asks does.",
+        ),
+    )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
         metadata=option(HelpPanel.LOGS, "Format of the server's log: text or json."),
