@@ -4,6 +4,7 @@
     style.css              how both look
     dom.js                 elements, numbers as text, the clipboard
     server.js              requests, the token, errors, JSON without lost digits
+    tokens.js              the form for the token
     models.js              what is served, and what a signature takes
     table.js               a CSV file as inputs, by the rules of `mlserve.rows`
     question.js            the form, and the request that it makes
