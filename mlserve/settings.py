@@ -273,8 +273,8 @@ class ServerSettings(Options):
         default=True,
         metadata=option(
             HelpPanel.ACCESS,
-            "Whether the REST port has a page for people at /, to ask a model and see the load, and "
-            "one at /docs. It needs no token itself; what it asks does.",
+            "Whether the REST port has pages for people: at / to ask a model and see the load, at "
+            "/docs the API. They need no token themselves; what they ask does.",
         ),
     )
     log_format: LogFormat = field(

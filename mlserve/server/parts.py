@@ -92,9 +92,7 @@ class ServerParts:
         return unary_methods(services, self.engine, self.telemetry, self.in_flight)
 
     def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
-        """Return the ASGI application of both protocols over REST, with `/metrics`, OpenAPI and
-        the page for people.
-
+        """Return the ASGI application of both protocols over REST, with the other pages.
         `metrics_path` is another path of the metrics. `cors` allows pages of every origin.
         """
         served = self.engine, self.models

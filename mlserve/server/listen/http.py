@@ -137,8 +137,8 @@ def contract_headers(contract: str) -> dict[str, str]:
 def error_response(error: MlserveError) -> Response:
     """Return `{"error": "<message>"}` with the status code and headers that go with the error.
 
-    The headers of a refusal say what to do, and when the part that refused, usually the engine, expects to have
-    room.
+    The headers say what to do about it; those of a refusal also when the part that refused,
+    usually the engine, expects to have room.
     """
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), retry_headers(error)

@@ -124,7 +124,7 @@ function showRows(rows) {
   const body = rows.slice(0, MOST_ROWS).map((row, at) =>
     make("tr", {}, make("th", { scope: "row", text: String(at + 1) }), ...names.map((name) => make("td", { text: inLine(row[name], MOST_NUMBERS) }))));
   const rest = rows.length - body.length;
-  return make("div", { class: "rows", tabindex: "0", role: "region", "aria-label": `Answers to ${counted(rows.length, "row")}` },
+  return make("div", { class: "rows", tabindex: "0", role: "group", "aria-label": `Answers to ${counted(rows.length, "row")}` },
     make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)),
     rest > 0 ? make("p", { class: "muted", text: `and ${counted(rest, "row")} more: save the answer to see all` }) : null);
 }

@@ -36,8 +36,8 @@ function showDocument({ info, paths, components }) {
   const names = Object.keys(components.schemas).sort();
   byId("schemas").replaceChildren(...names.map((name) => showSchemaOf(name, components.schemas[name])));
   byId("contents").replaceChildren(
-    ...groups.flatMap(({ title, own }) => [make("h3", { text: title }), make("ul", {}, ...own.map(linkTo))]),
-    make("h3", { text: "Schemas" }),
+    ...groups.flatMap(({ title, own }) => [make("h2", { text: title }), make("ul", {}, ...own.map(linkTo))]),
+    make("h2", { text: "Schemas" }),
     make("ul", {}, ...names.map((name) => make("li", {}, make("a", { href: `#schema-${name}`, text: name })))));
 }
 
@@ -103,7 +103,7 @@ function showCommand({ path, method, operation }) {
   const kinds = Object.keys(operation.requestBody?.content ?? {});
   if (kinds.includes("application/json")) words.push("-H 'Content-Type: application/json' -d @request.json");
   const text = words.filter(Boolean).join(" ");
-  return make("div", {}, make("pre", { tabindex: "0" }, make("code", { text })), make("p", { class: "row tight" }, copyButton(() => text, "the command")));
+  return make("div", {}, make("pre", { tabindex: "0", role: "group", "aria-label": `A command that asks ${path}` }, make("code", { text })), make("p", { class: "row tight" }, copyButton(() => text, "the command")));
 }
 
 // Schemas

@@ -17,7 +17,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _PARTS = re.compile(
-    r'<link rel="stylesheet" href="(?P<style>\w+\.css)">|<script src="(?P<script>\w+\.js)"></script>'
+    r'<link rel="stylesheet" href="(?P<style>\w+\.css)">'
+    r'|<script src="(?P<script>\w+\.js)"></script>'
 )
 _ALLOWED = (
     "default-src 'none'",
@@ -59,7 +60,9 @@ def document(name: str) -> Document:
 
     html = _PARTS.sub(put_in, (_HERE / name).read_text(encoding="utf-8"))
     own = (f"{kind}-src {' '.join(found)}" for kind, found in digests.items())
-    return Document(html.encode(), {"content-security-policy": "; ".join((*_ALLOWED, *own)), **_ALWAYS})
+    return Document(
+        html.encode(), {"content-security-policy": "; ".join((*_ALLOWED, *own)), **_ALWAYS}
+    )
 
 
 def _digest(text: str) -> str:

@@ -33,7 +33,7 @@ function fieldOf(input, at, description, written) {
 /** Return what puts the bytes of a file in the place of a string. */
 function fileField(input, text) {
   const note = make("span", { class: "muted" });
-  const file = make("input", { type: "file", class: "said", "aria-label": `A file for ${input.name}` });
+  const file = make("input", { type: "file", class: "said" });
   const clear = make("button", { type: "button", class: "small", text: "Take the text", hidden: true });
   const show = () => {
     const chosen = fileOf.get(input.name);
@@ -51,7 +51,7 @@ function fileField(input, text) {
     show();
   });
   show();
-  return make("div", { class: "row tight" }, make("label", { class: "button small" }, file, "A file instead"), clear, note);
+  return make("div", { class: "row tight" }, make("label", { class: "button small" }, file, "A file instead", said(` of the text of ${input.name}`)), clear, note);
 }
 
 /** Return a made-up value of an input: one row of it, or nothing if that is long. */

@@ -7,6 +7,7 @@ function needToken(error) {
   token = "";
   byId("token").hidden = false;
   byId("main").hidden = true;
+  byId("forget")?.toggleAttribute("hidden", true);
   byId("token-why").textContent = wasRefused ? `${error.message}.` : "This server answers only callers that send its token.";
   showState("needs a token", "locked");
   byId("token-field").value = "";
