@@ -30,7 +30,7 @@ ALL := -e '.[server,images,signing,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/mode
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench bench-peers \
-	bench-overload policies parity reference terminal protos changelog clean
+	bench-overload policies parity pictures reference terminal protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
 help: ## List the targets
@@ -123,6 +123,9 @@ parity: $(VENV)/installed-dev ## Compare both backends on the parity images and 
 
 reference: $(VENV)/installed-dev ## Write docs/reference from the commands, settings and errors
 	$(BIN)/python docs/reference/generate.py
+
+pictures: $(VENV)/installed-dev ## Take the pictures of docs/page.md in Chromium, of real models
+	$(BIN)/python docs/take_pictures.py
 
 terminal: $(VENV)/installed-runtime ## Record the README's first commands as docs/images/terminal.svg
 	$(BIN)/python docs/record_terminal.py

@@ -93,6 +93,7 @@ class ServerParts:
 
     def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
         """Return the ASGI application of both protocols over REST, with the other pages.
+
         `metrics_path` is another path of the metrics. `cors` allows pages of every origin.
         """
         served = self.engine, self.models
