@@ -14,12 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mlserve.client import Client  # noqa: E402
 from tests.harness import chromium  # noqa: E402
 from tests.harness.chromium import Browser  # noqa: E402
 from tests.harness.ports import free_ports  # noqa: E402
@@ -83,7 +83,7 @@ def take(browser: Browser, address: str) -> None:
     save(browser, "page-phone")
     browser.look(width=1280, height=860, is_dark=True)
     browser.choose("#second", "openvino")
-    browser.wait(lambda: len(browser.texts(".answer .label")) == 2)
+    browser.wait(lambda: len(browser.texts(".answer .label")) == len(BACKENDS))
     save(browser, "page-two")
     browser.look(width=1280, height=860)
     browser.open(f"{address}/docs")
@@ -95,9 +95,9 @@ def take(browser: Browser, address: str) -> None:
 def busy(address: str) -> None:
     """Ask for half a second, so that there is a load to be seen."""
     until = time.monotonic() + 0.5
-    url = f"{address}/v1/models/efficientnet-onnxruntime:predict"
-    while time.monotonic() < until:
-        httpx.post(url, content=HORSE.read_bytes(), headers={"content-type": "image/jpeg"})
+    with Client(address, model=f"efficientnet-{BACKENDS[0]}") as client:
+        while time.monotonic() < until:
+            client.predict(HORSE, timeout=20)
 
 
 def save(browser: Browser, name: str) -> None:

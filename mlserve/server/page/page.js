@@ -273,8 +273,8 @@ function askedOrLong() {
     return askedNow();
   } catch (error) {
     if (kindChosen() !== "table" || !page.table) throw error;
-    const { rows, ...rest } = page.table;
-    return { ...{ kind: "table", seconds: Number(byId("seconds").value), count: 1 }, table: { ...rest, rows }, pane: byId("fields"), chosen: byId("signature").value };
+    const seconds = Number(byId("seconds").value);
+    return { kind: "table", seconds, count: 1, image: null, table: page.table, pane: byId("fields"), chosen: byId("signature").value };
   }
 }
 
