@@ -1,7 +1,6 @@
 "use strict";
 /* What happens when: the page is opened, a model is chosen, something is dropped, a button pressed. */
 
-const IMAGE = /^image\//;
 const TABLE = /\.(csv|tsv)$/i;
 /** Milliseconds after which a server that was not there, or not ready, is asked again. */
 const AGAIN = 2000;
@@ -16,6 +15,7 @@ const page = {
   served: "",
   command: "Command line",
   hasChosen: false,
+  later: null,
 };
 
 // The server
@@ -35,14 +35,20 @@ async function connect() {
       return;
     }
     showState(error.message, "gone");
-    setTimeout(connect, AGAIN);
+    connectLater();
     return;
   }
   if (page.targets.length === 0) {
     byId("nothing").hidden = false;
     byId("question").hidden = true;
-    setTimeout(connect, AGAIN);
+    connectLater();
   }
+}
+
+/** Connect again in a while, and then look at the load; there is never more than one such wait. */
+function connectLater() {
+  clearTimeout(page.later);
+  page.later = setTimeout(() => connect().then(look), AGAIN);
 }
 
 /** Fill the choices of versions; what was chosen stays, or becomes the latest of the same model. */
