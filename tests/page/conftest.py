@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlserve.testing.processes import wait_until
 from tests.harness import chromium
 from tests.harness.chromium import Browser
 from tests.harness.echo import EchoModel
@@ -57,7 +58,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     token.write_text(TOKEN)
     token.chmod(0o600)
     with running(model, folder / "log", f"--token-file={token}") as server:
-        server.wait_ready()
+        wait_until(server.has_loaded)
         yield server
 
 

@@ -38,7 +38,7 @@ def test_a_dropped_image(browser: Browser, two_versions: EchoServer, image: Path
     )
     assert widths[0] > 1.8 * widths[1] > 0
     assert [text.split()[0] for text in browser.texts(".keys li")] == [
-        *("queue", "decode", "run", "encode", "the")
+        *("queue", "decode", "run", "encode", "network")
     ]
     assert fact(browser, "Version") == "2"
     assert fact(browser, "Certificate").startswith("none")

@@ -160,6 +160,10 @@ function showWarnings({ headers, isRounded }) {
   return warnings.map((text) => make("p", { class: "warning", text }));
 }
 
+/** The part of an exchange that the server does not see. */
+const REST = "network and browser";
+const classOf = (stage) => (stage === REST ? "rest" : stage);
+
 const CERTIFICATES = {
   none: "none: exported without golden inputs",
   checking: "being checked",
@@ -174,7 +178,8 @@ function showFacts({ target, question, headers, text }) {
   const golden = [target.golden, target.fault].filter(Boolean).join(". ");
   const facts = [
     ["Runtime", runtime],
-    ["Precision", [precision, device].filter(Boolean).join(" on ")],
+    ["Precision", precision],
+    ["Device", device],
     ["Version", headers.get("x-mlserve-model-version") ?? String(target.version)],
     ["Certificate", CERTIFICATES[state] ?? state, state, golden],
     ["Rung", headers.get("x-mlserve-rung")],
@@ -194,14 +199,14 @@ function showTime({ headers, elapsed }) {
   const times = timesIn(headers?.get("server-timing"));
   if (times.size === 0) return elapsed ? [make("p", { class: "muted", text: `after ${inTime(elapsed)}` })] : [];
   const inServer = [...times.values()].reduce((sum, each) => sum + each, 0);
-  const parts = [...STAGES.filter((stage) => times.has(stage)).map((stage) => [stage, times.get(stage)]), ["the way", Math.max(0, elapsed - inServer)]];
+  const parts = [...STAGES.filter((stage) => times.has(stage)).map((stage) => [stage, times.get(stage)]), [REST, Math.max(0, elapsed - inServer)]];
   const segments = parts.map(([name, milliseconds]) => {
-    const segment = make("span", { class: `stage ${name.replace(" ", "-")}`, title: `${name}: ${inTime(milliseconds)}` });
+    const segment = make("span", { class: `stage ${classOf(name)}`, title: `${name}: ${inTime(milliseconds)}` });
     segment.style.flexGrow = String(milliseconds);
     return segment;
   });
   const keys = parts.map(([name, milliseconds]) => make("li", {},
-    make("span", { class: `key ${name.replace(" ", "-")}`, "aria-hidden": "true" }), `${name} `, make("span", { class: "number", text: inTime(milliseconds) })));
+    make("span", { class: `key ${classOf(name)}`, "aria-hidden": "true" }), `${name} `, make("span", { class: "number", text: inTime(milliseconds) })));
   return [
     make("h4", {}, "Where the time went", make("span", { class: "muted number", text: ` ${inTime(elapsed)} in all` })),
     make("div", { class: "stack", "aria-hidden": "true" }, ...segments),

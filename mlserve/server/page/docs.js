@@ -6,6 +6,7 @@ const GROUPS = [
   ["/v1", "TensorFlow Serving", "Its REST API, version 1."],
   ["/", "The server", "What belongs to no protocol."],
 ];
+const OF_EVERY_ANSWER = ["x-request-id", "traceparent"];
 const METHODS = ["get", "post", "put", "delete"];
 
 /** Show the document; asks for the token first where the server does. */
@@ -13,7 +14,7 @@ async function connect() {
   try {
     const { value } = await requestJson("openapi.json");
     showDocument(value);
-    showState(`mlserve ${value.info.version}`, "ready");
+    showState(`version ${value.info.version}`, "ready");
     byId("main").hidden = false;
     follow();
   } catch (error) {
@@ -36,14 +37,17 @@ function showDocument({ info, paths, components }) {
   const names = Object.keys(components.schemas).sort();
   byId("schemas").replaceChildren(...names.map((name) => showSchemaOf(name, components.schemas[name])));
   byId("contents").replaceChildren(
-    ...groups.flatMap(({ title, own }) => [make("h2", { text: title }), make("ul", {}, ...own.map(linkTo))]),
+    ...groups.flatMap(({ title, own }) => [make("h2", { text: title }), make("ul", {}, ...own.filter(({ path }) => !path.includes("/versions/")).map(linkTo))]),
     make("h2", { text: "Schemas" }),
     make("ul", {}, ...names.map((name) => make("li", {}, make("a", { href: `#schema-${name}`, text: name })))));
 }
 
 const idOf = ({ method, path }) => `${method}${path.replaceAll(/[^a-z0-9]+/gi, "-")}`;
 
-const linkTo = (each) => make("li", {}, make("a", { href: `#${idOf(each)}`, text: each.path, title: each.operation.summary }));
+const linkTo = (each) => make("li", {}, make("a", { href: `#${idOf(each)}`, title: each.operation.summary }, ...breakable(each.path)));
+
+/** Return a path that may be broken after each slash. */
+const breakable = (path) => path.split(/(?<=\/)/).flatMap((part) => [part, make("wbr")]);
 
 function showGroup({ title, text, own }, at) {
   const id = `group-${at}`;
@@ -60,7 +64,7 @@ function showOperation(each) {
     ...showParameters(parameters),
     ...showBody(operation.requestBody),
     ...showResponses(operation.responses ?? {}),
-    make("h4", { text: "In a shell" }),
+    make("h3", { text: "In a shell" }),
     showCommand(each),
   ];
   return make("details", { class: "operation card", id: idOf(each) },
@@ -73,22 +77,28 @@ function showParameters(parameters) {
   const rows = parameters.map(({ name, in: place, required, description, schema }) => make("tr", {},
     make("th", { scope: "row" }, make("code", { text: name })), make("td", { text: `${place}${required ? ", required" : ""}` }),
     make("td", {}, make("span", { class: "schema", text: inLine(schema) }), description ? make("div", { class: "muted", text: description }) : null)));
-  return [make("h4", { text: "Parameters" }), tableOf(["name", "where", "what"], rows)];
+  return [make("h3", { text: "Parameters" }), tableOf(["name", "where", "what"], rows)];
 }
 
 function showBody(body) {
   if (!body) return [];
   const kinds = Object.entries(body.content).map(([kind, { schema }]) =>
     make("div", {}, make("p", {}, make("code", { text: kind })), showSchema(schema)));
-  return [make("h4", { text: body.required ? "Body" : "Body, which may be left out" }), ...kinds];
+  return [make("h3", { text: body.required ? "Body" : "Body, which may be left out" }), ...kinds];
 }
 
 function showResponses(responses) {
   const rows = Object.entries(responses).map(([status, { description, content = {}, headers = {} }]) => make("tr", {},
     make("th", { scope: "row", text: status }),
     make("td", {}, description, ...Object.entries(content).map(([kind, { schema }]) => make("div", { class: "muted" }, `${kind} `, showSchema(schema))),
-      make("div", { class: "muted", text: Object.keys(headers).length ? `headers: ${Object.keys(headers).join(", ")}` : "" }))));
-  return [make("h4", { text: "Answers" }), tableOf(["status", "what"], rows, "responses")];
+      showHeaders(headers))));
+  return [make("h3", { text: "Answers" }), tableOf(["status", "what"], rows, "responses")];
+}
+
+/** Name the headers of an answer, but for those of every one. */
+function showHeaders(headers) {
+  const names = Object.keys(headers).filter((name) => !OF_EVERY_ANSWER.includes(name));
+  return names.length ? make("div", { class: "muted", text: `with ` }) : null;
 }
 
 function tableOf(names, rows, kind = "") {

@@ -33,6 +33,7 @@ const said = (text) => make("span", { class: "said", text });
 /** Return a duration in milliseconds as text, with about three digits. */
 function inTime(milliseconds) {
   if (!Number.isFinite(milliseconds)) return "unknown";
+  if (milliseconds === 0) return "0 ms";
   if (milliseconds >= 9995) return `${(milliseconds / 1000).toFixed(1)} s`;
   if (milliseconds >= 999.5) return `${(milliseconds / 1000).toFixed(2)} s`;
   if (milliseconds >= 99.5) return `${milliseconds.toFixed(0)} ms`;

@@ -81,7 +81,9 @@ function courseOf(seen) {
   const step = width / (MOST_LOOKS - 1);
   const line = (valueOf) => seen.map((look, at) =>
     `${((MOST_LOOKS - seen.length + at) * step).toFixed(1)},${(height - 1 - (valueOf(look) / most) * (height - 3)).toFixed(1)}`).join(" ");
-  const peak = `In the last ${inTime(seen.length * BETWEEN)}, at most ${most} ran or waited at once`;
+  const inAll = Math.max(...seen.map(({ running, waiting }) => running + waiting));
+  const peak = `At most ${inAll} ran or waited at once, of ${counted(seen.length, "look")} in two minutes.`;
+  byId("course-note").textContent = peak;
   return makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": peak, preserveAspectRatio: "none" },
     makeSvg("polyline", { points: line(({ running, waiting }) => running + waiting), class: "all" }),
     makeSvg("polyline", { points: line(({ running }) => running), class: "running" }));

@@ -10,7 +10,7 @@ function targetsIn(about) {
   return serving.map(({ model, version, by, golden, fault }) => {
     const [runtime = "", precision = "", device = "", ...rest] = by.split("; ");
     const certificate = rest.map((part) => /^certificate=(.*)$/.exec(part)?.[1]).find(Boolean) ?? "";
-    const words = [runtime, precision, device].filter(Boolean).join(", ");
+    const words = [runtime, precision, device].filter((word) => word && !word.startsWith("unknown")).join(", ");
     return { model, version, key: `${model}\n${version}`, words, golden, fault, certificate };
   });
 }

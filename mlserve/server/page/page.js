@@ -25,7 +25,7 @@ async function connect() {
   try {
     const { value } = await requestJson("v2");
     page.about = value;
-    showState(`mlserve ${value.version}`, "ready");
+    showState(`version ${value.version}`, "ready");
     byId("forget").hidden = token === "";
     await takeTargets(targetsIn(value));
   } catch (error) {
@@ -65,7 +65,7 @@ async function takeTargets(targets) {
   const beside = byId("second").value;
   byId("first").replaceChildren(...optionsOf(sorted));
   byId("first").value = usual.key;
-  byId("second").replaceChildren(make("option", { value: "", text: "nothing" }), ...optionsOf(sorted));
+  byId("second").replaceChildren(make("option", { value: "", text: "no other" }), ...optionsOf(sorted));
   byId("second").value = sorted.some(({ key }) => key === beside) ? beside : "";
   byId("beside").hidden = sorted.length < 2;
   byId("seconds").placeholder = String(page.about.parameters.default_timeout ?? 30);
@@ -135,16 +135,19 @@ function askedNow() {
 /** Ask the chosen versions, one after the other, so that neither slows the other down. */
 async function askNow() {
   let asked;
+  const targets = [targetOf("first"), targetOf("second")].filter(Boolean);
   try {
     asked = askedNow();
+    await questionFor(targets[0], asked);
   } catch (error) {
+    if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
     complain(error);
+    clearAnswers();
     return;
   }
   page.stopper?.abort();
   const stopper = new AbortController();
   page.stopper = stopper;
-  const targets = [targetOf("first"), targetOf("second")].filter(Boolean);
   complain(null);
   showBusy(true);
   const results = [];
@@ -197,6 +200,14 @@ function inSpeech({ target, error, outputs, elapsed }) {
   const rows = rowsOf(outputs);
   const label = rows?.length === 1 ? labelOf(rows[0]) : null;
   return `${who} ${label ?? (rows ? counted(rows.length, "row") : "answered")}, in ${inTime(elapsed)}.`;
+}
+
+/** Take away what answers another question than the one that stands there. */
+function clearAnswers() {
+  page.stopper?.abort();
+  byId("answer-list").replaceChildren();
+  byId("verdict").hidden = true;
+  byId("empty").hidden = false;
 }
 
 /** Say what is wrong with the question; null: nothing. */
@@ -311,7 +322,7 @@ async function look() {
   try {
     const seen = lookAt((await request("metrics")).text);
     showLoad(seen, page.about?.parameters?.slots);
-    showState(`mlserve ${page.about?.version ?? ""}`, seen.isReady ? "ready" : "waiting");
+    showState(`version ${page.about?.version}${seen.isReady ? "" : ", not ready"}`, seen.isReady ? "ready" : "waiting");
     if (page.served && page.served !== seen.served) await connect();
     page.served = seen.served;
   } catch (error) {
@@ -334,8 +345,12 @@ function listen() {
     if (event.target.matches("textarea, #count, #seconds")) showCommands();
   });
   byId("stop").addEventListener("click", () => page.stopper?.abort());
-  byId("first").addEventListener("change", takeSignature);
-  byId("signature").addEventListener("change", takeSignature);
+  for (const id of ["first", "signature"]) {
+    byId(id).addEventListener("change", () => {
+      clearAnswers();
+      takeSignature();
+    });
+  }
   byId("second").addEventListener("change", () => {
     if (byId("answer-list").childElementCount > 0) askNow();
   });
@@ -343,6 +358,7 @@ function listen() {
     field.addEventListener("change", () => {
       page.hasChosen = true;
       takeKind(field.value);
+      clearAnswers();
       complain(null);
       showCommands();
     });
