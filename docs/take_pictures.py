@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
@@ -19,7 +20,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mlserve.client import Client  # noqa: E402
+from mlserve.client import Client, ModelMetadata  # noqa: E402
+from mlserve.testing.processes import wait_until  # noqa: E402
 from tests.harness import chromium  # noqa: E402
 from tests.harness.chromium import Browser  # noqa: E402
 from tests.harness.ports import free_ports  # noqa: E402
@@ -32,6 +34,9 @@ FILE = """\
 grpc_port = {grpc}
 rest_port = {rest}
 """
+HOLDS = "certificate=holds"
+_GOLDEN, _BUSY = 300.0, 8.0
+"""Seconds until all golden inputs are answered, and seconds of load."""
 MODEL = """
 [servers.pictures.models.efficientnet-{backend}]
 backend = "{backend}"
@@ -70,15 +75,15 @@ def mlserve(folder: Path, env: dict[str, str], *arguments: str) -> None:
 
 def take(browser: Browser, address: str) -> None:
     """Take each picture once what it shows is there."""
-    busy(address)
+    wait_until(lambda: has_certificates(address), _GOLDEN)
     browser.look(width=1280, height=860)
     browser.open(f"{address}/")
     browser.wait(lambda: browser.sees("#ask-form"))
     browser.drop(HORSE, "image/jpeg")
     browser.wait(lambda: browser.text(".answer .label") == "sorrel")
-    busy(address)
-    browser.wait(lambda: "half ended" in browser.text("#histogram-note"))
     save(browser, "page-answer")
+    busy(address)
+    save(browser, "page-load", ".load")
     browser.look(width=420, height=900)
     save(browser, "page-phone")
     browser.look(width=1280, height=860, is_dark=True)
@@ -92,17 +97,34 @@ def take(browser: Browser, address: str) -> None:
     save(browser, "page-docs")
 
 
+def has_certificates(address: str) -> bool:
+    """Return whether each model is known to answer here as it did at its export."""
+    models = [f"efficientnet-{backend}" for backend in BACKENDS]
+    return all(HOLDS in (described(address, model).served_by or "") for model in models)
+
+
+def described(address: str, model: str) -> ModelMetadata:
+    """Return what the server says of a model."""
+    with Client(address, model=model) as client:
+        return client.metadata(timeout=20)
+
+
 def busy(address: str) -> None:
-    """Ask for half a second, so that there is a load to be seen."""
-    until = time.monotonic() + 0.5
-    with Client(address, model=f"efficientnet-{BACKENDS[0]}") as client:
-        while time.monotonic() < until:
-            client.predict(HORSE, timeout=20)
+    """Ask from several threads for some seconds, so that there is a load to be seen."""
+    until = time.monotonic() + _BUSY
+
+    def ask(backend: str) -> None:
+        with Client(address, model=f"efficientnet-{backend}") as client:
+            while time.monotonic() < until:
+                client.predict(HORSE, timeout=20)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(ask, BACKENDS * 2))
 
 
-def save(browser: Browser, name: str) -> None:
-    """Write what the window shows as a small PNG."""
-    picture = Image.open(io.BytesIO(browser.picture(whole=False))).convert("RGB")
+def save(browser: Browser, name: str, part: str | None = None) -> None:
+    """Write what the window shows, or a part of the page, as a small PNG."""
+    picture = Image.open(io.BytesIO(browser.picture(part))).convert("RGB")
     small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(FOLDER / f"{name}.png", optimize=True)
     print(f"{name}.png: {picture.width}x{picture.height}")  # noqa: T201

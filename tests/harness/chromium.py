@@ -142,9 +142,18 @@ class Browser:
         self.tell("Emulation.setDeviceMetricsOverride", **size)
         self.tell("Emulation.setEmulatedMedia", features=[theme, calm])
 
-    def picture(self, *, whole: bool = True) -> bytes:
-        """Return a PNG of the page, of all of it or of what the window shows."""
-        taken = self.tell("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, part: str | None = None) -> bytes:
+        """Return a PNG of what the window shows, or of a part of the page."""
+        if part is None:
+            taken = self.tell("Page.captureScreenshot", format="png")
+            return base64.b64decode(taken["data"])
+        script = """
+            const part = document.querySelector(arguments[0]);
+            const { x, y, width, height } = part.getBoundingClientRect();
+            return { x: x + scrollX, y: y + scrollY, width, height, scale: 1 };
+        """
+        clip = self.run(script, part)
+        taken = self.tell("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
         return base64.b64decode(taken["data"])
 
     def tell(self, command: str, **parameters: Any) -> Any:
@@ -183,6 +192,7 @@ class Browser:
 @contextmanager
 def browsing(folder: Path) -> Iterator[Browser]:
     """Start a browser, yield its window, and end it; its profile is in `folder`."""
+    folder.mkdir(exist_ok=True)
     log = folder / "driver.log"
     driver_path, browser_path = shutil.which("chromedriver"), shutil.which("chromium")
     assert driver_path, why_absent()

@@ -175,7 +175,8 @@ function showFacts({ target, question, headers, text }) {
   const served = headers.get("x-mlserve-served-by") ?? "";
   const [runtime, precision, device] = served.split("; ");
   const state = /certificate=(\w+)/.exec(served)?.[1] ?? "";
-  const golden = [target.golden, target.fault].filter(Boolean).join(". ");
+  const isSame = target.certificate === state;  // what was said of another state holds no more
+  const golden = isSame ? [target.golden, target.fault].filter(Boolean).join(". ") : "";
   const facts = [
     ["Runtime", runtime],
     ["Precision", precision],

@@ -50,7 +50,8 @@ const pathTo = (name) => (name.startsWith("-") ? `./${name}` : name);
 function inMlserve({ target, asked, question, isShort }, isNamed) {
   const where = [
     ["--endpoint", quoted(ENDPOINT)],
-    [`--model=${quoted(target.model)}`, "--version", target.version],
+    [`--model=${quoted(target.model)}`],
+    ["--version", target.version],
     ["--timeout", asked.seconds],
   ];
   const signature = [`--signature=${quoted(question.description.name)}`];

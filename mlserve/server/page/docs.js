@@ -98,7 +98,7 @@ function showResponses(responses) {
 /** Name the headers of an answer, but for those of every one. */
 function showHeaders(headers) {
   const names = Object.keys(headers).filter((name) => !OF_EVERY_ANSWER.includes(name));
-  return names.length ? make("div", { class: "muted", text: `with ` }) : null;
+  return names.length ? make("div", { class: "muted", text: `with ${names.join(", ")}` }) : null;
 }
 
 function tableOf(names, rows, kind = "") {
