@@ -6,6 +6,7 @@ link cannot send one.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from mlserve.server.listen.http import check_method
@@ -15,19 +16,14 @@ from mlserve.server.openapi import PAGES
 from mlserve.server.page.documents import document
 from mlserve.server.request import Purpose
 
-_DOCUMENTS = dict(zip(PAGES, ("page.html", "docs.html"), strict=True))
-
 
 class PeoplePages:
     """The page at `/` and the one at `/docs`."""
 
     def match(self, path: str) -> Operation | None:
         """Return the operation for a page, or for the empty path of a mounted server."""
-        if path in _DOCUMENTS:
-            respond = partial(_show, _DOCUMENTS[path])
-        elif not path:
-            respond = _go_below
-        else:
+        respond = _RESPONSES.get(path)
+        if respond is None:
             return None
         return Operation("", Purpose.METADATA, respond, needs_token=False)
 
@@ -43,3 +39,10 @@ async def _go_below(request: Request) -> Response:
     check_method(request, "GET")
     last = request.path.rpartition("/")[2]
     return Response(status=308, headers={"location": f"./{last}/" if last else "./"})
+
+
+_FILES = ("page.html", "docs.html")
+_RESPONSES: Mapping[str, Callable[[Request], Awaitable[Response]]] = {
+    "": _go_below,
+    **{path: partial(_show, file) for path, file in zip(PAGES, _FILES, strict=True)},
+}
