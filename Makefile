@@ -30,7 +30,7 @@ ALL := -e '.[server,images,signing,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/mode
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo foreign test coverage test-docker test-fast fuzz lint format bench bench-peers \
-	bench-overload policies parity reference film protos changelog clean
+	bench-overload policies parity pictures reference protos changelog clean
 
 # A line that begins with `##@` is a heading of the help.
 help: ## List the targets
@@ -124,8 +124,9 @@ parity: $(VENV)/installed-dev ## Compare both backends on the parity images and 
 reference: $(VENV)/installed-dev ## Write docs/reference from the commands, settings and errors
 	$(BIN)/python docs/reference/generate.py
 
-film: $(VENV)/installed-runtime ## Film the README's first commands as docs/images/terminal.svg
+pictures: $(VENV)/installed-dev ## Film the README's first commands, and take the pictures of the page and of a report
 	$(BIN)/python docs/film.py
+	$(BIN)/python docs/take_pictures.py
 
 protos: $(VENV)/installed-dev ## Write the descriptors and type stubs of the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --include_imports --pyi_out=. \

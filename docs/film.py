@@ -4,7 +4,7 @@ The commands are those of the README's first bash block. They run as they stand,
 pseudo-terminal and an empty home, whose path reads `~`. The film shows what the terminal showed,
 and when: a clock in its corner has the true time, and waits are shortened to `LONGEST_WAIT`. Where
 nothing moves (a printed page, a reader who wants no motion), the last picture stands.
-`make film` runs this.
+`make pictures` runs this.
 """
 
 from __future__ import annotations

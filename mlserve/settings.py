@@ -270,6 +270,14 @@ class ServerSettings(Options):
             "client certificate is required, else on loopback only.",
         ),
     )
+    page: bool = field(
+        default=True,
+        metadata=option(
+            HelpPanel.ACCESS,
+            "Whether the REST port has pages for people: at / to ask a model and see the load, at "
+            "/docs the API. They need no token themselves; what they ask does.",
+        ),
+    )
     log_format: LogFormat = field(
         default=LogFormat.TEXT,
         metadata=option(HelpPanel.LOGS, "Format of the server's log: text or json."),

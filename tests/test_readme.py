@@ -47,7 +47,7 @@ def test_the_picture_shows_the_first_commands_and_what_they_print() -> None:
     shown = [html.unescape(re.sub("<[^>]*>", "", text)).removeprefix("$ ") for text in texts]
     commands = next(code for language, code in blocks(README) if language == "bash").splitlines()
     assert len(commands) == 4
-    assert [line for line in shown if line in commands] == commands, "make film"
+    assert [line for line in shown if line in commands] == commands, "make pictures"
     assert "sorrel" in shown
     assert str(Path.home()) not in picture
 

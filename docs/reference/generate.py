@@ -94,6 +94,7 @@ DETAILS = {
     "tls_cert": "Needs `--tls-key`.",
     "tls_key": "Needs `--tls-cert`.",
     "tls_client_ca": "Needs `--tls-cert`.",
+    "page": "What they do: [page.md](../page.md). `--no-page` leaves them out.",
     "model_control": "The requests are in [open-inference.md](../open-inference.md#extensions).",
     "log_format": "`json` writes one object a line; [observability.md](../observability.md#log) "
     "lists its fields.",

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from mlserve.cli import completion
-from mlserve.options import Description, Options, described
+from mlserve.options import Description, Options, described, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
 NameArgument = Annotated[
@@ -82,8 +82,9 @@ def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
 
 
 def _parameter(setting: Description) -> inspect.Parameter:
+    off = f"/{flag_of(f'no_{setting.name}')}" if setting.default is True else ""
     option = typer.Option(
-        setting.flag,
+        f"{setting.flag}{off}",
         metavar=setting.metavar,
         help=setting.help,
         rich_help_panel=setting.panel.value,

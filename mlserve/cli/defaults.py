@@ -41,7 +41,7 @@ _ONE_CALL: Mapping[str, frozenset[str]] = {
     "status": frozenset(),
     "export": frozenset({"version"}),
     "build": frozenset({"file_only"}),
-    "up": frozenset({"auto", "foreground"}),
+    "up": frozenset({"auto", "foreground", "open"}),
     "compare": frozenset({"report"}),
 }
 """The commands that have a table, each with the options that make sense for one call only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlserve.cli import completion
+from mlserve.cli import browser, completion
 from mlserve.cli.arguments import (
     ExportedBackendOption,
     ExportedModelOption,
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from mlserve.launch.up import UpRequest
     from mlserve.served_model import ServedModel
     from mlserve.store import VersionPolicy
+
+    Opens = Callable[[ServerRecord], None]
+    """What is done with a server that is ready."""
 
 
 @with_options(LoadOptions, ServerSettings, ClusterOptions)
@@ -142,6 +145,10 @@ def up(
             "--foreground", help="Stay attached until the server ends, as in a container."
         ),
     ] = False,
+    open_page: Annotated[
+        bool,
+        typer.Option("--open", help="Open the server's page in a browser once it is ready."),
+    ] = False,
     wait: Annotated[
         float,
         typer.Option(
@@ -209,12 +216,15 @@ def up(
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
         request = advised(request, _chosen(context), note)
     _tell_of_second_versions(request)
+    if open_page:
+        browser.require_page(request)
     _tell_of_pins(request, None if config is not None else versions)
+    opens = browser.open_page if open_page else _open_nothing
     with naming_tuned(request):
         if foreground:
-            _run_in_foreground(request, output, about)
+            _run_in_foreground(request, output, about, opens)
         else:
-            _start_in_background(request, output, about)
+            _start_in_background(request, output, about, opens)
 
 
 def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:
@@ -255,7 +265,7 @@ def _tell_of_second_versions(request: UpRequest) -> None:
 
 _CHOOSING = {"auto", "backend", "model", "version", "path", "store", "image", "docker_option"}
 """Parameters that say what to serve, so that no file is looked for."""
-_WITH_FILE = {"name", "wait", "foreground", "output"}
+_WITH_FILE = {"name", "wait", "foreground", "open_page", "output"}
 """Parameters for a server of a file: everything else is in the file."""
 
 
@@ -336,21 +346,29 @@ def _request_of(config: ServerConfig, wait: float) -> UpRequest:
     return request_up(serving, where, config.launcher, wait)
 
 
+def _open_nothing(record: ServerRecord) -> None:
+    """Leave the browser alone."""
+
+
 def _start_in_background(
-    request: UpRequest, output: OutputFormat, about: Mapping[str, Any]
+    request: UpRequest, output: OutputFormat, about: Mapping[str, Any], opens: Opens
 ) -> None:
-    """Start it, and report; `about` goes into the report as JSON."""
+    """Start it, report, and open its page; `about` goes into the report as JSON."""
     from mlserve.launch.up import up as bring_up
 
     with _spinner(f"starting {request.serving.name}"):
         done = bring_up(request, note)
     if output is OutputFormat.JSON:
         print_json(_as_json(done.record, request) | {"was_running": done.was_running, **about})
+        opens(done.record)
         return
     if done.was_running:
         note(f"{done.record.name} was already started ({done.record.identity})")
     _print_ready(done.record, request)
     note(f"next: {_next_step(request.serving)}")
+    if browser.has_page(request):
+        note(f"or in a browser: {browser.address_of(done.record)}")
+    opens(done.record)
 
 
 def _next_step(serving: Serving) -> str:
@@ -367,7 +385,9 @@ def _next_step(serving: Serving) -> str:
     return (example or "mlserve metadata") + one_of
 
 
-def _run_in_foreground(request: UpRequest, output: OutputFormat, about: Mapping[str, Any]) -> None:
+def _run_in_foreground(
+    request: UpRequest, output: OutputFormat, about: Mapping[str, Any], opens: Opens
+) -> None:
     from mlserve.launch.foreground import run_in_foreground
 
     def on_ready(record: ServerRecord) -> None:
@@ -375,6 +395,7 @@ def _run_in_foreground(request: UpRequest, output: OutputFormat, about: Mapping[
             print_json({**_as_json(record, request), **about})
         else:
             _print_ready(record, request)
+        opens(record)
 
     raise typer.Exit(run_in_foreground(request, on_ready, note))
 

@@ -12,6 +12,7 @@ from mlserve.errors import InferenceFailed, MlserveError, escaped
 _log = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARACTERS = 1024
+_MAX_HINT_CHARACTERS = 300
 
 
 def as_known_error(error: BaseException) -> MlserveError:
@@ -49,3 +50,9 @@ def error_text(error: MlserveError) -> str:
     text = error.message
     cut = text[:_MAX_ERROR_CHARACTERS]
     return escaped(text if cut == text else f"{cut}...TRUNCATED")
+
+
+def hint_text(hint: str) -> str:
+    """Return a hint as a header may hold it: ASCII on one line, and not long."""
+    cut = escaped(hint)[:_MAX_HINT_CHARACTERS]
+    return cut.encode("ascii", "backslashreplace").decode("ascii")

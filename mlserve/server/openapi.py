@@ -6,16 +6,20 @@ from mlserve import __version__
 from mlserve.server.openapi_schemas import SCHEMAS, TEXT, Json, list_of, object_of, ref
 from mlserve.wire import paths
 from mlserve.wire.headers import (
+    HINT,
     JSON_LENGTH,
     REQUEST_ID,
     REQUEST_TIMEOUT_MS,
     SERVER_TIMING,
     TRACEPARENT,
+    over_http,
 )
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
 """The paths of the metrics page; the second is TensorFlow Serving's customary one."""
 DOCUMENT_PATH = "/openapi.json"
+PAGES = ("/", "/docs")
+"""The pages for people, which a server need not have."""
 
 
 def _answer(description: str, schema: Json, *kinds: str) -> Json:
@@ -73,7 +77,11 @@ def _timed(answer: Json) -> Json:
 
 
 def _errors(*statuses: int) -> Json:
-    return {str(status): _answer(_ERRORS[status], ref("Error")) for status in statuses}
+    told = {**_TOLD, over_http(HINT): _HINT}
+    return {
+        str(status): {**_answer(_ERRORS[status], ref("Error")), "headers": told}
+        for status in statuses
+    }
 
 
 def _on_model(path: str, operations: Json) -> Json:
@@ -139,6 +147,7 @@ _TOLD: Json = {
         "schema": {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
     },
 }
+_HINT: Json = {"description": "what to do about it, if there is more to say", "schema": TEXT}
 _TIMED: Json = {
     SERVER_TIMING: {
         "description": "milliseconds in the server: queue, decode, run, encode; in an error, "
@@ -163,6 +172,7 @@ _REQUEST_ID: Json = {
     "description": "only the calls with this id",
     "schema": {"type": "string"},
 }
+_HTML = _answer("the page", TEXT, "text/html")
 _DONE: Json = {"description": "done", "headers": _TOLD}
 _CONTROL = object_of(
     {},
@@ -335,6 +345,8 @@ DOCUMENT: Json = {
                 *("text/plain", "application/openmetrics-text"),
             ),
         ),
+        PAGES[0]: _health("A page for people: ask a model, see the load", _HTML),
+        PAGES[1]: _health("This document as a page", _HTML),
         DOCUMENT_PATH: _get("This document", _answer("the document", {"type": "object"})),
     },
     "components": {

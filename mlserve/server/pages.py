@@ -8,13 +8,21 @@ from urllib.parse import quote
 from mlserve.server.listen.http import check_method, json_response
 from mlserve.server.listen.routes import Operation
 from mlserve.server.message import Request, Response
-from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS
+from mlserve.server.openapi import DOCUMENT, DOCUMENT_PATH, METRICS_PATHS, PAGES
 from mlserve.server.request import Purpose
 from mlserve.server.telemetry.metrics import Metrics
 
 
 class OpenApiPage:
-    """The page with the OpenAPI document, whose paths are below the place of a mounted server."""
+    """The page with the OpenAPI document, whose paths are below the place of a mounted server.
+
+    Without the pages for people it does not list them.
+    """
+
+    def __init__(self, *, has_page: bool = True) -> None:
+        paths = DOCUMENT["paths"]
+        kept = {path: item for path, item in paths.items() if has_page or path not in PAGES}
+        self._document = DOCUMENT | {"paths": kept}
 
     def match(self, path: str) -> Operation | None:
         if path != DOCUMENT_PATH:
@@ -25,7 +33,7 @@ class OpenApiPage:
         check_method(request, "GET")
         root = request.root.rstrip("/")
         servers = {"servers": [{"url": quote(root)}]} if root else {}
-        return json_response(json.dumps(DOCUMENT | servers).encode())
+        return json_response(json.dumps(self._document | servers).encode())
 
 
 class MetricsPage:

@@ -29,6 +29,7 @@ from mlserve.server.models.versions import ModelSpec
 from mlserve.server.oip.extensions import OipExtensions
 from mlserve.server.oip.grpc import OipGrpcService
 from mlserve.server.oip.rest import OipRestExtensions, OipRestService
+from mlserve.server.page.paths import PeoplePages
 from mlserve.server.pages import MetricsPage, OpenApiPage
 from mlserve.server.processes.choice import Opener
 from mlserve.server.rollout.pages import ShadowMethod, ShadowPage
@@ -111,19 +112,21 @@ class ServerParts:
         return unary_methods(services, self.engine, self.telemetry, self.in_flight)
 
     def rest_app(self, metrics_path: str | None = None, *, cors: bool = False) -> RestApp:
-        """Return the ASGI application of both protocols over REST, with `/metrics` and OpenAPI.
+        """Return the ASGI application of both protocols over REST, with the other pages.
 
         `metrics_path` is another path of the metrics. `cors` allows pages of every origin.
         """
         served = self.engine, self.models
+        has_page = self.settings.page
         protocols = (
             TfsRestService(*served, self.memory),
             OipRestExtensions(self._extensions, self.memory),
             OipRestService(*served, self.memory, self.limits, self.recorder),
             DecisionsPage(self.engine),
             ShadowPage(self.rollouts),
-            OpenApiPage(),
+            OpenApiPage(has_page=has_page),
             MetricsPage(self.metrics, metrics_path),
+            *((PeoplePages(),) if has_page else ()),
         )
         gate = RestGate.from_settings(self.settings)
         return RestApp(gate, protocols, self.telemetry, self.in_flight, CORS if cors else ())

@@ -44,6 +44,8 @@ MODEL_VERSION = "mlserve-model-version"
 SERVED_BY = "mlserve-served-by"
 """What answered: runtime, precision and device, and the state of the model's certificate, such as
 `OpenVINO 2026.4.1; int8; CPU; certificate=holds`."""
+HINT = "mlserve-hint"
+"""With an error: what to do about it, in ASCII on one line. HTTP only."""
 RUNG = "mlserve-rung"
 """The rung of a ladder that answered each row, such as `int8, fp32;rows=2, int8;uncertain`."""
 DRIFTED = "certificate=drifted"

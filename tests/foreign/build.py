@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SERVERS = ("envoy", "triton", "mlserver", "kserve", "torchserve", "kubernetes")
+SERVERS = ("envoy", "triton", "mlserver", "kserve", "torchserve", "kubernetes", "browser")
 FOLDER = Path(os.environ.get("MLSERVE_TEST_FOREIGN") or HERE.parents[1] / ".foreign")
 """Where the environments are; the variable lets several checkouts share them."""
 

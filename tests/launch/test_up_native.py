@@ -319,3 +319,11 @@ def test_its_last_error_is_ours_when_it_dies_at_the_start(
     )
     assert title == "the end of its log (all of it: mlserve logs tfserving-m):"
     assert last == f"  {said}"
+
+
+def test_it_has_no_page_to_open(cli, base: Path, seen: Path) -> None:
+    refused = up(cli, base, "--open")
+    assert refused.returncode == 2
+    assert "--open opens the page of mlserve's own server" in refused.stderr
+    assert "use --launcher embedded" in refused.stderr
+    assert not seen.exists()

@@ -24,7 +24,7 @@ from mlserve.server.body_memory import BodyMemory, Room
 from mlserve.server.engine.engine import Engine
 from mlserve.server.engine.job import Head, InferenceCall
 from mlserve.server.engine.work import Codec
-from mlserve.server.errors import error_text
+from mlserve.server.errors import error_text, hint_text
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, length_of
 from mlserve.server.message import Headers, Request, Response
 from mlserve.server.models.loading import Served
@@ -34,6 +34,7 @@ from mlserve.server.request import current
 from mlserve.wire.headers import (
     CONTRACT,
     ENVOY_TIMEOUT_MS,
+    HINT,
     MODEL_VERSION,
     RANDOM_WEIGHTS,
     REQUEST_TIMEOUT_MS,
@@ -147,11 +148,13 @@ def contract_headers(contract: str) -> dict[str, str]:
 def error_response(error: MlserveError) -> Response:
     """Return `{"error": "<message>"}` with the status code and headers that go with the error.
 
-    The headers of a refusal say when the part that refused, usually the engine, expects to have
-    room.
+    The headers say what to do about it; those of a refusal also when the part that refused,
+    usually the engine, expects to have room.
     """
     body = json.dumps({"error": error_text(error)}).encode()
     status, headers = http_status(error), retry_headers(error)
+    if error.hint:
+        headers[over_http(HINT)] = hint_text(error.hint)
     if isinstance(error, MethodNotAllowed):
         status, headers["allow"] = 405, error.allowed
     elif isinstance(error, AccessDenied) and not isinstance(error, NotAllowed):

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.server
 
 TOKEN = "c0ffee-Zm9v_~!"
 PREDICT = "/v1/models/m:predict"
-OPEN = ["/v2/health/live", "/v2/health/ready"]
+OPEN = ["/v2/health/live", "/v2/health/ready", "/", "/docs"]
 CLOSED = [
     *("/v2", "/v2/", "/v2/models/m", "/v2/models/m/ready", "/v1/models/m", "/v1/models/m/metadata"),
-    *("/metrics", "/openapi.json", "/mlserve/decisions", "/nowhere", "/"),
+    *("/metrics", "/openapi.json", "/mlserve/decisions", "/nowhere", "/docs/"),
     *("/v2/health/live/x", "/v2/health"),
 ]
 METHODS = [
@@ -79,7 +79,7 @@ def metadata(value: str | None = f"Bearer {TOKEN}") -> tuple[tuple[str, str], ..
 
 class TestRest:
     @pytest.mark.parametrize("path", OPEN)
-    def test_health_needs_none(self, http: httpx.Client, path: str) -> None:
+    def test_health_and_the_pages_for_people_need_none(self, http: httpx.Client, path: str) -> None:
         assert http.get(path).status_code == 200
 
     @pytest.mark.parametrize("path", CLOSED)
@@ -134,7 +134,7 @@ class TestGrpc:
             next(call(never(), timeout=10))
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
-    def test_health_needs_none(self, channel_to: Any, server: Any) -> None:
+    def test_health_and_the_pages_for_people_need_none(self, channel_to: Any, server: Any) -> None:
         health = health_pb2_grpc.HealthStub(channel_to(server))
         answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
