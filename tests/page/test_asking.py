@@ -37,7 +37,7 @@ def test_a_dropped_image(browser: Browser, two_versions: EchoServer, image: Path
         "return [...document.querySelectorAll('.bars .fill')].map((each) => each.offsetWidth)"
     )
     assert widths[0] > 1.8 * widths[1] > 0
-    assert [text.split()[0] for text in browser.texts(".keys li")] == [
+    assert [text.split()[0] for text in browser.texts(".answer .keys li")] == [
         *("queue", "decode", "run", "encode", "network")
     ]
     assert fact(browser, "Version") == "2"
