@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from mlserve import otlp
+from mlserve.otlp import CollectorAddress
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.decisions import DecisionsPage, DecisionsService
 from mlserve.server.engine.engine import Engine
@@ -38,6 +40,9 @@ from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import usable_cpus
 
+if TYPE_CHECKING:
+    from mlserve.server.telemetry.otlp.exporting import OtlpExport
+
 
 class ServerParts:
     """A server without ports. All methods are for the event loop that it was made on.
@@ -45,7 +50,8 @@ class ServerParts:
     `host` is the address that the server listens on, which decides who may load and unload models;
     None for one that has no ports of its own, which runs its models in its own process. `threads`
     None is one for each CPU. `on_change` is
-    called whenever `is_ready` may have changed.
+    called whenever `is_ready` may have changed. Raises PluginError for settings that need an extra
+    which is not installed.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class ServerParts:
         self.limits = limits_of(settings, has_ports=host is not None)
         self._examiner = Examiner(self.engine, self.models, on_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
+        self._export = self._exported()
         self._host = host or ""
         self._on_change = on_change
         self._extensions = OipExtensions(
@@ -133,6 +140,26 @@ class ServerParts:
         """
         served = self.engine, self.models, self.in_flight
         return await drain(*served, give_up, on_begin=self._on_change)
+
+    async def end_telemetry(self, give_up: float) -> None:
+        """Write the last lines, and send the last spans and metrics, until `give_up` at most."""
+        self.request_log.close()
+        if self._export is not None:
+            await self._export.close(give_up)
+
+    def _exported(self) -> OtlpExport | None:
+        """Begin to send spans and metrics, if the settings say where to."""
+        settings, telemetry = self.settings, self.telemetry
+        if settings.otlp is None:
+            return None
+        otlp.require_sdk()
+        from mlserve.server.telemetry.otlp.exporting import OtlpExport
+
+        collector = CollectorAddress.of(settings.otlp)
+        export = OtlpExport(collector, self.metrics.registry, is_secure=settings.speaks_tls)
+        telemetry.sampler = export
+        telemetry.add_observer(export)
+        return export
 
 
 def _signed(open_: Open, key: Path | None) -> Open:

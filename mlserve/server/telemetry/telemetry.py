@@ -20,6 +20,13 @@ class Observer(Protocol):
         """Take note of a request whose answer was written so many seconds after it arrived."""
 
 
+class Sampler(Protocol):
+    """Decides, on the event loop, which requests are traced."""
+
+    def decide(self, record: RequestRecord, header: Callable[[str], str | None], /) -> None:
+        """Set the flags of the record's span; `header` returns a header by lower-case name."""
+
+
 class Telemetry:
     """Counts and logs a server's requests.
 
@@ -31,6 +38,8 @@ class Telemetry:
         self.metrics = metrics
         self.statistics = Statistics()
         self._log = log
+        self.sampler: Sampler | None = None
+        """Without one, a trace that begins here is not sampled."""
         self._observers: tuple[Observer, ...] = ()
 
     def add_observer(self, observer: Observer) -> None:
@@ -46,6 +55,8 @@ class Telemetry:
         it has none.
         """
         record = RequestRecord.arrived(route, header, address)
+        if self.sampler is not None:
+            self.sampler.decide(record, header)
         request.begin(record)
         return record
 
