@@ -8,9 +8,9 @@ that ask again at once, so that the machine's moods hit each of them. A receiver
 what they send. `--burn` is the CPU time that the model takes for a call, in seconds: 0 shows what a
 request costs beside nothing else.
 
-Each ratio is to the server without `--otlp` in the same round; the table has their medians. Read the
-CPU of the server's process: on a machine of few cores, the receiver and the clients take some of
-the rate.
+Each ratio is to the server without `--otlp` in the same round; the table has their medians. Read
+the CPU of the server's process: on a machine of few cores, the receiver and the clients take some
+of the rate.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from tests.harness.collector import receiving
 
 from mlserve.bench.load import ClosedLoop, Window
 from mlserve.bench.processes import LoadProcesses
 from mlserve.bench.target import Target
 from mlserve.testing.processes import ServerProcess, stopping
+from tests.harness.collector import receiving
 
 MODEL = "m"
 SAMPLED = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
@@ -128,7 +127,7 @@ def _serving(
         server.wait_ready()
         yield server
     if "not sent" in (said := log.read_text()):
-        print(said[said.index("otlp: ") :].splitlines()[-1])  # noqa: T201
+        print(said[said.index("otlp: ") :].splitlines()[-1])
 
 
 @contextmanager
@@ -147,20 +146,20 @@ def _receiver() -> Iterator[str]:
 def _receive() -> None:
     with receiving() as receiver:
         receiver.take = lambda *_: None  # type: ignore[method-assign]  # it keeps nothing
-        print(receiver.http, flush=True)  # noqa: T201
-        threading.Thread(target=sys.stdin.read, daemon=True).run()
+        print(receiver.http, flush=True)
+        sys.stdin.read()
 
 
 def _print(burn: float, found: dict[str, list[Round]]) -> None:
-    print(f"a model that takes {1000 * burn:g} ms")  # noqa: T201
-    print("recorded       CPU ms   CPU ratio   requests/s   rate ratio   median ms   ratio")  # noqa: T201
+    print(f"a model that takes {1000 * burn:g} ms")
+    print("recorded       CPU ms   CPU ratio   requests/s   rate ratio   median ms   ratio")
     base = found["without"]
     for way, rounds in found.items():
         cpu, rate, median = (
             _median([getattr(r, f) for r in rounds]) for f in Round.__annotations__
         )
         ratios = [_ratio(rounds, base, field) for field in Round.__annotations__]
-        print(  # noqa: T201
+        print(
             f"{way:12} {cpu:8.3f} {ratios[0]:11.3f} {rate:12.0f} {ratios[1]:12.3f} "
             f"{median:11.2f} {ratios[2]:7.3f}"
         )
