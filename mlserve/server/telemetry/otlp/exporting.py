@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -41,6 +44,12 @@ _log = logging.getLogger(__name__)
 _SERVICE = "mlserve"
 _LONGEST_STATE = 512
 """Characters of a tracestate that are passed on, as the recommendation asks for at least."""
+_MOST_STATES = 32
+_MEMBER = re.compile(
+    r"(?:[a-z][-_0-9a-z*/]{0,255}|[a-z0-9][-_0-9a-z*/]{0,240}@[a-z][-_0-9a-z*/]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
+"""A member of a tracestate as W3C has it: the SDK logs a warning for any other."""
 _QUEUE = 16_384
 """Spans that may wait; the SDK's own 2,048 are those of a tenth of a second under full load."""
 _BATCH = 512
@@ -94,12 +103,13 @@ class OtlpExport(Collector):
         flags = int(span.flags, 16)
         wanted = flags | SAMPLED if is_sampled else flags & ~SAMPLED
         if wanted != flags:
-            span = Span(span.trace_id, span.span_id, span.parent_id, f"{wanted:02x}", span.state)
+            span = replace(span, flags=f"{wanted:02x}")
         record.span = span
 
     def ended(self, record: RequestRecord, seconds: float) -> None:
         """Queue the spans of a request that ended, if it is recorded."""
-        if record.route.purpose is not Purpose.PROBE and record.span.is_sampled:
+        is_traced = self._sends_spans and record.route.purpose is not Purpose.PROBE
+        if is_traced and record.span.is_sampled:
             self._spans.add(record, seconds)
 
     async def close(self, give_up: float) -> None:
@@ -136,9 +146,9 @@ class OtlpExport(Collector):
         yield from (lost, failed)
 
     def _asks_for(self, span: Span, path: str) -> bool:
-        parent = None
+        parent = Context()  # not None, which is the current one: of an application around us
         if span.parent_id:
-            parent = set_span_in_context(NonRecordingSpan(parent_of(span)))
+            parent = set_span_in_context(NonRecordingSpan(parent_of(span)), parent)
         asked = self._sampler.should_sample(
             parent, int(span.trace_id, 16), path, kind=SpanKind.SERVER
         )
@@ -146,8 +156,11 @@ class OtlpExport(Collector):
 
 
 def _with_state(span: Span, state: str) -> Span:
-    kept = state[:_LONGEST_STATE] if len(state) <= _LONGEST_STATE else ""
-    return Span(span.trace_id, span.span_id, span.parent_id, span.flags, kept)
+    """Return the span with the caller's tracestate, if the SDK would find no fault in it."""
+    members = [member.strip() for member in state.split(",")]
+    keys = {member.partition("=")[0] for member in members}
+    is_sound = len(keys) == len(members) <= _MOST_STATES and all(map(_MEMBER.fullmatch, members))
+    return replace(span, state=state) if is_sound and len(state) <= _LONGEST_STATE else span
 
 
 class _Sending:

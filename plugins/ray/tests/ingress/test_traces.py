@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-
 from mlserve_ray.flags import parse, replica_plan
+
 from tests.harness.collector import receiving
 from tests.harness.server import EchoServers
 
