@@ -124,7 +124,7 @@ class HeardWords(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._threads: set[int] = set()
-        self._said = ""
+        self._said: list[str] = []
         for name in list(logging.root.manager.loggerDict):
             if name.startswith(_LIBRARY):
                 logging.getLogger(name).addFilter(self)
@@ -138,13 +138,16 @@ class HeardWords(logging.Filter):
         if record.thread not in self._threads:
             return True
         if record.levelno >= logging.WARNING:
-            self._said = record.getMessage()
+            self._said.append(record.getMessage())
         return False
 
     def taken(self) -> str:
-        """Return what was said last, and forget it; empty if nothing was."""
-        said, self._said = self._said, ""
-        return shortened(said, _LONGEST_REASON)
+        """Return what was said first, and forget the rest; empty if nothing was.
+
+        The first attempt says what is wrong, the last one that there was no time for another.
+        """
+        said, self._said = self._said, []
+        return shortened(said[0], _LONGEST_REASON) if said else ""
 
     def close(self) -> None:
         """Listen no more."""

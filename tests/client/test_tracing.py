@@ -18,6 +18,8 @@ from tests.harness.server import EchoServer, serving
 pytestmark = pytest.mark.server
 
 STAGES = ["queue", "decode", "run", "encode"]
+NEARLY = 50_000_000
+"""Nanoseconds: the client may have its answer before the server has noted that it was sent."""
 PROGRAM = """
 import sys
 from opentelemetry import trace
@@ -104,7 +106,7 @@ def assert_whole(spans: list[ReceivedSpan], call: ReceivedSpan, protocol: str) -
     assert (call.kind, attempt.kind, served.kind) == ("INTERNAL", "CLIENT", "SERVER")
     assert [stage.name for stage in stages] == STAGES
     assert call.holds(attempt)
-    assert attempt.holds(served)
+    assert attempt.holds(served, NEARLY)
     assert all(served.holds(stage) for stage in stages)
     assert len({span.trace_id for span in (call, attempt, served, *stages)}) == 1
     if protocol == "grpc":
@@ -124,7 +126,7 @@ def test_the_programs_own_provider(
     assert trace_id == of_failure
 
     # The program's span; of each call its own, the attempt, the server's and the stages.
-    status = 2 if protocol == "rest" else 0  # over REST, the first call asks for the status
+    status = 1 if protocol == "rest" else 0  # over REST, the first call asks for the status first
     spans = receiver.trace(trace_id, 1 + 7 + 6 + status)
     [program] = [span for span in spans if span.name == "check a part"]
     first, second = below(spans, program)
@@ -133,7 +135,8 @@ def test_the_programs_own_provider(
     if protocol == "grpc":
         assert_whole(spans, first, protocol)
     assert second.is_error
-    assert second.attributes["error.type"] == "not_an_image"
+    code = {"grpc": "invalid_input", "rest": "not_an_image"}[protocol]
+    assert second.attributes["error.type"] == code
     [attempt] = below(spans, second)
     assert attempt.is_error
     [served] = below(spans, attempt)

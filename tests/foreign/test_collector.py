@@ -89,7 +89,7 @@ def test_a_whole_trace_and_all_metrics_pass(
     stages = [span for span in spans if span.parent_id == served.span_id]
     assert {stage.name for stage in stages} == STAGES
     assert call.holds(attempt)
-    assert attempt.holds(served)
+    assert attempt.holds(served, 50_000_000)  # the client may be first to note the end
     assert all(served.holds(stage) for stage in stages)
     assert served.resource["service.name"] == "mlserve"
     rotel.behind.trace(of_client or "", 5)

@@ -43,9 +43,9 @@ class ReceivedSpan:
     resource: dict[str, Any]
     scope: str
 
-    def holds(self, other: ReceivedSpan) -> bool:
-        """Whether the other one lies within this one."""
-        return self.start <= other.start <= other.end <= self.end
+    def holds(self, other: ReceivedSpan, slack: int = 0) -> bool:
+        """Whether the other one lies within this one, but for so many nanoseconds at its end."""
+        return self.start <= other.start <= other.end <= self.end + slack
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
@@ -57,8 +58,8 @@ _DELAY = 5000
 _INTERVAL = 60_000
 _WINDOW = 60.0
 """Seconds in which a collector that does not answer gets one line in the log."""
-_GRACE = 1.0
-"""Seconds that the end of the server waits for a collector which has not answered before."""
+_GRACE = 2.0
+"""Seconds that the end of the server waits for a collector that does not answer."""
 _LOOP_SECONDS = 5.0
 """Seconds that the thread of the metrics waits for the event loop to read them."""
 _MOST_SPANS = 5
@@ -115,7 +116,7 @@ class OtlpExport(Collector):
     async def close(self, give_up: float) -> None:
         """Send what waits and the last metrics, until `give_up` on the monotonic clock.
 
-        A collector that has not answered before gets a second.
+        A collector that does not answer gets two seconds.
         """
         threads = []
         if self._sends_spans:
@@ -152,7 +153,7 @@ class OtlpExport(Collector):
         asked = self._sampler.should_sample(
             parent, int(span.trace_id, 16), path, kind=SpanKind.SERVER
         )
-        return asked.decision.is_sampled()
+        return asked.decision is Decision.RECORD_AND_SAMPLE
 
 
 def _with_state(span: Span, state: str) -> Span:
@@ -171,7 +172,7 @@ class _Sending:
         self.loop = asyncio.get_running_loop()
         self._collector = collector
         self._what = what
-        self._asked_at: float | None = None
+        self._answered_at = -math.inf
         self._is_away = False
         self._told_at = -math.inf
         self._thread: Future[None] | None = None
@@ -182,14 +183,17 @@ class _Sending:
         self._thread = start_on_daemon_thread(self._listen_and_run)
 
     async def wait(self, give_up: float) -> bool:
-        """Wait until the thread has ended; return whether it has."""
+        """Wait until the thread has ended, as long as the collector answers; say whether it has."""
         assert self._thread is not None
-        now, asked_at = time.monotonic(), self._asked_at
-        is_stuck = asked_at is not None and now - asked_at > _GRACE
-        seconds = _GRACE if self._is_away or is_stuck else max(_GRACE, give_up - now)
-        await asyncio.wait((asyncio.wrap_future(self._thread),), timeout=seconds)
+        began, ended = time.monotonic(), asyncio.wrap_future(self._thread)
+        give_up = max(give_up, began + _GRACE)
+        while not ended.done():
+            until = min(give_up, max(began, self._answered_at) + _GRACE)
+            if (seconds := until - time.monotonic()) <= 0:
+                break
+            await asyncio.wait((ended,), timeout=seconds)
         self._words.close()
-        return self._thread.done()
+        return ended.done()
 
     def _listen_and_run(self) -> None:
         self._words.listen()
@@ -201,17 +205,17 @@ class _Sending:
 
     def send(self, export: Callable[[], object], success: object) -> str:
         """Export on this thread; return why that failed, or nothing."""
-        self._asked_at = time.monotonic()
         try:
             is_sent = export() is success
             why = self._words.taken() or "the collector refused them"
         except Exception as error:  # noqa: BLE001 - the library's; it must not end the thread
             is_sent, why = False, f"{type(error).__name__}: {error}"
-        self._asked_at = None
         self.failures += not is_sent
         if is_sent and self._is_away:
             _log.info("otlp: %s reach %s again", self._what, self._collector)
         self._is_away = not is_sent
+        if is_sent:
+            self._answered_at = time.monotonic()
         return "" if is_sent else why
 
     def tell(self, lost: str, why: str) -> bool:

@@ -45,18 +45,17 @@ def metrics_data(
 
 def _metric(family: Family, started: int, now: int) -> Metric | None:
     """Return the family; None for one without points."""
+    name, is_counter = family.name, family.type == "counter"
+    data: Histogram | Sum | Gauge
     if family.type == "histogram":
-        points = list(_histograms(family, started, now))
-        data: Any = Histogram(points, _CUMULATIVE)
-        name = family.name
+        data = Histogram(list(_histograms(family, started, now)), _CUMULATIVE)
     else:
-        is_counter = family.type == "counter"
-        name = f"{family.name}_total" if is_counter else family.name
-        found = [sample for sample in family.samples if sample.name == name]
-        points = [_number(sample, started if is_counter else 0, now) for sample in found]
+        name = f"{name}_total" if is_counter else name
+        since = started if is_counter else 0
+        points = [_number(sample, since, now) for sample in family.samples if sample.name == name]
         data = Sum(points, _CUMULATIVE, is_monotonic=True) if is_counter else Gauge(points)
     unit = _UNITS.get(family.name.rpartition("_")[2], "")
-    return Metric(name, family.documentation, unit, data) if points else None
+    return Metric(name, family.documentation, unit, data) if data.data_points else None
 
 
 def _number(sample: samples.Sample, started: int, now: int) -> NumberDataPoint:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlserve import __version__
 from mlserve.client import Client, Retries
-from mlserve.errors import NotAnImage
+from mlserve.errors import InvalidInput
 from mlserve.testing.processes import wait_until
 from tests.harness.collector import ReceivedSpan, Receiver, receiving
 from tests.harness.ports import free_ports
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.server
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 STAGES = ["queue", "decode", "run", "encode"]
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
-NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "OTEL_METRIC_EXPORT_INTERVAL": "600000"}
-"""Nothing is sent before the end."""
+NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+"""No span is sent before the end."""
 IMAGE = {"inputs": ["x"]}
 OWN_SERIES = re.compile("mlserve_(?!otlp_|requests|config)")
 Start = Callable[..., EchoServer]
@@ -122,7 +122,7 @@ def test_a_request_over_rest(server: EchoServer, receiver: Receiver) -> None:
     assert [stage.name for stage in stages] == STAGES
     assert {stage.kind for stage in stages} == {"INTERNAL"}
     assert before <= whole.start
-    assert whole.end <= after
+    assert whole.end <= after + 50_000_000  # the answer may be read before its end is noted
     assert_nested(whole, stages)
     run = stages[2]
     assert run.end - run.start >= 20_000_000
@@ -204,17 +204,21 @@ def test_the_callers_flag_is_followed(server: EchoServer, receiver: Receiver) ->
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_all_is_sent_before_the_end(start_with: Start, receiver: Receiver, protocol: str) -> None:
-    server = start_with("--otlp", receiver.url(protocol), **NEVER)
+    server = start_with(
+        *("--otlp", receiver.url(protocol)), **NEVER, OTEL_METRIC_EXPORT_INTERVAL="300"
+    )
     with Client(server.grpc, model="m") as client:
         answers = [client.predict(b"x") for _ in range(20)]
     with (
         Client(server.grpc, model="m", retries=Retries(1)) as client,
-        pytest.raises(NotAnImage) as caught,
+        pytest.raises(InvalidInput) as caught,
     ):
         client.predict(b"bad")
-    sent = len(receiver.requests("metrics"))
     assert not [s for s in receiver.spans if s.trace_id == answers[0].trace_id]
     page = httpx.get(f"http://{server.rest}/metrics").text
+    sent = len(receiver.requests("metrics"))
+    wait_until(lambda: len(receiver.requests("metrics")) > sent + 1)
+    assert_same_metrics(page, receiver)
     assert end(server) < 5
 
     for answer in answers:
@@ -234,17 +238,17 @@ def test_all_is_sent_before_the_end(start_with: Start, receiver: Receiver, proto
     assert expected.items() <= whole.attributes.items()
     failed, *_ = receiver.trace(caught.value.details["trace_id"], 1)
     assert failed.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
-    assert len(receiver.requests("metrics")) == sent + 1
-    assert_same_metrics(page, receiver)
+    [ready] = receiver.metrics()["mlserve_ready"][1]
+    assert ready.value == 0  # the last ones are of a server that has unloaded its models
 
 
 def assert_same_metrics(page: str, receiver: Receiver) -> None:
-    """The last metrics are those of the page, but for what the scrape and the end have changed."""
+    """The latest metrics are those of the page, but for what the scrape has changed."""
     metrics = receiver.metrics()
     compared = set()
     for family in text_string_to_metric_families(page):
         name = family.name + ("_total" if family.type == "counter" else "")
-        if not OWN_SERIES.match(name) or not family.samples or name == "mlserve_ready":
+        if not OWN_SERIES.match(name) or not family.samples:
             continue
         compared.add(name)
         kind, points = metrics[name]
@@ -326,7 +330,7 @@ def test_a_collector_that_is_away_costs_nothing_but_a_line(
 ) -> None:
     [port] = free_ports(1)
     server = start_with(
-        *("--otlp", f"http://127.0.0.1:{port}"), **SOON, OTEL_EXPORTER_OTLP_TIMEOUT="1"
+        *("--otlp", f"http://127.0.0.1:{port}"), **SOON, OTEL_EXPORTER_OTLP_TIMEOUT="2.5"
     )
     assert server.post(IMAGE).status_code == 200
 
@@ -334,11 +338,9 @@ def test_a_collector_that_is_away_costs_nothing_but_a_line(
         return scraped(server, "mlserve_otlp_spans_lost_total", reason="not_sent")
 
     wait_until(lambda: not_sent() == 5)
-    for _ in range(3):
-        before = not_sent()
-        assert server.post(IMAGE).status_code == 200
-        wait_until(lambda before=before: not_sent() == before + 5)
-    assert scraped(server, "mlserve_otlp_exports_failed_total", signal="traces") >= 4
+    assert server.post(IMAGE).status_code == 200
+    wait_until(lambda: not_sent() == 10)
+    assert scraped(server, "mlserve_otlp_exports_failed_total", signal="traces") == 2
     lines = [line for line in server.log().splitlines() if "otlp: " in line]
     assert len(lines) == 2, lines
     assert f"otlp: 5 spans not sent to http://127.0.0.1:{port}: " in lines[1]
@@ -368,8 +370,9 @@ def test_a_collector_that_hangs_takes_places_in_the_queue_and_no_time(
         assert lost() > 0
         assert lost() % 5 == 0
         took = end(server)
-    assert took < 5  # of the ten seconds for the drain: it has not answered before
-    assert "spans not sent" in server.log().splitlines()[-1]
+    assert took < 5  # of the ten seconds for the drain
+    assert "stopping with" in server.log()
+    assert "spans not sent to" in server.log()
 
 
 def test_a_collector_that_says_no(start_with: Start) -> None:
