@@ -256,6 +256,9 @@ def test_every_metric_that_is_named_is_one_of_a_server(page: str) -> None:
     assert len(named) > 20
     bare = {re.sub("_(bucket|sum|count)$", "", name) for name in named}
     assert bare <= known, bare - known
+    document = Path(__file__).parents[2] / "docs" / "observability.md"
+    told = set(re.findall(r"`(mlserve_\w+)`", document.read_text()))
+    assert {name for name in known if name.startswith("mlserve_otlp")} <= told
 
 
 def test_panels_have_places_of_their_own() -> None:
