@@ -35,6 +35,20 @@ _FLUSH = 1.0
 """Seconds that a command waits at its end for its spans to be sent."""
 
 
+class _Sender(Resource):
+    """A resource that knows its hash: an exporter asks for it with every span, and it is slow."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = hash(resource)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
 def resource_of(service: str) -> Resource:
     """Return what sends: the variables' attributes, and `service` where they name none."""
     own = {
@@ -42,7 +56,7 @@ def resource_of(service: str) -> Resource:
         "service.version": __version__,
         "service.instance.id": str(uuid.uuid4()),
     }
-    return Resource.create({**own, **OTELResourceDetector().detect().attributes})
+    return _Sender(Resource.create({**own, **OTELResourceDetector().detect().attributes}))
 
 
 def sampler() -> Sampler:

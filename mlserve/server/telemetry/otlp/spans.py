@@ -115,7 +115,7 @@ class SpanMaker:
     ) -> Iterator[ReadableSpan]:
         for number, times in enumerate(ended.times):
             for name, began, seconds in _stages(times):
-                attributes: Attributes = {"mlserve.stage": name}
+                attributes: Attributes = {}
                 if len(ended.times) > 1:
                     attributes["mlserve.part"] = number
                 if not seconds:
