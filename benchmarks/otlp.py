@@ -1,6 +1,6 @@
 """What `--otlp` costs a server at full load, beside the same server without it.
 
-    python benchmarks/otlp.py [--seconds 4] [--rounds 5] [--clients 8] [--burn 0 0.01]
+    PYTHONPATH=. python benchmarks/otlp.py [--seconds 4] [--rounds 5] [--clients 8] [--burn 0 0.01]
 
 Servers of the tests' echo backend run side by side, with one thread each: without `--otlp`, with it
 and each request recorded, and with it and a hundredth recorded. They are loaded in turns by clients
