@@ -22,7 +22,7 @@ FAST = -m 'not server and not tensorflow and not framework' $$(grep -rLE --inclu
 # What `make demo` needs. A part that another one needs comes first, so that pip takes it from here.
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' \
 	-e 'plugins/onnxruntime[export]' -e plugins/model-server
-ALL := -e '.[server,images,signing,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
+ALL := -e '.[server,images,signing,otlp,s3,gcs,hf,mlflow,test,lint]' -e 'plugins/models[all]' -e 'plugins/sklearn[export]' \
 	-e 'plugins/torch[export]' -e 'plugins/tfserving[export]' \
 	-e 'plugins/onnxruntime[export,sklearn,torch]' \
 	-e 'plugins/openvino[export,onnx,torch]' -e plugins/model-server \

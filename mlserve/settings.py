@@ -17,6 +17,7 @@ from typing import Any
 from mlserve.errors import UsageError
 from mlserve.images import MAX_DECODE_BYTES, MAX_PIXELS, MAX_SCANS, MAX_SIDE, ImageLimits
 from mlserve.options import HelpPanel, Options, flag_of, option
+from mlserve.otlp import CollectorAddress
 from mlserve.paths import expanded
 from mlserve.rollout import SHADOW, SHADOW_TOKEN_FILE, SPLIT, RolloutOptions
 from mlserve.tokens import shares_in
@@ -290,6 +291,16 @@ class ServerSettings(Options):
             chosen="errors in a text log, all in a JSON log",
         ),
     )
+    otlp: str | None = field(
+        default=None,
+        metadata=option(
+            HelpPanel.LOGS,
+            "Send spans and metrics to this OpenTelemetry collector: http://HOST:4318, or "
+            "grpc://HOST:4317. Needs the extra `otlp`.",
+            unit="url",
+            chosen="they are sent nowhere",
+        ),
+    )
     record: Path | None = field(
         default=None,
         metadata=option(
@@ -334,6 +345,8 @@ class ServerSettings(Options):
                 hint="give for example 0.05, for one request of twenty",
             )
         _ = self.rollout  # raises UsageError
+        if self.otlp is not None:
+            CollectorAddress.of(self.otlp)
         for name, needed in _NEEDS:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(

@@ -39,7 +39,7 @@ _COMMAND_GROUPS = {
     "Run": ("up", "ps", "logs", "down"),
     "Deploy": (
         *("deploy", "deploy kubernetes", "deploy helm", "deploy kserve"),
-        *("deploy compose", "deploy systemd"),
+        *("deploy compose", "deploy systemd", "deploy monitoring"),
     ),
     "Ask": ("predict", "gate", "gate calibrate", "gate verify", "status", "metadata"),
     "Keep": (
@@ -103,6 +103,8 @@ DETAILS = {
     "record_bodies": "Needs `--record`.",
     "record_bytes": "All recordings in the folder count, also those of other servers. A body or an "
     "answer of more than a sixteenth of it is left out.",
+    "otlp": "What is sent, and which variables hold: "
+    "[observability.md](../observability.md#opentelemetry).",
 }
 """What the page adds to the help of a setting."""
 
@@ -204,8 +206,8 @@ def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    takes_settings = name == "up" or name.startswith("deploy ")
-    settings = {setting.name for setting in described(ServerSettings)} if takes_settings else set()
+    every = {setting.name for setting in described(ServerSettings)}
+    settings = every if every <= {p.name for p in command.params} else set()
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "config"]
     yield f"## mlserve {name}"

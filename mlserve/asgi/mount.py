@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlserve import plugins
+from mlserve import otlp, plugins
 from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.errors import MlserveError, UsageError
 from mlserve.hints import did_you_mean
@@ -145,4 +145,7 @@ def _settings(values: Mapping[str, Any]) -> tuple[LoadOptions, ServerSettings]:
     loading = {
         item.name: read.pop(item.name) for item in described(LoadOptions) if item.name in read
     }
-    return LoadOptions(**loading), ServerSettings(**read)
+    settings = ServerSettings(**read)
+    if settings.otlp is not None:
+        otlp.require_sdk()
+    return LoadOptions(**loading), settings

@@ -270,8 +270,9 @@ class _Run:
         """Finish the requests in flight, within the drain timeout, and unload the models."""
         self.is_over = True
         self._serving.cancel()
-        await self.parts.drain(time.monotonic() + self.parts.settings.drain_timeout)
-        await self.parts.close_records()
+        give_up = time.monotonic() + self.parts.settings.drain_timeout
+        await self.parts.drain(give_up)
+        await self.parts.end_telemetry(give_up)
         self.parts.engine.close()
 
     def _note_failure(self, serving: asyncio.Task[None]) -> None:

@@ -18,6 +18,7 @@ from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
 from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.tracing import OtlpOption, traced
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.client import DEFAULT_TIMEOUT
@@ -129,6 +130,7 @@ def predict(
             "too, most are not sent.",
         ),
     ] = True,
+    otlp: OtlpOption = None,
     max_answer_bytes: Annotated[
         int,
         typer.Option(min=1, metavar="BYTES", help="The largest answer to read, in bytes."),
@@ -234,12 +236,13 @@ def predict(
     )
     call = _call_of(files or [], inputs or [], json_file, format_, options, deadline)
     server = choice.find(deadline)
-    with server.connect(
+    connected = server.connect(
         retries=Retries(max_attempts),
         max_answer_bytes=max_answer_bytes,
         priority=priority,
         throttle=throttle,
-    ) as client:
+    )
+    with traced(otlp), connected as client:
         if isinstance(call, _OfStdin):
             call = call.recognised(options, deadline)
         exit_code = call.ask(client, deadline, is_random=server.has_random_weights)

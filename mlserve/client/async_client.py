@@ -15,7 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -46,6 +46,7 @@ from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session, TfsSession
 from mlserve.client.throttle import throttle_for
+from mlserve.client.tracing import CallSpan
 from mlserve.deadline import Deadline, is_count
 from mlserve.errors import (
     InferenceFailed,
@@ -81,11 +82,13 @@ class AsyncClient:
 
     `token` is sent with each request; a UserWarning is given if that crosses a network without TLS.
     `retries` apply to all calls but `status` and `load`. `max_answer_bytes` limits the size of an
-    answer. `traceparent` is the W3C trace that the calls belong to; None takes the environment's
-    TRACEPARENT, else each call begins a trace. `priority` is sheddable, default or critical: under
-    overload, an mlserve server refuses the less important calls first. `throttle` spares a server
-    that refuses calls: of those that it would most likely refuse too, most are not sent and raise
-    Overloaded at once. All processes of a user on a host know of it together.
+    answer. `traceparent` is the W3C trace that the calls belong to; None takes that of the current
+    span, if the program has set up OpenTelemetry, else the environment's TRACEPARENT, else each
+    call begins a trace. With OpenTelemetry each call is recorded as a span. `priority` is
+    sheddable, default or critical: under overload, an mlserve server refuses the less important
+    calls first. `throttle` spares a server that refuses calls: of those that it would most likely
+    refuse too, most are not sent and raise Overloaded at once. All processes of a user on a host
+    know of it together.
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
@@ -159,7 +162,7 @@ class AsyncClient:
         and its kinds for an invalid call.
         """
         check_top_k(top_k)
-        async with self._call(timeout, retries or self.retries) as state:
+        async with self._call("predict", timeout, retries or self.retries) as state:
             state.enter("read", f"reading {name_of(image)}")
             request = ImageRequest(await read_image(image), top_k)
             answer = await self._ask(lambda session: session.predict(request, state), state)
@@ -192,7 +195,7 @@ class AsyncClient:
             return self._inferences.setdefault(session, inference_over(session))
 
         question = Question(inputs, signature, outputs)
-        async with self._call(timeout, retries or self.retries) as state:
+        async with self._call("infer", timeout, retries or self.retries) as state:
             answer = await self._ask(lambda session: over(session).ask(question, state), state)
             return self._outputs(answer, state)
 
@@ -258,7 +261,7 @@ class AsyncClient:
         The Open Inference Protocol describes one: on mlserve's own servers the named `signature`,
         which the other API ignores.
         """
-        async with self._call(timeout, self._connection.retries) as state:
+        async with self._call("metadata", timeout, self._connection.retries) as state:
             name = signature or ""
             metadata = await self._ask(lambda session: session.metadata(state, name), state)
             self._require_version(metadata.version)
@@ -270,7 +273,7 @@ class AsyncClient:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> tuple[VersionStatus, ...]:
         """Return the model's versions and their states, latest first. Raises as `predict` does."""
-        async with self._call(timeout, ONCE) as state:
+        async with self._call("status", timeout, ONCE) as state:
             return await self._ask(lambda session: session.status(state), state)
 
     async def load(
@@ -285,7 +288,7 @@ class AsyncClient:
         from mlserve.client.server_info import load_call, read_load
 
         protocol = self.endpoint.protocol
-        async with self._call(timeout, ONCE) as state:
+        async with self._call("load", timeout, ONCE) as state:
             try:
                 return read_load(protocol, await self._connections.send(load_call(protocol), state))
             except (NotSpoken, UsageError, InferenceFailed):
@@ -303,7 +306,7 @@ class AsyncClient:
         from mlserve.client.replicas import read_replicas, replicas_call
 
         call = replicas_call(self.endpoint)
-        async with self._call(timeout, ONCE) as state:
+        async with self._call("replicas", timeout, ONCE) as state:
             try:
                 return read_replicas(await self._connections.send(call, state))
             except (NotSpoken, NotFound, InvalidInput):
@@ -324,7 +327,7 @@ class AsyncClient:
         protocol = self.endpoint.protocol
         session = Session(self._connections)
         read = partial(read_decisions, protocol)
-        async with self._call(timeout, self._connection.retries) as state:
+        async with self._call("decisions", timeout, self._connection.retries) as state:
             try:
                 call = decisions_call(protocol, request_id)
                 return await session.ask_with_retries(call, read, state)
@@ -345,7 +348,7 @@ class AsyncClient:
         from mlserve.client.rollouts import read_rollouts, rollouts_call
 
         protocol = self.endpoint.protocol
-        async with self._call(timeout, ONCE) as state:
+        async with self._call("rollouts", timeout, ONCE) as state:
             try:
                 reply = await self._connections.send(rollouts_call(protocol), state)
                 return read_rollouts(protocol, reply)
@@ -381,15 +384,27 @@ class AsyncClient:
         await self.close()
 
     @asynccontextmanager
-    async def _call(self, timeout: float | Deadline, retries: Retries) -> AsyncIterator[CallState]:  # noqa: ASYNC109
-        """Bound the block by the deadline, whatever it awaits; errors say what it was doing."""
+    async def _call(
+        self,
+        name: str,
+        timeout: float | Deadline,  # noqa: ASYNC109
+        retries: Retries,
+    ) -> AsyncIterator[CallState]:
+        """Bound the block by the deadline, whatever it awaits; errors say what it was doing.
+
+        Where the program has set up OpenTelemetry, the block is a span of that name.
+        """
         deadline = as_deadline(timeout)
         self._connections.require_open()
-        ids = CallIds(Trace.following(self._connection.traceparent))
-        state = CallState(deadline, ids, retries)
+        parent = self._connection.traceparent
+        span = CallSpan.begin(name, self._model, parent)
+        ids = CallIds(Trace.following(parent) if span is None else span.trace)
+        state = CallState(deadline, ids, retries, span)
+        recorded = nullcontext() if span is None else span.recorded(ids.request_id)
         try:
-            async with _bounded(state):
-                yield state
+            with recorded:
+                async with _bounded(state):
+                    yield state
         except MlserveError as error:
             error.details |= state.details()
             if isinstance(error, Transient):

@@ -12,7 +12,8 @@ from mlserve.background import run_on_daemon_thread
 from mlserve.errors import UsageError
 from mlserve.wire.headers import REQUEST_ID, TRACEPARENT, read_traceparent, write_traceparent
 
-_VARIABLE = TRACEPARENT.upper()
+TRACEPARENT_VARIABLE = TRACEPARENT.upper()
+"""The variable with the trace that a program continues, as tools that trace shells set it."""
 _SAMPLED = "01"
 _ENCODE = (
     "encode pixels as a file first: buffer = io.BytesIO(); "
@@ -49,7 +50,7 @@ class Trace:
         A malformed one in the environment is ignored, as W3C says. Raises UsageError for a
         malformed `parent`.
         """
-        text = os.environ.get(_VARIABLE, "") if parent is None else parent
+        text = os.environ.get(TRACEPARENT_VARIABLE, "") if parent is None else parent
         if text and (found := read_traceparent(text.strip())):
             trace_id, _, flags = found
             return cls(trace_id, flags)

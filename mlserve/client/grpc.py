@@ -73,7 +73,7 @@ class GrpcTransport:
         left = state.require()
         method: grpc.aio.UnaryUnaryMultiCallable[bytes | None, bytes]
         method = channel.unary_unary(call.path)
-        headers = {**call.headers, **state.ids.headers(), **self._connection.headers()}
+        headers = {**call.headers, **state.headers(), **self._connection.headers()}
         pending = method(call.body, timeout=left, metadata=tuple(headers.items()))
         try:
             body = await pending

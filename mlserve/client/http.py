@@ -144,7 +144,7 @@ class RestTransport:
         fields |= call.headers
         target = quote(self._start + call.path, safe=_SAFE)
         method = "GET" if body is None else "POST"
-        own = _written(fields | state.ids.headers())
+        own = _written(fields | state.headers())
         return f"{method} {target} HTTP/1.1\r\n{self._fields}{own}\r\n".encode()
 
     async def _failure(

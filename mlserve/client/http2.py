@@ -144,7 +144,7 @@ class Http2Transport:
         return context
 
     def _headers(self, call: Call, seconds: float, state: CallState) -> list[tuple[str, str]]:
-        own = {**call.headers, **state.ids.headers(), **self._connection.headers()}
+        own = {**call.headers, **state.headers(), **self._connection.headers()}
         return [
             (":method", "POST"),
             (":scheme", "https" if self.endpoint.is_secure else "http"),

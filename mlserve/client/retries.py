@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlserve.client.answers import Retry, Timings
 from mlserve.client.call import CallIds
+from mlserve.client.tracing import CallSpan
 from mlserve.deadline import Deadline, is_count, is_number
 from mlserve.errors import Overloaded, Transient, UsageError
 
@@ -104,16 +105,17 @@ ONCE = Retries(max_attempts=1)
 class CallState:
     """One call to a server: its deadline, its current activity, and the time it took.
 
-    `deadline` is that of the whole call; `ids` are sent with every request; `allowed` limits the
-    attempts, and `retries` are those that failed. `spent` is in milliseconds by part: start (before
-    the call began), read, connect, request (an exchange with the server), and wait (failed attempts
-    and the pauses after them). From the start of the deadline on, exactly one part runs at any
-    moment, so that they add up.
+    `deadline` is that of the whole call; `ids` are sent with every request, and with a `span` those
+    of its attempt; `allowed` limits the attempts, and `retries` are those that failed. `spent` is
+    in milliseconds by part: start (before the call began), read, connect, request (an exchange with
+    the server), and wait (failed attempts and the pauses after them). From the start of the
+    deadline on, exactly one part runs at any moment, so that they add up.
     """
 
     deadline: Deadline
     ids: CallIds
     allowed: Retries
+    span: CallSpan | None = None
     doing: str = "starting"
     spent: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("start", "read", "connect", "request", "wait"), 0.0)
@@ -132,6 +134,11 @@ class CallState:
     def attempts(self) -> int:
         """How often this request was sent: one more than the failed attempts."""
         return len(self.retries) + 1 - self.not_sent
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers, or gRPC metadata, of the attempt that is being made."""
+        headers = self.ids.headers()
+        return headers if self.span is None else headers | self.span.headers()
 
     def require(self) -> float:
         """Return the seconds left; raise DeadlineExceeded, naming the activity, if none are."""

@@ -32,6 +32,7 @@ from mlserve.client.answers import (
     read_contract,
     read_line,
 )
+from mlserve.client.endpoint import Endpoint
 from mlserve.client.refusals import NotSpoken, Unreadable, not_an_answer, refuses_signature
 from mlserve.client.retries import CallState, with_retries
 from mlserve.client.throttle import Throttle
@@ -48,6 +49,8 @@ from mlserve.wire.headers import (
 )
 
 T = TypeVar("T")
+Attributes = dict[str, str | int]
+_HTTP_OK = 200
 
 
 class Session:
@@ -74,7 +77,10 @@ class Session:
 
         async def attempt() -> T:
             request = call if isinstance(call, Call) else call(state.require())
-            return self._read(await self._transport.send(request, state), read)
+            if state.span is None:
+                return self._read(await self._transport.send(request, state), read)
+            with state.span.attempt(*_in_words(request, self.endpoint)):
+                return self._read(await self._transport.send(request, state), read)
 
         return await with_retries(throttle.around(attempt, state) if throttle else attempt, state)
 
@@ -85,6 +91,24 @@ class Session:
             raise NotSpoken(not_an_answer(self.endpoint, error)) from error
         self.is_spoken = True
         return answer
+
+
+def _in_words(call: Call, endpoint: Endpoint) -> tuple[str, Attributes, Attributes]:
+    """Return the name and the attributes of a call by the semantic conventions for clients.
+
+    The last ones are those of an answer.
+    """
+    about: Attributes = {"server.address": endpoint.socket or endpoint.host}
+    if not endpoint.socket:
+        about["server.port"] = endpoint.port
+    if endpoint.protocol == "grpc":
+        method = call.path.removeprefix("/")
+        about |= {"rpc.system.name": "grpc", "rpc.system": "grpc", "rpc.method": method}
+        return method, about, {"rpc.response.status_code": "OK"}
+    method = "GET" if call.body is None else "POST"
+    url = f"{endpoint.scheme}://{endpoint.authority}{endpoint.path}{call.path}"
+    about |= {"http.request.method": method, "url.full": url}
+    return method, about, {"http.response.status_code": _HTTP_OK}
 
 
 class ModelSession(Session, ABC):

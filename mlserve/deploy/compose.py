@@ -11,7 +11,8 @@ from mlserve.deploy.plan import FILES, DeployPlan, require_memory, require_one_v
 from mlserve.deploy.yaml_text import Noted, yaml_text
 from mlserve.errors import UsageError
 from mlserve.launch.docker.dockerfile import USER
-from mlserve.settings import GRPC_PORT, REST_PORT
+from mlserve.otlp import CollectorAddress
+from mlserve.settings import GRPC_PORT, REST_PORT, is_loopback
 
 FILE = "compose.yaml"
 SPARE_SECONDS = 10
@@ -29,10 +30,21 @@ def compose_files(plan: DeployPlan, host: str) -> Mapping[str, str]:
     """
     require_one_version(plan)
     require_memory(plan)
+    _require_reached(plan)
     data: dict[str, Any] = {"name": plan.name, "services": {"server": _service(plan, host)}}
     if plan.files:
         data["secrets"] = {name: {"file": _literal(str(path))} for name, path in plan.files.items()}
     return {FILE: yaml_text(data, _COMMENT)}
+
+
+def _require_reached(plan: DeployPlan) -> None:
+    """Raise UsageError for a collector at an address that is the container itself."""
+    url = plan.settings.otlp
+    if url is not None and is_loopback(CollectorAddress.of(url).host):
+        raise UsageError(
+            f"{url} (--otlp) would be the container itself",
+            hint="give the address of the collector as the container sees it: http://SERVICE:4318",
+        )
 
 
 def _service(plan: DeployPlan, host: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from mlserve import plugins
+from mlserve import otlp, plugins
 from mlserve.backend import Backend, Listen, ServerSpec
 from mlserve.backend_choice import require_regarded, require_runtime
 from mlserve.distributions import SERVER_HINT, not_installed
@@ -36,6 +36,8 @@ class Embedded(Launcher):
     def require(self, serving: Serving) -> None:
         for model in serving.models:
             require_runtime(plugins.backend(model.backend))
+        if serving.settings.otlp is not None:
+            otlp.require_sdk()
 
     def command(self, serving: Serving, listen: Listen) -> ServerCommand:
         return own_command(serving, listen)

@@ -122,7 +122,7 @@ class Server:
         finally:
             left = max(LAST_WORDS, self._give_up - time.monotonic())
             await asyncio.gather(*(port.stop(left) for port in self._ports))
-            await self.parts.close_records()
+            await self.parts.end_telemetry(self._give_up)
 
     async def _find_models(self) -> bool:
         """Find the first models; return False if a signal came first.

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from mlserve import otlp
+from mlserve.otlp import CollectorAddress
 from mlserve.server.body_memory import BodyMemory
 from mlserve.server.decisions import DecisionsPage, DecisionsService
 from mlserve.server.engine.engine import Engine
@@ -43,6 +45,9 @@ from mlserve.server.tfs.rest import CORS, TfsRestService
 from mlserve.settings import ServerSettings
 from mlserve.system import usable_cpus
 
+if TYPE_CHECKING:
+    from mlserve.server.telemetry.otlp.exporting import OtlpExport
+
 
 class ServerParts:
     """A server without ports. All methods are for the event loop that it was made on.
@@ -51,7 +56,7 @@ class ServerParts:
     None for one that has no ports of its own, which runs its models in its own process. `threads`
     None is one for each CPU. `on_change` is
     called whenever `is_ready` may have changed. Raises UsageError for a folder of recordings that
-    cannot be written.
+    cannot be written, PluginError for settings that need an extra which is not installed.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class ServerParts:
         self._examiner = Examiner(self.engine, self.models, self._note_change)
         self.metrics.registry.register(Gauges(self.engine, self.models, self.memory))
         self.metrics.registry.register(SplitGauges(self.rollouts))
+        self._export = self._exported()
         self._host = host or ""
         self._extensions = OipExtensions(
             self.engine, self.models, self.telemetry.statistics, host=self._host
@@ -150,12 +156,6 @@ class ServerParts:
         finally:
             examination.cancel()
 
-    async def close_records(self) -> None:
-        """Write what the log and the recording still hold; called when no more requests come."""
-        self.request_log.close()
-        if self.recorder is not None:
-            await asyncio.to_thread(self.recorder.close)
-
     async def drain(self, give_up: float) -> bool:
         """Drain the server (`listen.drain.drain`) until `give_up`, a time on the monotonic clock.
 
@@ -166,6 +166,31 @@ class ServerParts:
         has_ended = await drain(*served, give_up, on_begin=self._on_change)
         await asyncio.wait((closing,), timeout=max(0.0, give_up - time.monotonic()))
         return has_ended
+
+    async def end_telemetry(self, give_up: float) -> None:
+        """Write the last lines and records, and send the last spans and metrics.
+
+        Called when no more requests come. It gives up sending at `give_up`.
+        """
+        self.request_log.close()
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
+        if self._export is not None:
+            await self._export.close(give_up)
+
+    def _exported(self) -> OtlpExport | None:
+        """Begin to send spans and metrics, if the settings say where to."""
+        settings, telemetry = self.settings, self.telemetry
+        if settings.otlp is None:
+            return None
+        otlp.require_sdk()
+        from mlserve.server.telemetry.otlp.exporting import OtlpExport
+
+        collector = CollectorAddress.of(settings.otlp)
+        export = OtlpExport(collector, self.metrics.registry, is_secure=settings.speaks_tls)
+        telemetry.sampler = export
+        telemetry.add_observer(export)
+        return export
 
 
 def _signed(open_: Open, key: Path | None) -> Open:

@@ -46,6 +46,8 @@ _PRIORITIES = {priority.in_words: priority for priority in Priority}
 _NOT_SAMPLED = "00"
 _SHORTEST = 1e-6
 """Seconds: a deadline that has passed already is still one."""
+SAMPLED = 1
+"""The bit of a trace's flags that says it is recorded."""
 LONGEST_PATH = 256
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -87,13 +89,32 @@ class StageTimes:
     """How long a request spent in each stage on the server, in seconds.
 
     `queue` lasts from admission until a worker takes the request, `decode` and `encode` read and
-    write the tensors, `run` is the model. A stage that was not reached is 0.
+    write the tensors, `run` is the model. A stage that was not reached is 0. `queue_at` and so on
+    are when each began, on the machine's monotonic clock; 0 if it did not. The times of a request
+    in another process are known once it has ended there.
     """
 
     queue: float = 0.0
     decode: float = 0.0
     run: float = 0.0
     encode: float = 0.0
+    queue_at: float = 0.0
+    decode_at: float = 0.0
+    run_at: float = 0.0
+    encode_at: float = 0.0
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All of them, in their order."""
+        return (
+            *(self.queue, self.decode, self.run, self.encode),
+            *(self.queue_at, self.decode_at, self.run_at, self.encode_at),
+        )
+
+    def take(self, values: tuple[float, ...]) -> None:
+        """Take the values of another."""
+        self.queue, self.decode, self.run, self.encode = values[:4]
+        self.queue_at, self.decode_at, self.run_at, self.encode_at = values[4:]
 
     def reached(self) -> Iterator[tuple[str, float]]:
         """Yield each stage that was reached, with its seconds."""
@@ -116,13 +137,16 @@ class StageTimes:
 class Span:
     """The server's own span of a trace; ids in lower-case hex of 32 and 16 digits.
 
-    `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's.
+    `parent_id` is the caller's span, empty when the trace begins here. `flags` are the caller's,
+    until a sampler has decided whether the span is recorded; `state` is the caller's tracestate, if
+    it is.
     """
 
     trace_id: str
     span_id: str
     parent_id: str
     flags: str
+    state: str = ""
 
     @classmethod
     def from_header(cls, traceparent: str | None) -> Span:
@@ -138,6 +162,11 @@ class Span:
             return cls(fresh[16:], span_id, "", _NOT_SAMPLED)
         trace_id, parent_id, flags = parent
         return cls(trace_id, span_id, parent_id, flags)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it is recorded."""
+        return int(self.flags or "0", 16) & SAMPLED != 0
 
     @property
     def traceparent(self) -> str:
@@ -182,13 +211,14 @@ class RequestRecord:
     """A request from arrival to answer, filled in along the way.
 
     `version`, `model` and `signature` are known once the request has been read. `code` is the
-    result: ok, an error's kind, or cancelled, which it is until there is an answer. `error` is the
-    error's message, cut as the client gets it. `refused` is the engine's reason for not starting
-    it. `served_by` is what ran it, and `rungs` are those that answered each row on a ladder.
-    `caller` and `priority` are what admission goes by. `arm` is the version that a split gave it
-    to; None if there is no split, or if it named a version. `deadline` is how many seconds the
-    caller allowed when it asked, 0 if it set no deadline. `sample` holds its bytes, if they are
-    recorded.
+    result: ok, an error's kind, or cancelled, which it is until there is an answer. `status` is the
+    answer's HTTP status or gRPC code, empty without an answer. `error` is the error's message, cut
+    as the client gets it. `refused` is the engine's reason for not starting it. `served_by` is what
+    ran it, and `rungs` are those that answered each row on a ladder. `caller` and `priority` are
+    what admission goes by. `times` are the sum of those of its `parts`, where it has some. `arm` is
+    the version that a split gave it to; None if there is no split, or if it named a version.
+    `deadline` is how many seconds the caller allowed when it asked, 0 if it set no deadline.
+    `sample` holds its bytes, if they are recorded.
     """
 
     request_id: str = ""
@@ -199,7 +229,9 @@ class RequestRecord:
     version: int | None = None
     signature: str = ""
     times: StageTimes = field(default_factory=StageTimes)
+    parts: tuple[StageTimes, ...] = ()
     code: str = CANCELLED
+    status: str = ""
     error: str = ""
     refused: str = ""
     served_by: str = ""
@@ -257,6 +289,7 @@ class RequestRecord:
 
         The signature is that of the first part, as a request has only one.
         """
+        self.parts = tuple(part.times for part in parts)
         for part in parts:
             self.times.add(part.times)
             self.refused = self.refused or part.refused

@@ -20,7 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SERVERS = ("envoy", "triton", "mlserver", "kserve", "torchserve", "kubernetes", "browser")
+SERVERS = (
+    *("envoy", "triton", "mlserver", "kserve", "torchserve", "kubernetes"),
+    *("browser", "rotel"),
+)
+PACKAGES = ("prometheus",)
+"""Packages of Debian whose programs tests use: unpacked, as to install them takes root."""
 FOLDER = Path(os.environ.get("MLSERVE_TEST_FOREIGN") or HERE.parents[1] / ".foreign")
 """Where the environments are; the variable lets several checkouts share them."""
 
@@ -93,8 +98,28 @@ class Environment:
         )
 
 
+@dataclass(frozen=True)
+class DebianPackage(Environment):
+    """The files of a package of Debian, without those that it depends on."""
+
+    @property
+    def _digest(self) -> str:
+        release = Path("/etc/os-release")
+        made_for = release.read_bytes() if release.exists() else b""
+        return hashlib.sha256(made_for + os.uname().machine.encode()).hexdigest()[:16]
+
+    def _steps(self, aside: Path) -> tuple[tuple[str | Path, ...], ...]:
+        return (("sh", "-c", _UNPACK, "sh", aside, self.name),)
+
+
+_UNPACK = """\
+mkdir "$1" && cd "$1" && apt-get download "$2" && dpkg-deb --extract ./*.deb . && rm ./*.deb"""
+
+
 def of(server: str) -> Environment:
-    """The environment of a server of the tests."""
+    """The environment of a server of the tests, or of a package."""
+    if server in PACKAGES:
+        return DebianPackage(server, (), FOLDER)
     return Environment(server, (HERE / server / "constraints.txt",), FOLDER)
 
 
@@ -128,4 +153,4 @@ def build_all(environments: list[Environment], otherwise: str) -> None:
 
 
 if __name__ == "__main__":
-    build_all([of(server) for server in SERVERS], "its tests are skipped")
+    build_all([of(name) for name in (*SERVERS, *PACKAGES)], "its tests are skipped")

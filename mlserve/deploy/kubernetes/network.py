@@ -7,10 +7,12 @@ from typing import Any
 from mlserve.deploy.kubernetes.values import Values
 from mlserve.deploy.plan import DeployPlan
 from mlserve.deploy.yaml_text import Noted
+from mlserve.otlp import CollectorAddress
 
 METRICS_KEY = "metrics_token"
 """The key of the Secret with the token of who scrapes the metrics."""
 _SCRAPE_SECONDS = 15
+_DNS = 53
 
 
 def rest_service(plan: DeployPlan, values: Values) -> Any:
@@ -106,7 +108,7 @@ def _route(values: Values) -> dict[str, Any]:
 
 
 def network_policy(plan: DeployPlan, values: Values) -> Any:
-    """Return who may connect to the pods, and that they connect to nobody."""
+    """Return who may connect to the pods, and that they connect to nobody but a collector."""
     peers: list[Any] = [{"podSelector": {}}]
     if values.allowed:
         named = {
@@ -135,9 +137,21 @@ def network_policy(plan: DeployPlan, values: Values) -> Any:
                     ],
                 }
             ],
-            "egress": Noted([], "The server connects to nobody, not even to ask for names."),
+            "egress": _egress(plan),
         },
     }
+
+
+def _egress(plan: DeployPlan) -> Noted:
+    """Return whom the pods connect to: with --otlp the collector, whose name they ask for."""
+    if plan.settings.otlp is None:
+        return Noted([], "The server connects to nobody, not even to ask for names.")
+    port = CollectorAddress.of(plan.settings.otlp).port
+    names = [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
+    return Noted(
+        [{"ports": [{"protocol": "TCP", "port": port}]}, {"ports": names}],
+        "The collector of --otlp, at this port wherever it is, and who knows its name.",
+    )
 
 
 def disruption_budget(values: Values) -> Any:

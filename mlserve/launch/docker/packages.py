@@ -34,8 +34,9 @@ from mlserve.errors import BuildFailed
 
 _SERVE = ("serve", "server")
 """The extras that serving needs, in a plugin and in core."""
-_SIGNING = "signing"
-"""The extra of core that `--require-signature` needs: in the image if it is installed here."""
+_IF_HERE = ("signing", "otlp")
+"""The extras of core that settings need (`--require-signature`, `--otlp`): in the image if they are
+installed here."""
 _TIMEOUT = 300.0
 
 
@@ -165,8 +166,8 @@ def _local(roots: list[Root]) -> Iterator[Distribution]:
 def _serving(found: Distribution) -> Root:
     there = set(found.metadata.get_all("Provides-Extra") or ())
     wanted = set(_SERVE)
-    if found.name == CORE and not absent_packages(CORE, _SIGNING):
-        wanted.add(_SIGNING)
+    if found.name == CORE:
+        wanted |= {extra for extra in _IF_HERE if not absent_packages(CORE, extra)}
     return found, frozenset(there & wanted)
 
 

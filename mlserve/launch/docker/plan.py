@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from mlserve.launch.docker.container import (
 from mlserve.launch.private_files import seal
 from mlserve.launch.records import ServerRecord, files_folder
 from mlserve.options import flag_of
+from mlserve.otlp import CollectorAddress
 from mlserve.serving import Serving
-from mlserve.settings import GRPC_PORT, REST_PORT
+from mlserve.settings import GRPC_PORT, REST_PORT, is_loopback
 
 _FILES = "/run/mlserve"
 """Where the user's and the launcher's files are mounted."""
@@ -37,6 +39,7 @@ _OUTSIDE = {
     "record": "record with --launcher embedded: the container's own disk is read-only",
 }
 """Settings that are for a server outside of containers, and what to do instead."""
+_NAMES_FILE = re.compile("CERTIFICATE|CLIENT_KEY|_FILE")
 HARDENING = (
     "--read-only",
     *("--tmpfs", "/tmp"),  # noqa: S108 - in the container
@@ -51,13 +54,14 @@ class ContainerPlan:
 
     `files` are texts by name, written to the server's folder first and mounted. `entrypoint` None
     keeps the image's own. The image's health check has no client certificate, so it cannot ask a
-    server that requires one.
+    server that requires one. `inherited` are names of our variables that it gets, too.
     """
 
     image: str
     argv: tuple[str, ...]
     entrypoint: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    inherited: tuple[str, ...] = ()
     mounts: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     drains: bool = True
@@ -103,18 +107,50 @@ def plan_of_published(spec: ServerSpec, serving: Serving) -> ContainerPlan:
 def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
     """Plan an image of `mlserve build`: the model is inside, the settings are arguments.
 
-    Raises UsageError for a UNIX socket and a folder to write to, which would be inside it.
+    Raises UsageError for what would be inside the container: a UNIX socket, a folder to write to, a
+    loopback address.
     """
     require_inside(serving)
+    _require_reached(serving)
     files = {k: v for k, v in serving.settings.changed.items() if isinstance(v, Path)}
     inside: dict[str, Any] = {name: Path(_FILES) / name for name in files}
     settings = replace(serving.settings, **inside)
     return ContainerPlan(
         image=image,
         argv=(*serving.only.options.argv(), *settings.argv()),
+        inherited=() if settings.otlp is None else _of_the_sdk(),
         mounts={str(path): str(inside[name]) for name, path in files.items()},
         has_healthcheck=settings.tls_client_ca is None,
     )
+
+
+def _require_reached(serving: Serving) -> None:
+    """Raise UsageError for a collector at an address that is the container itself."""
+    url = serving.settings.otlp
+    if url is None or _shares_network(serving.docker_options):
+        return
+    if is_loopback(CollectorAddress.of(url).host):
+        raise UsageError(
+            f"{url} (--otlp) would be the container itself",
+            hint="give the collector's address as the container sees it, such as "
+            "http://host.docker.internal:4318 with --docker-option "
+            "--add-host=host.docker.internal:host-gateway",
+        )
+
+
+def _shares_network(options: Sequence[str]) -> bool:
+    """Return whether these options of `docker run` give the container a network of others."""
+    words = " ".join(options).replace("=", " ").split()
+    return any(
+        name in ("--network", "--net") and value.startswith(("host", "container:"))
+        for name, value in pairwise(words)
+    )
+
+
+def _of_the_sdk() -> tuple[str, ...]:
+    """Return the variables of OpenTelemetry's SDK that are set here, but for names of files."""
+    set_here = (name for name in os.environ if name.startswith("OTEL_"))
+    return tuple(sorted(name for name in set_here if not _NAMES_FILE.search(name)))
 
 
 def require_inside(serving: Serving) -> None:
@@ -158,6 +194,8 @@ def run_options(plan: ContainerPlan, record: ServerRecord, user: str | None = No
         arguments += ["--label", f"{key}={value}"]
     for key, value in plan.env.items():
         arguments += ["--env", f"{key}={value}"]
+    for name in plan.inherited:  # no value: it may be a secret, and others see our arguments
+        arguments += ["--env", name]
     for source, target in plan.mounts.items():
         arguments += ["--mount", f"type=bind,source={source},target={target},readonly"]
     if user is not None and plan.mounts:

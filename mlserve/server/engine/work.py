@@ -186,7 +186,9 @@ class Work(Generic[Answer]):
 
     def decode(self) -> None:
         """Read the request."""
-        self.times.queue = time.monotonic() - self.entered_at
+        times = self.times
+        times.queue_at = self.entered_at
+        times.queue = time.monotonic() - self.entered_at
 
         def read() -> None:
             runner, served = self.runner, self.served
@@ -277,6 +279,7 @@ class Work(Generic[Answer]):
         if self.error is not None:
             return
         started = time.monotonic()
+        self._note_start(stage, started)
         try:
             self._require()
             self.enter(stage)
@@ -288,6 +291,16 @@ class Work(Generic[Answer]):
         finally:
             spent = getattr(self.times, name) + time.monotonic() - started
             setattr(self.times, name, spent)
+
+    def _note_start(self, stage: int, started: float) -> None:
+        """Note when a stage began; a run that is made again began with the first."""
+        times = self.times
+        if stage == _DECODE:
+            times.decode_at = started
+        elif stage == _ENCODE:
+            times.encode_at = started
+        elif not times.run_at:
+            times.run_at = started
 
     def _require(self) -> None:
         """Raise if the answer is no longer wanted: the deadline passed or the client left."""
@@ -343,6 +356,7 @@ def _run_as_one(works: Sequence[Work[Any]]) -> bool:
     rows = [work.rows for work in works]
     for work in works:
         work.enter(_RUN)
+        work.times.run_at = started
     try:
         climbed = _climb(works)
         parts = _split(climbed.outputs, rows)

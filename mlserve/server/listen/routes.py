@@ -148,6 +148,7 @@ class RestApp:
         """Add the headers of every answer."""
         response.headers.update(self._headers)
         response.headers.update(record.headers())
+        record.status = str(response.status)
         return response
 
     def _end(self, record: RequestRecord) -> None:

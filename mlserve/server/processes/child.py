@@ -197,13 +197,12 @@ def _result(work: Work[Any], order: Order, places: dict[int, int]) -> Result:
     execution = work.execution
     if execution is not None:
         place = places.setdefault(id(execution), len(places))
-    times = work.times
     return Result(
         None if error is not None else sendable(work.result),
         error,
         work.read_as,
         None if work.signature is None else work.signature.name,
-        (times.queue, times.decode, times.run, times.encode),
+        work.times.values,
         None if execution is None else (place, execution.rows),
         work.rungs,
         _kept(work),

@@ -90,14 +90,15 @@ class Task(NamedTuple):
 class Result(NamedTuple):
     """How one call of a task went: the fields of `Work`, and of `Execution` its place and rows.
 
-    `signature` is the name of the one that ran; None for a call that was not read.
+    `signature` is the name of the one that ran; None for a call that was not read. `times` are the
+    values of its `StageTimes`.
     """
 
     answer: Any
     error: MlserveError | None
     read_as: CostKey
     signature: str | None
-    times: tuple[float, float, float, float]
+    times: tuple[float, ...]
     execution: tuple[int, int] | None
     rungs: tuple[RowRung, ...]
     kept: Kept | None

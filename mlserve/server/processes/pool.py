@@ -461,8 +461,7 @@ def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
         work.read_as, work.rungs, work.kept = result.read_as, result.rungs, result.kept
         name = result.signature
         work.signature = None if name is None else work.runner.signatures[name]
-        times = work.times
-        times.queue, times.decode, times.run, times.encode = result.times
+        work.times.take(result.times)
         if result.execution is not None:
             shared.setdefault(result.execution[0], []).append(work)
     rows = dict(result.execution for result in results if result.execution is not None)

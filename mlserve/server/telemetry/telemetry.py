@@ -20,6 +20,13 @@ class Observer(Protocol):
         """Take note of a request whose answer was written so many seconds after it arrived."""
 
 
+class Sampler(Protocol):
+    """Decides, on the event loop, which requests are traced."""
+
+    def decide(self, record: RequestRecord, header: Callable[[str], str | None], /) -> None:
+        """Set the flags of the record's span; `header` returns a header by lower-case name."""
+
+
 class Telemetry:
     """Counts and logs a server's requests.
 
@@ -31,6 +38,8 @@ class Telemetry:
         self.metrics = metrics
         self.statistics = Statistics()
         self._log = log
+        self.sampler: Sampler | None = None
+        """Without one, a trace that begins here is not sampled."""
         self._observers: tuple[Observer, ...] = ()
         self._sample: Callable[[], Sample | None] | None = None
 
@@ -53,6 +62,8 @@ class Telemetry:
         record = RequestRecord.arrived(route, header, address)
         if self._sample is not None and route.purpose is Purpose.PREDICT:
             record.sample = self._sample()
+        if self.sampler is not None:
+            self.sampler.decide(record, header)
         request.begin(record)
         return record
 

@@ -6,7 +6,7 @@ cluster. This module imports no Ray: every `mlserve` command may load it.
 
 from __future__ import annotations
 
-from mlserve import plugins
+from mlserve import otlp, plugins
 from mlserve.backend import Listen
 from mlserve.backend_choice import require_runtime
 from mlserve.distributions import install_command
@@ -55,6 +55,8 @@ class RayLauncher(Launcher):
             raise _is_not_taken("model_control", "a request reaches one replica, not all")
         if serving.cluster.address is None:
             require_runtime(plugins.backend(serving.only.backend))
+            if serving.settings.otlp is not None:
+                otlp.require_sdk()
             require_room_here(serving.cluster)
 
     def command(self, serving: Serving, listen: Listen) -> ServerCommand:

@@ -25,6 +25,7 @@ from mlserve.wire.status import grpc_status
 
 FEW_BYTES = 1024
 """Largest message, in bytes, of methods that take little more than a name."""
+_OK = "OK"
 _CLIENT_FIRST = 0.05
 """Seconds by which a client may see the deadline expire before the server does."""
 
@@ -106,6 +107,7 @@ class UnaryMethod:
             raise
         except GrpcStatus as status:
             record.failed(_error_of(status))
+            record.status = status.code
             call.end(status.code, status.text, record.headers())
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             refusal = status_of(as_known_error(error), record)
@@ -114,6 +116,7 @@ class UnaryMethod:
             record.answered()
             if record.sample is not None:
                 record.sample.keep_answer(response)
+            record.status = _OK
             call.context.set_trailing_metadata(record.headers())
             call.answer(response)
 
@@ -143,8 +146,9 @@ def unary_methods(
 def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
     """Return the status for a call that failed with this error, and note it in the record."""
     record.failed(error)
+    record.status = grpc_status(error)
     trailing = (*_retry_hint(error), *record.headers())
-    return GrpcStatus(grpc_status(error), error_text(error), trailing)
+    return GrpcStatus(record.status, error_text(error), trailing)
 
 
 def header_of(context: Context) -> Callable[[str], str | None]:

@@ -1,0 +1,1 @@
+"""Files for who watches the servers: a Grafana dashboard, and alert rules for Prometheus."""
