@@ -60,7 +60,7 @@ def test_a_split_from_up_to_models_use(cli: Any, server: dict[str, Any]) -> None
     text = cli("status").stdout
     assert "split: version 2 of m gets 0.5 (stopped)" in text
     assert "WARNING: the split is stopped since " in text
-    assert "split: version 1: goodput 100.00%" in text
+    assert "split: version 1: goodput " in text
 
     used = cli("models", "use", "1")  # nothing to wait for: version 2 stays beside it
     assert used.returncode == 0, used.stderr
