@@ -1,7 +1,9 @@
-"""Takes the pictures of docs/page.md in a real browser, of real models: `make pictures`.
+"""Takes the pictures of the page and of a report in a real browser, of real models.
 
 It exports EfficientNet-Lite0 for two backends, serves both in one server, and asks both about
-examples/horse.jpg through the page. The pictures are written small, with a palette of 256 colours.
+examples/horse.jpg through the page. Then it exports the model once more with a wrong scale,
+compares two exports on the golden images, and shows the report. The pictures are written small,
+with a palette of 256 colours. `make pictures` runs this.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mlserve.client import Client, ModelMetadata  # noqa: E402
+from mlserve.errors import ExitCode  # noqa: E402
 from mlserve.testing.processes import wait_until  # noqa: E402
 from tests.harness import chromium  # noqa: E402
 from tests.harness.chromium import Browser  # noqa: E402
 from tests.harness.ports import free_ports  # noqa: E402
+from tests.report import browser as pages  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
+PHOTOS = ROOT / "mlserve" / "certificate" / "images"
 HORSE = ROOT / "examples" / "horse.jpg"
 BACKENDS = ("onnxruntime", "openvino")
 FILE = """\
@@ -65,12 +70,27 @@ def main() -> None:
                 take(browser, f"http://127.0.0.1:{rest}")
         finally:
             mlserve(folder, env, "down", "pictures")
+        take_report(folder, env)
 
 
-def mlserve(folder: Path, env: dict[str, str], *arguments: str) -> None:
-    """Run a command of mlserve there."""
+def mlserve(folder: Path, env: dict[str, str], *arguments: str, code: int = 0) -> None:
+    """Run a command of mlserve there, which must end with that exit code."""
     argv = [sys.executable, "-m", "mlserve", *arguments]
-    subprocess.run(argv, cwd=folder, env=env, check=True)
+    done = subprocess.run(argv, cwd=folder, env=env, check=False)
+    if done.returncode != code:
+        raise SystemExit(f"mlserve {arguments[0]} ended with {done.returncode}, not {code}")
+
+
+def take_report(folder: Path, env: dict[str, str]) -> None:
+    """Take the picture of a report about two exports, one of which has a wrong scale."""
+    first, second = BACKENDS
+    wrong = ("--backend", second, "--model", "efficientnet_lite0", "--scale", "0..1")
+    mlserve(folder, env, "export", *wrong)
+    report = folder / "report.html"
+    compared = (f"{first}@1", f"{second}@2", str(PHOTOS), "--report", str(report))
+    mlserve(folder, env, "compare", *compared, code=ExitCode.DIFFERENT)
+    pages.screenshot(report.read_text(), folder / "report.png", 1000, 1010)
+    written(Image.open(folder / "report.png").convert("RGB"), "report")
 
 
 def take(browser: Browser, address: str) -> None:
@@ -124,7 +144,11 @@ def busy(address: str) -> None:
 
 def save(browser: Browser, name: str, part: str | None = None) -> None:
     """Write what the window shows, or a part of the page, as a small PNG."""
-    picture = Image.open(io.BytesIO(browser.picture(part))).convert("RGB")
+    written(Image.open(io.BytesIO(browser.picture(part))).convert("RGB"), name)
+
+
+def written(picture: Image.Image, name: str) -> None:
+    """Write a small PNG."""
     small = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     small.save(FOLDER / f"{name}.png", optimize=True)
     print(f"{name}.png: {picture.width}x{picture.height}")  # noqa: T201
