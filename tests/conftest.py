@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,19 @@ def export(home: Path) -> Export:
 StartEcho = Callable[..., EchoServer]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
     """`start_echo(delay=10)` starts a server whose model `inception_v3` is configured so.
 
-    What stands before the configuration are flags of the server.
+    What stands before the configuration are flags of the server. It ends with the tests of the
+    file: fifty idle servers, which all look for versions, take more than one CPU.
     """
+    with _starting(tmp_path_factory) as start:
+        yield start
+
+
+@contextmanager
+def _starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
     with ExitStack() as stack:
 
         def start(*flags: str, **config: Any) -> EchoServer:
@@ -94,9 +101,10 @@ def start_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartEcho]:
 
 
 @pytest.fixture(scope="session")
-def echo(start_echo: StartEcho) -> EchoServer:
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     """A server that answers every image with `sorrel`, but refuses b"bad..."."""
-    return start_echo()
+    with _starting(tmp_path_factory) as start:
+        yield start("--poll-seconds=1")
 
 
 @pytest.fixture

@@ -284,6 +284,7 @@ def test_status_lists_the_versions(cli: Any, echo: Any, protocol: str) -> None:
         "processes",
         "ladders",
         "serving",
+        "recording",
     }
     assert data["load"]["default_timeout"] == 30
     assert data["versions"] == [{"version": 1, "state": "AVAILABLE", "error": ""}]

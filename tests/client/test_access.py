@@ -57,27 +57,27 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secure(start_echo: Any, files: Files) -> Any:
     """A server with a token, behind TLS."""
     tls = (f"--tls-cert={files.server}", f"--tls-key={files.server_key}")
     return start_echo(f"--token-file={files.token}", *tls)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mutual(start_echo: Any, files: Files) -> Any:
     """A server that asks its clients for a certificate, and shows one for another host."""
     tls = (f"--tls-cert={files.elsewhere}", f"--tls-key={files.elsewhere_key}")
     return start_echo(*tls, f"--tls-client-ca={files.ca}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outdated(start_echo: Any, files: Files) -> Any:
     """A server whose certificate has expired."""
     return start_echo(f"--tls-cert={files.old}", f"--tls-key={files.old}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def misnamed(start_echo: Any, files: Files) -> Any:
     """A server with a certificate for another host."""
     return start_echo(f"--tls-cert={files.elsewhere}", f"--tls-key={files.elsewhere_key}")

@@ -50,12 +50,12 @@ def _server_flags(folder: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secure(start_echo: Any, folder: Path) -> Any:
     return start_echo(*_server_flags(folder))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mutual(start_echo: Any, folder: Path) -> Any:
     return start_echo(*_server_flags(folder), f"--tls-client-ca={folder / 'ca.pem'}")
 

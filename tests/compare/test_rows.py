@@ -26,7 +26,7 @@ from tests.harness.echo import manifest, put_version
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shifted(start_echo: Any) -> Any:
     """A server whose sums are 0.5 too large."""
     return start_echo(offset=0.5)

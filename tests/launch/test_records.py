@@ -32,6 +32,7 @@ from mlserve.launch.records import (
 from mlserve.launch.running import reconcile, server_of
 from mlserve.launcher import OWN_TRAITS, Traits
 from mlserve.load_options import LoadOptions
+from mlserve.rollout import RolloutOptions
 from mlserve.served_model import ServedModel
 from mlserve.serving import ConfigEntry, Serving
 from mlserve.settings import EMBEDDED, ServerSettings
@@ -70,8 +71,9 @@ MODEL = ServedModel(
     "echo",
     "m",
     Path("/models/m"),
-    VersionPolicy(serves_all=True),
+    VersionPolicy(serves_all=True, aside=2),
     options=LoadOptions(threads=2, provider="cpu", instances=3, allow_unsafe_ops=True),
+    rollout=RolloutOptions(split="v2=5%"),
     expected=(1, 2),
     has_random_weights=True,
     takes_images=True,

@@ -253,13 +253,13 @@ def test_a_missing_runtime_is_told_before_anything_starts(cli, export, home: Pat
 def test_predict_ends_when_its_server_is_killed_in_the_middle(cli, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     (tmp_path / "m" / "1").mkdir(parents=True)
-    config = json.dumps({"delay": 1.5, "journal": str(journal)})
+    config = json.dumps({"delay": 3, "journal": str(journal)})
     (tmp_path / "m" / "1" / "echo.json").write_text(config)
     image = tmp_path / "horse.jpg"
     image.write_bytes(PHOTO)
     assert cli.up("--path", str(tmp_path / "m")).returncode == 0
     runs, pid = len(journal.read_text().splitlines()), cli.ps()[0]["pid"]
-    predict = cli.start("predict", str(image), "--timeout", "4")
+    predict = cli.start("predict", str(image), "--timeout", "15")
     wait_until(lambda: len(journal.read_text().splitlines()) > runs)
 
     os.kill(pid, signal.SIGKILL)

@@ -144,7 +144,9 @@ def test_a_pod_that_runs_out_of_memory_is_seen_as_such_and_starts_again(
     engine: Engine, manifests: Manifests, tmp_path: Path
 ) -> None:
     settings = ("--max-request-bytes", str(2**31), "--max-body-memory", str(2**32))
-    found = manifests("--memory", "256Mi", "--default-timeout", "120", *settings)
+    found = manifests("--memory", "8Gi", "--default-timeout", "120", *settings)
+    [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    container["resources"]["limits"]["memory"] = "256Mi"  # which `deploy` would have refused
     with running_pod(engine, found, tmp_path / "pod") as pod:
         url = f"http://{pod.address}:8501/v1/models/m:predict"
         with pytest.raises(httpx.TransportError):

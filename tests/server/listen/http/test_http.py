@@ -115,7 +115,7 @@ def test_metadata(http: httpx.Client) -> None:
         ("GET", f"{V1}/labels/stable", 400, "Unrecognized servable version label: stable"),
         ("POST", f"{V1}/labels/stable:predict", 400, "Unrecognized servable version label"),
         ("GET", "/v1/models", 400, "Missing model name in request."),
-        ("GET", "/", 404, "Malformed request: GET /"),
+        ("GET", "/nothing", 404, "Malformed request: GET /nothing"),
         ("GET", f"{V1}/versions/x", 404, "Malformed request"),
         ("POST", f"{V1}:explain", 404, "Malformed request"),
         ("POST", f"{V1}:classify", 400, "key 'examples' is expected and was not found"),
