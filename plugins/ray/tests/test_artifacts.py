@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def test_others_under_the_same_path_are_not_used_and_both_digests_are_said(
     version: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = put_version(tmp_path / "other" / "1", manifest=manifest(), label="b")
+    caplog.set_level(logging.WARNING, logger="mlserve_ray.artifacts")
     with pytest.raises(Absent):
         nearby().folder(offer(version, other.parent))
     assert identity(version) in caplog.text
