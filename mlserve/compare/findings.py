@@ -260,7 +260,8 @@ def _in_words(result: TargetResult, median: float, first: TargetResult, referenc
     text = f"{result.target.name} {median:.3g} ms"
     if result is first or not reference:
         return text
-    return f"{text} ({median / reference:.2g} times as long)"
+    times = f"{median / reference:.2g}"
+    return f"{text} ({'about' if times == '1' else f'{times} times'} as long)"
 
 
 def short_name(image: str) -> str:
