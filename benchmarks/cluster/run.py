@@ -234,11 +234,13 @@ def _kill_node(run: Run) -> None:
 def _silent_node(run: Run) -> None:
     def once(_: int) -> None:
         node = run.cluster.nodes.pop()
-        node.silence()
-        time.sleep(_SETTLE)
-        run.cluster.add(_CPUS)
-        run.server.wait_for(run.replicas)
-        node.kill()
+        try:
+            node.silence()
+            time.sleep(_SETTLE)
+            run.cluster.add(_CPUS)
+            run.server.wait_for(run.replicas)
+        finally:
+            node.kill()  # what is stopped would stay
 
     run.repeat(once)
 
