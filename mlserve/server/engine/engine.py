@@ -260,6 +260,7 @@ class Engine:
     def close(self) -> None:
         """Let the threads end, each after the call that it runs; no call can be served any more."""
         self._threads.close()
+        self._stalls.close()
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""

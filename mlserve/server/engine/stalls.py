@@ -26,7 +26,7 @@ class Stalls:
         self._loop = asyncio.get_running_loop()
         self._looked_at, self._cpu = self._loop.time(), time.process_time()
         self._ended_at = 0.0
-        self._look()
+        self._timer = self._loop.call_later(_EVERY, self._look)
 
     def since(self, moment: float) -> bool:
         """Return whether there was a stall at that time of the monotonic clock, or since then."""
@@ -37,7 +37,11 @@ class Stalls:
         if self._ends(now):
             self._ended_at = now
         self._looked_at, self._cpu = now, time.process_time()
-        self._loop.call_later(_EVERY, self._look)
+        self._timer = self._loop.call_later(_EVERY, self._look)
+
+    def close(self) -> None:
+        """Look no more: the loop may go on, as that of an application around us."""
+        self._timer.cancel()
 
     def _ends(self, now: float) -> bool:
         """Return whether a stall has just ended, after the last look."""

@@ -67,7 +67,6 @@ class Ingress:
         self._lock = threading.RLock()
         self._files: ConfigFiles | None = None
         self._ports: HeldPorts | None = None
-        self._endpoints: tuple[Endpoint, ...] = ()
         self._routing = Routing(options.settings.max_request_bytes, options.is_idempotent)
         workers = options.workers or min(usable_cpus(), MOST_WORKERS)
         self._envoys = [KeptEnvoy(folder, number + 1, workers) for number in range(ENVOYS)]
@@ -106,13 +105,12 @@ class Ingress:
     def set_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """Name the replicas, in place of those named before. Requests under way go on."""
         with self._lock:
-            self._endpoints = tuple(endpoints)
             files = self._started_files()
             ready = sum(one.state == EndpointState.READY for one in endpoints)
             # A request is asked again only of those that are named already.
             if ready < self._routing.replicas:
                 self._route(replicas=ready)
-            files.set_replicas(self._endpoints)
+            files.set_replicas(endpoints)
             self._route(replicas=ready)
 
     def set_idempotent(self, is_idempotent: bool) -> None:
