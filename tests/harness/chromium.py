@@ -108,15 +108,17 @@ class Browser:
         self._post("/actions", actions=[{"type": "key", "id": "keys", "actions": steps}])
 
     def choose(self, selector: str, words: str) -> None:
-        """Choose the option of a select that has these words in its text."""
+        """Choose the option of a select that has these words in its text, once it is there."""
         script = """
             const field = document.querySelector(arguments[0]);
             const option = [...field.options].find(({ text }) => text.includes(arguments[1]));
+            if (!option) return false;
             field.value = option.value;
             field.dispatchEvent(new Event("input", { bubbles: true }));
             field.dispatchEvent(new Event("change", { bubbles: true }));
+            return true;
         """
-        self.run(script, selector, words)
+        self.wait(lambda: self.run(script, selector, words))
 
     def drop(self, path: Path, kind: str, *, by: str = "drop") -> None:
         """Drop a file on the page, or paste it (`by="paste"`), as a hand does."""
