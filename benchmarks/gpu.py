@@ -56,6 +56,7 @@ from mlserve.testing.questions import as_base64, predict_method
 from mlserve.wire.services import PREDICTION, method_path
 
 CLIENTS, PROCESSES, TIMEOUT = 64, 4, 10.0
+PROCESSES_OF_SERVER = (2, 3, 4)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -248,25 +249,34 @@ def _different(count: int) -> Any:
 
 
 def serving(bench: Bench) -> dict[str, Any]:
-    """The real server, one client and 64, on gRPC and REST."""
+    """The real server, one client and 64, on gRPC and REST; then in processes of its own."""
     found: dict[str, Any] = {}
     for choice in _decoders(bench):
-        flags = ("--device", bench.device, "--jpeg-decoder", choice, "--max-queue", "256")
-        with launched("torch", bench.artifact(), *flags) as server:
-            server.wait_ready()
-            found[f"{choice}_grpc_1_client_ms"] = _one_client(bench, server.grpc)
-            one = _metrics(server.rest)
-            found[f"{choice}_grpc_1_client_stages_ms"] = _stages(one, {})
-            found[f"{choice}_rest_1_client_ms"] = _one_rest_client(bench, server.rest)
-            before = _metrics(server.rest)
-            found[f"{choice}_grpc_{CLIENTS}_clients"] = _many_clients(bench, server.grpc)
-            after = _metrics(server.rest)
-            found[f"{choice}_grpc_{CLIENTS}_clients_stages_ms"] = _stages(after, before)
-            found[f"{choice}_batches"] = {
-                name.split('"')[1]: value - before[name]
-                for name, value in after.items()
-                if name.startswith("mlserve_batch_size_bucket")
-            }
+        # The certificate was made with pixels of the CPU, which nvJPEG does not give.
+        found |= _served(bench, choice, "--jpeg-decoder", choice, "--on-drift", "serve")
+    for processes in PROCESSES_OF_SERVER:
+        found |= _served(bench, f"{processes}_processes", "--processes", str(processes))
+    return found
+
+
+def _served(bench: Bench, name: str, *more: str) -> dict[str, Any]:
+    flags = ("--device", bench.device, "--max-queue", "256", *more)
+    found: dict[str, Any] = {}
+    with launched("torch", bench.artifact(), *flags) as server:
+        server.wait_ready()
+        found[f"{name}_grpc_1_client_ms"] = _one_client(bench, server.grpc)
+        one = _metrics(server.rest)
+        found[f"{name}_grpc_1_client_stages_ms"] = _stages(one, {})
+        found[f"{name}_rest_1_client_ms"] = _one_rest_client(bench, server.rest)
+        before = _metrics(server.rest)
+        found[f"{name}_grpc_{CLIENTS}_clients"] = _many_clients(bench, server.grpc)
+        after = _metrics(server.rest)
+        found[f"{name}_grpc_{CLIENTS}_clients_stages_ms"] = _stages(after, before)
+        found[f"{name}_batches"] = {
+            name.split('"')[1]: value - before[name]
+            for name, value in after.items()
+            if name.startswith("mlserve_batch_size_bucket")
+        }
     return found
 
 
@@ -403,8 +413,10 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
         found[name] = same.get(name)
     found["failed"] = {name: part["error"] for name, part in report.items() if "error" in part}
     whole, served, alone = (report.get(name, {}) for name in ("pipeline", "serving", "in_process"))
-    for choice in JpegChoice:
-        one = whole.get(f"{choice}_batch1_ms")
+    shapes = [f"{processes}_processes" for processes in PROCESSES_OF_SERVER]
+    for choice in (*JpegChoice, *shapes):
+        decoder = JpegChoice.ACCURATE if choice in shapes else choice
+        one = whole.get(f"{decoder}_batch1_ms")
         for protocol in ("grpc", "rest"):
             through = served.get(f"{choice}_{protocol}_1_client_ms")
             if one and through:
@@ -413,7 +425,7 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
         if many:
             for name in ("per_s", "p50_ms", "p99_ms", "errors"):
                 found[f"{choice}_{CLIENTS}_clients_{name}"] = many[name]
-        rate, graph = whole.get(f"{choice}_batch32_per_s"), alone.get("fp32_batch32", {})
+        rate, graph = whole.get(f"{decoder}_batch32_per_s"), alone.get("fp32_batch32", {})
         if many and rate:
             found[f"{choice}_share_of_pipeline_batch32"] = round(many["per_s"] / rate, 3)
         if many and "graph_per_s" in graph:

@@ -12,10 +12,13 @@ from functools import cache
 from numbers import Real
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_args, get_type_hints
 
 from mlserve.deadline import check_seconds
 from mlserve.errors import UsageError, bounded
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
 
 
 class HelpPanel(StrEnum):
@@ -164,6 +167,15 @@ class Options:
 def described(options: type[Options]) -> tuple[Description, ...]:
     """Describe every option of such a class, in field order."""
     return _described(options)  # type: ignore[arg-type]  # mypy takes no class for hashable
+
+
+def add_flags(parser: ArgumentParser, options: type[Options]) -> None:
+    """Let a parser take a flag for every option of such a class. A switch may stand alone."""
+    for item in described(options):
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if item.kind is bool else {}
+        # argparse formats the text of a help with %.
+        text = item.help.replace("%", "%%")
+        parser.add_argument(item.flag, type=item.read, default=item.default, help=text, **alone)
 
 
 @cache

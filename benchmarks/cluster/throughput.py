@@ -73,9 +73,10 @@ def measure(name: str, one: str, several: str, body: bytes, seconds: float) -> M
 
 @contextmanager
 def _mlserve(ours: Cluster, replicas: int) -> Iterator[str]:
+    named = ("--name", f"of-{replicas}")  # both are in one cluster
     with (
         tempfile.TemporaryDirectory(prefix="mlserve-cluster-") as home,
-        serving(Path(home), ours.address, str(replicas), "--threads", "1") as server,
+        serving(Path(home), ours.address, str(replicas), *named, "--threads", "1") as server,
     ):
         server.wait_for(replicas)
         yield f"{server.rest}/v1/models/{MODEL}:predict"

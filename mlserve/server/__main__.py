@@ -29,7 +29,7 @@ from mlserve.activation import NONE_PASSED, PassedSockets, take_sockets
 from mlserve.errors import MlserveError
 from mlserve.load_options import LoadOptions
 from mlserve.notify import Notifier
-from mlserve.options import described, flag_of
+from mlserve.options import add_flags, flag_of
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.config_file import ConfigFile, StartedWith
 from mlserve.server.models.versions import ModelSpec
@@ -57,16 +57,8 @@ def parse(argv: Sequence[str], sockets: PassedSockets = NONE_PASSED) -> ServerOp
     parser.add_argument("--version", type=int, nargs="+", default=(), help="default: the latest")
     parser.add_argument("--all-versions", action="store_true")
     parser.add_argument("--poll-seconds", type=float, default=1.0, help="0: never look again")
-    for item in (*described(LoadOptions), *described(ServerSettings)):
-        is_switch = item.kind is bool
-        parser.add_argument(
-            item.flag,
-            type=item.read,
-            default=item.default,
-            help=item.help,
-            nargs="?" if is_switch else None,
-            const=True if is_switch else None,
-        )
+    add_flags(parser, LoadOptions)
+    add_flags(parser, ServerSettings)
     given = parser.parse_args(argv)
     needed = ("backend", "model", "base_path") if given.config is None else ("server",)
     if any(getattr(given, name) is None for name in needed):

@@ -10,7 +10,7 @@ from typing import Any
 from mlserve.cluster_options import ClusterOptions
 from mlserve.credentials import read_file, tokens_of
 from mlserve.errors import UsageError
-from mlserve.options import described, flag_of
+from mlserve.options import add_flags, flag_of
 from mlserve.server.__main__ import parse as parse_server
 from mlserve.server.app import ServerOptions
 from mlserve.server.models.versions import ModelSpec
@@ -49,8 +49,7 @@ def parse(argv: Sequence[str]) -> FrontOptions:
     parser = argparse.ArgumentParser(prog="python -m mlserve_ray", allow_abbrev=False)
     parser.add_argument("--name", required=True, help="the name of the server")
     parser.add_argument("--downscale-delay", type=float, default=DOWNSCALE_DELAY)
-    for item in described(ClusterOptions):
-        parser.add_argument(item.flag, type=item.read, default=item.default, help=item.help)
+    add_flags(parser, ClusterOptions)
     given, rest = parser.parse_known_args(argv)
     values: dict[str, Any] = vars(given)
     cluster = ClusterOptions.taken_from(values)
