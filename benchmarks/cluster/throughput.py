@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nodes import Cluster, cluster
-from run import MODEL, serving
+from run import serving
+from subjects import Sleeping
 from usual import served_by_ray_serve
 
 from mlserve.bench.load import ClosedLoop, Load, OpenLoop, Window, run_load
@@ -73,13 +74,13 @@ def measure(name: str, one: str, several: str, body: bytes, seconds: float) -> M
 
 @contextmanager
 def _mlserve(ours: Cluster, replicas: int) -> Iterator[str]:
-    named = ("--name", f"of-{replicas}")  # both are in one cluster
+    subject = Sleeping(f"m{replicas}")  # both are in one cluster
     with (
         tempfile.TemporaryDirectory(prefix="mlserve-cluster-") as home,
-        serving(Path(home), ours.address, str(replicas), *named, "--threads", "1") as server,
+        serving(Path(home), ours.address, subject, str(replicas), "--threads", "1") as server,
     ):
         server.wait_for(replicas)
-        yield f"{server.rest}/v1/models/{MODEL}:predict"
+        yield f"{server.rest}/v1/models/{subject.model}:predict"
 
 
 def main() -> None:
