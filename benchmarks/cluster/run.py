@@ -70,20 +70,28 @@ class Server:
         while len(self.ready()) != count:
             if time.monotonic() - began > _BACK_WITHIN:
                 raise SystemExit(f"{count} replicas are not ready: {self.state()}")
-            time.sleep(0.1)
+            time.sleep(_LOOK)
         return time.monotonic() - began
 
-    def some_server(self) -> psutil.Process:
-        """The process of mlserve's server in one of the replicas."""
+    def some_server(self) -> tuple[str, psutil.Process]:
+        """The id of a replica, and the process of mlserve's server in it."""
         began = time.monotonic()
         while time.monotonic() - began < _BACK_WITHIN:
-            ports = {int(r["address"].rpartition(":")[2]) for r in self.ready()}
+            ids = {int(r["address"].rpartition(":")[2]): r["id"] for r in self.ready()}
             for process in psutil.process_iter():
                 with suppress(psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-                    listens = (c for c in process.net_connections("tcp") if c.status == "LISTEN")
-                    if any(c.laddr.port in ports for c in listens):
-                        return process
+                    for each in process.net_connections("tcp"):
+                        if each.status == "LISTEN" and each.laddr.port in ids:
+                            return ids[each.laddr.port], process
         raise SystemExit(f"no server of a replica is found: {self.state()}")
+
+    def wait_without(self, replica: str) -> None:
+        """Wait until that replica does not count as ready any more."""
+        began = time.monotonic()
+        while any(each["id"] == replica for each in self.ready()):
+            if time.monotonic() - began > _BACK_WITHIN:
+                raise SystemExit(f"{replica} is still ready: {self.state()}")
+            time.sleep(_LOOK)
 
     def child(self, name: str) -> psutil.Process:
         """A process below the server's own with that name, such as `envoy`."""
@@ -177,14 +185,20 @@ def _bad_version(run: Run) -> None:
 
 
 def _kill_server(run: Run) -> None:
-    run.repeat(lambda _: kill(run.server.some_server()))
+    def once(_: int) -> None:
+        _, server = run.server.some_server()
+        kill(server)
+
+    run.repeat(once)
 
 
 def _kill_replica(run: Run) -> None:
     def once(_: int) -> None:
-        worker = run.server.some_server().parent()
+        replica, server = run.server.some_server()
+        worker = server.parent()
         assert worker is not None
         kill(worker)
+        run.server.wait_without(replica)  # or the next one killed might be the last that lives
 
     run.repeat(once)
 

@@ -68,7 +68,7 @@ def measure(name: str, one: str, several: str, body: bytes, seconds: float) -> M
     single = _load(one, body, ClosedLoop(4), seconds, _PATIENT).goodput
     all_of_them = _load(several, body, ClosedLoop(4 * REPLICAS), seconds, _PATIENT).goodput
     over = _load(several, body, OpenLoop(TIMES * all_of_them), 2 * seconds, DEADLINE)
-    p50 = _MS * ((alone.latencies.quantile(0.5) or 0.0) - SLEEP)
+    p50 = _MS * ((alone.answers.quantile(0.5) or 0.0) - SLEEP)
     return Measured(name, single, all_of_them, p50, over.goodput / all_of_them)
 
 

@@ -41,6 +41,7 @@ from mlserve.server.listen.http_framing import (
 )
 from mlserve.server.listen.http_request import STATUS_LINES, HttpRequest
 from mlserve.server.message import LINGER, Request, address_of
+from mlserve.server.peer import UNKNOWN_PEER, Peer
 from mlserve.wire.headers import RETRY_AFTER
 
 _MOST_LINGERING = 100
@@ -149,6 +150,7 @@ class HttpConnection(asyncio.Protocol):
         self.active_at = 0.0
         self.address = ""
         """The client's IP address; empty over a UNIX socket."""
+        self.peer = UNKNOWN_PEER
         self._queue: deque[HttpRequest] = deque()
         """Requests that wait for the answer to the one before them."""
         self._next: HttpRequest | None = None
@@ -164,6 +166,7 @@ class HttpConnection(asyncio.Protocol):
         """Accept the connection; answer 503 if it exceeds the limit and all others are at work."""
         self._transport = cast("asyncio.Transport", transport)
         self.address = address_of(transport.get_extra_info("peername"))
+        self.peer = Peer(transport.get_extra_info("socket"))
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self._port.open.add(self)
         self.active_at = self._loop.time()

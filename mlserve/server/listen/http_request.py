@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+from mlserve.server.peer import Peer
 
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
@@ -27,6 +28,8 @@ class Connection(Protocol):
 
     address: str
     """The client's IP address; empty over a UNIX socket."""
+    peer: Peer
+    """What the kernel knows of the client."""
     is_full: bool
     """Whether the client does not read fast enough."""
 
@@ -61,7 +64,7 @@ class HttpRequest(Request):
         keeps_alive: bool,
     ) -> None:
         sent = Headers(headers)
-        super().__init__(*target, sent, version, address=connection.address)
+        super().__init__(*target, sent, version, address=connection.address, peer=connection.peer)
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0
