@@ -65,6 +65,8 @@ def _load(url: str, body: bytes, load: Load, seconds: float, timeout: float) -> 
 def measure(name: str, one: str, several: str, body: bytes, seconds: float) -> Measured:
     """Measure a kind of server by the URLs of one replica and of several."""
     alone = _load(one, body, ClosedLoop(1), seconds, _PATIENT)
+    if not alone.in_time:
+        raise SystemExit(f"{name} gives no answers: {dict(alone.failed)}")
     single = _load(one, body, ClosedLoop(4), seconds, _PATIENT).goodput
     all_of_them = _load(several, body, ClosedLoop(4 * REPLICAS), seconds, _PATIENT).goodput
     over = _load(several, body, OpenLoop(TIMES * all_of_them), 2 * seconds, DEADLINE)
