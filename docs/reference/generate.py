@@ -215,7 +215,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield from map(_wrapped, about.strip().split("\n\n"))
     yield _code([" ".join(["mlserve", name, *map(_word, arguments), "[OPTIONS]"])])
     yield "For example:"
-    yield _code(examples.strip().split("\n\n"))
+    yield _code(map(_typed, examples.strip().split("\n\n")))
     if arguments:
         yield _list(f"`{_word(p)}`: {_help(p)}" for p in arguments)
     own = [p for p in options if p.name not in settings]
@@ -226,6 +226,12 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield "**Settings of the server**"
         flags = (f"[`{s.flag}`](settings.md#{anchor(s.flag)})" for s in described(ServerSettings))
         yield _wrapped(", ".join(flags))
+
+
+def _typed(example: str) -> str:
+    """A command in lines that a shell takes as one."""
+    lines = textwrap.wrap(example, 96, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
 
 
 def _summary(command: Any) -> str:

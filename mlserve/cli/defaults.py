@@ -177,8 +177,8 @@ def config_option() -> Any:
         param_decls=["config", "--config"],
         type=str,
         metavar=f"FILE|{NO_FILE}",
-        help="The configuration file. Default: mlserve.toml, or [tool.mlserve] in pyproject.toml, "
-        f"in this folder or a parent; {NO_FILE} reads no file.",
+        help="The configuration file. Default: mlserve.toml, or the table tool.mlserve in "
+        f"pyproject.toml, in this folder or a parent; {NO_FILE} reads no file.",
         envvar=VARIABLE,
         show_default=False,
         is_eager=True,

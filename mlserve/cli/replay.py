@@ -47,9 +47,9 @@ def replay(
         typer.Option(
             metavar="ENDPOINT|VERSION",
             help="Where to send the requests: the endpoint of a running server, once for each "
-            "transport that was recorded (HOST:PORT and http://HOST:PORT), or an exported version, "
-            "[BACKEND/]MODEL[@N], for which a server is started. Without it, the recording is "
-            "only shown.",
+            "transport that was recorded (HOST:PORT and http://HOST:PORT), or an exported version "
+            "(MODEL, MODEL@N or BACKEND/MODEL@N), for which a server is started. Without it, the "
+            "recording is only shown.",
             autocompletion=complete_model,
             show_default=False,
         ),

@@ -6,6 +6,7 @@ boundary prints them.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.help = _flowing(self.help)
         self.params.append(config_option())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -125,6 +127,18 @@ class CommandWithCommands(Command):
         return below.make_context(args[0], args[1:], parent=between)
 
 
+def _flowing(text: str | None) -> str | None:
+    """Return a help text with a line a paragraph, so that it fills a terminal of any width.
+
+    Typer keeps the ends of lines from the second paragraph on: those of the docstring, at which a
+    narrower terminal would break every line in two.
+    """
+    if text is None:
+        return None
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def as_command(function: Any, cls: type[Command] = Command) -> Any:
     """Return the command that runs a function, of which Typer makes the options."""
     alone = typer.Typer(add_completion=False)
@@ -137,6 +151,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.help = _flowing(self.help)
         if self.invoke_without_command:  # it is a command too
             self.params.append(config_option())
 
