@@ -64,18 +64,27 @@ def models(ctx: typer.Context) -> Iterable[str]:
 
 @_completing
 def versions(ctx: typer.Context) -> Iterable[str]:
-    """Return the versions in the store, of the chosen backend and model, if any; and `all`."""
+    """Return the versions in the store, of the chosen backend and model, if any."""
+    return _versions(ctx)
+
+
+@_completing
+def versions_or_all(ctx: typer.Context) -> Iterable[str]:
+    """Return the same, and `all`, for commands that serve any number of versions."""
+    return _versions(ctx) | {"all"}
+
+
+def _versions(ctx: typer.Context) -> set[str]:
     from mlserve.store import present_versions
 
     store = _store(ctx)
     wanted = [ctx.params.get(name) for name in ("backend", "model")]
-    found = {
+    return {
         str(version)
         for pair in store.exported()
         if all(want in (None, name) for want, name in zip(wanted, pair, strict=True))
         for version in present_versions(store.base_path(*pair))
     }
-    return found | ({"all"} if ctx.info_name == "up" else set())
 
 
 @_completing

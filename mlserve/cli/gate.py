@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.gate_calibrate import calibrate
 from mlserve.cli.gate_verify import verify
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, require_input, say
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import ServerChoice
 from mlserve.cli.usage import CommandWithCommands, as_command
 from mlserve.client import Retries
 from mlserve.client.client import DEFAULT_TIMEOUT
@@ -53,7 +54,7 @@ class OnAlarm(StrEnum):
     STOP = "stop"
 
 
-@with_server_choice
+@with_fields
 def decide(
     file: Annotated[
         str | None,

@@ -14,10 +14,10 @@ import typer
 from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.answers import PredictFormat, PredictOptions
-from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
+from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in, with_fields
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import ServerChoice
 from mlserve.cli.tracing import OtlpOption, traced
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
@@ -51,7 +51,7 @@ class InputFormat(StrEnum):
     IMAGE = "image"
 
 
-@with_server_choice
+@with_fields
 def predict(
     files: Annotated[
         list[str] | None,

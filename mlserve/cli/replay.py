@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption
 from mlserve.cli.model_arguments import complete_model
 from mlserve.cli.output import OutputFormat, OutputOption, StatusLine, note, print_json
@@ -93,7 +94,7 @@ def replay(
             metavar="NAME",
             rich_help_panel=_PART,
             help="Only the requests for this model.",
-            autocompletion=complete_model,
+            autocompletion=completion.models,
         ),
     ] = None,
     protocol: Annotated[
@@ -133,6 +134,7 @@ def replay(
             metavar="N",
             rich_help_panel=_SERVER,
             help="Ask an endpoint for this version, whichever the recorded requests asked for.",
+            autocompletion=completion.versions,
         ),
     ] = None,
     timeout: Annotated[

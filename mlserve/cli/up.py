@@ -70,7 +70,7 @@ def up(
             metavar="N|all",
             help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
             "also when a newer one is exported later.",
-            autocompletion=completion.versions,
+            autocompletion=completion.versions_or_all,
         ),
     ] = None,
     path: Annotated[

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
@@ -59,6 +61,40 @@ def test_versions_are_those_of_the_model(offered: Offered) -> None:
     assert offered("up --model iris --version ") == ["1", "12", "all"]
     assert offered("build --model iris --backend torch --version ") == ["12"]
     assert offered("predict --model x --version ") == ["3"]
+
+
+def test_versions_to_serve_are_those_of_the_model_and_all(offered: Offered) -> None:
+    for command in ("up", "deploy kubernetes", "deploy compose", "deploy systemd"):
+        assert offered(f"{command} --model x --version ") == ["3", "all"], command
+    for command in ("tune", "certify", "replay", "gate", "status", "why"):
+        assert offered(f"{command} --model x --version ") == ["3"], command
+    assert offered("up --model x --shadow ") == ["3"]
+
+
+def test_what_compare_takes_are_backends_models_and_their_versions(offered: Offered) -> None:
+    assert offered("compare t") == ["torch", "torch/iris", "torch/x"]
+    assert offered("compare sklearn@") == ["sklearn@1"]
+    assert offered("compare sklearn/iris torch/x@") == ["torch/x@3"]
+    assert offered("compare --model iris torch/iris@") == ["torch/iris@12"]
+
+
+def test_every_option_that_names_what_is_exported_is_completed(offered: Offered) -> None:
+    group: Any = typer.main.get_command(app)
+    named = ("--backend", "--model", "--version", "--against", "--launcher")
+    options = [(name, o) for name, c in _commands(group) for p in c.params for o in p.opts[:1]]
+    lacking = [
+        f"{name} {option}"
+        for name, option in options
+        if option in named and not offered(f"{name} {option} ")
+    ]
+
+    assert lacking == ["export --version"], "the number of a version that is not there yet"
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield before + name, command
+        yield from _commands(command, f"{name} ") if hasattr(command, "commands") else ()
 
 
 def test_servers_are_those_that_run(cli: Command, export: Callable[..., Path]) -> None:
