@@ -70,6 +70,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "-t": ("--timeout",),
     "--deadline": ("--timeout",),
     "--device": ("--provider",),
+    "--artifacts": ("--fetch-from",),
     "--gpu": ("--provider cuda",),
     "--workers": ("--instances",),
     "-V": ("--version",),

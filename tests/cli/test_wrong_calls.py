@@ -74,6 +74,7 @@ def test_an_image_in_place_of_a_command_is_for_predict() -> None:
         (("predict", "x", "--url", "y"), "did you mean --endpoint? see mlserve predict --help"),
         (("ps", "--json"), "did you mean --output json? see mlserve ps --help"),
         (("up", "--port", "1"), "did you mean --grpc-port? see mlserve up --help"),
+        (("up", "--artifacts", "s3://b"), "did you mean --fetch-from? see mlserve up --help"),
         (("up", "--gpu"), "did you mean --provider cuda? see mlserve up --help"),
         (("export", "--dir", "x"), "did you mean --store? see mlserve export --help"),
         (

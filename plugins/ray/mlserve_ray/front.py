@@ -73,7 +73,7 @@ class Front:
         self._options = options
         self._plan = replica_plan(options)
         self._stop = asyncio.Event()
-        self._store = StoreWatch(options.model, options.cluster.artifacts)
+        self._store = StoreWatch(options.model, options.cluster.fetch_from)
         self._fleet = Fleet()
         self._log = ReplicaLog(options.settings.log_format)
         self._folder = own_folder("mlserve-front")
@@ -332,7 +332,7 @@ class Front:
 
     async def _offer_files(self) -> None:
         """Put the versions that a node lacks into the object store."""
-        if self._options.cluster.artifacts is not None or time.monotonic() < self._bring_at:
+        if self._options.cluster.fetch_from is not None or time.monotonic() < self._bring_at:
             return
         self._brought &= self._wishes.versions  # the driver has let go of the others
         for version in needed_files(self._fleet.replicas) - self._brought:
