@@ -52,7 +52,11 @@ def audit(
 
     For example:
 
+    mlserve audit
+
     mlserve audit --save monday.json
+
+    mlserve audit monday.json
     """
     from mlserve.audit.regret import audit as audit_of
 

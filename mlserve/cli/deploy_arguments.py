@@ -122,9 +122,13 @@ class Container:
 class Listening:
     """Where a server on one machine listens, and when it has to be ready."""
 
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The IP address to listen on.")] = (
-        DEFAULT_HOST
-    )
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The IP address to listen on; 0.0.0.0 is all of the machine's.",
+        ),
+    ] = DEFAULT_HOST
     grpc_port: Annotated[
         int, typer.Option(min=1, max=65535, metavar="PORT", help="The gRPC port.")
     ] = GRPC_PORT

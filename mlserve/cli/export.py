@@ -277,8 +277,8 @@ def export(
         float | None,
         typer.Option(
             metavar="X",
-            help="The least share of these inputs that must get the model's own answer; below "
-            f"it, nothing is exported. Default: {MIN_AGREEMENT:g}.",
+            help="The least share of these inputs, 0 to 1, that must get the model's own answer; "
+            f"below it, nothing is exported. Default: {MIN_AGREEMENT:g}.",
             show_default=False,
         ),
     ] = None,

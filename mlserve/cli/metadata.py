@@ -23,6 +23,8 @@ def metadata(
 
     For example:
 
+    mlserve metadata
+
     mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
     """
     deadline = Deadline.after(timeout, since=clock.command_start())

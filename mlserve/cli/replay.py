@@ -115,7 +115,9 @@ def replay(
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", rich_help_panel=_PART, help="Only so many recorded seconds."
+            metavar="SECONDS",
+            rich_help_panel=_PART,
+            help="Only so many recorded seconds. Default: all.",
         ),
     ] = None,
     longest_gap: Annotated[
@@ -124,7 +126,7 @@ def replay(
             metavar="SECONDS",
             rich_help_panel=_PART,
             help="Cut times without any request, as between two runs of a server, to so many "
-            "seconds.",
+            "seconds. Default: they stay.",
         ),
     ] = None,
     version: Annotated[

@@ -51,6 +51,8 @@ def status(
 
     For example:
 
+    mlserve status
+
     mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
     """
     deadline = Deadline.after(timeout, since=clock.command_start())

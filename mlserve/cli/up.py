@@ -109,7 +109,10 @@ def up(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="The address to listen on; 0.0.0.0 is all of the machine's."
+        ),
     ] = DEFAULT_HOST,
     launcher: Annotated[
         str,

@@ -26,7 +26,7 @@ from mlserve.errors import UsageError, either
 from mlserve.hints import did_you_mean, nearest
 
 _COMMANDS = {
-    "up": ("serve", "run", "start", "launch", "deploy", "server"),
+    "up": ("serve", "run", "start", "launch", "server"),
     "down": ("stop", "kill", "rm", "remove", "shutdown", "end"),
     "ps": ("list", "ls", "servers", "top"),
     "predict": ("infer", "query", "classify", "ask", "test", "request", "call", "label"),
@@ -34,7 +34,11 @@ _COMMANDS = {
     "metadata": ("info", "describe", "show", "inspect", "signatures"),
     "status": ("health", "ready", "ping", "wait"),
     "logs": ("log", "tail"),
-    "compare": ("diff", "bench", "benchmark", "parity"),
+    "compare": ("diff", "parity"),
+    "bench": ("benchmark", "load", "perf", "stress"),
+    "tune": ("optimize", "optimise", "autotune"),
+    "deploy": ("kubernetes", "k8s", "helm", "kserve", "compose", "systemd", "monitoring"),
+    "why": ("explain", "reason"),
     "build": ("image", "docker", "package"),
     "models": ("versions", "store", "registry", "artifacts", "use", "rollback", "prune", "verify"),
     "plugins": ("backends",),

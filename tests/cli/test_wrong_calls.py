@@ -36,6 +36,7 @@ def refused(*words: str) -> tuple[str, str]:
         *(("infer", "predict"), ("query", "predict"), ("test", "predict"), ("prdict", "predict")),
         *(("convert", "export"), ("exprot", "export"), ("version", "--version")),
         *(("help", "--help"), ("health", "status"), ("info", "metadata"), ("diff", "compare")),
+        *(("benchmark", "bench"), ("k8s", "deploy"), ("explain", "why"), ("optimize", "tune")),
     ],
 )
 def test_a_word_of_another_tool_leads_to_the_command(word: str, command: str) -> None:
