@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+from mlserve.wire.headers import RETRY_AFTER
 
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
