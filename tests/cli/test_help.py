@@ -1,0 +1,68 @@
+"""The help of all commands: whole sentences, and one form of a value wherever an option stands."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from mlserve.cli.app import app
+
+_OTHER_THINGS = {
+    "--against",  # the right answers; where to send the requests
+    "--calibration",  # images for int8; the threshold of a gate
+    "--expect",  # labels; what has to hold
+    "--input",  # a value; the description of one; a file of values
+    "--output",  # `predict` has more formats
+    "--server",  # the name of a server; which kind an image holds
+    "--version",  # one; any number, and `all`
+}
+"""Options that stand for something else in another command."""
+_WITHOUT_OUTPUT = {"logs": "the log is text or JSON by --log-format"}
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield before + name, command
+        yield from _commands(command, f"{name} ") if hasattr(command, "commands") else ()
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+def _options(command: Any) -> list[Any]:
+    return [each for each in command.params if each.param_type_name == "option"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_text_is_whole_sentences(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help.partition("For example:")[2].count(f"mlserve {name}") >= 1
+
+    for each in command.params:
+        text = (each.help or "").replace("`", "")
+        assert text.endswith((".", ")")), each.name
+        assert text[:1].isupper() or text.startswith("text:"), text
+
+
+def test_an_option_takes_the_same_form_of_value_in_every_command() -> None:
+    forms: dict[str, set[str]] = defaultdict(set)
+    for command in COMMANDS.values():
+        for each in _options(command):
+            forms[each.opts[0]].add(each.metavar or str(each.type))
+
+    assert {name for name, found in forms.items() if len(found) > 1} <= _OTHER_THINGS
+
+
+def test_every_command_with_data_can_print_json() -> None:
+    for name, command in COMMANDS.items():
+        if name in ("deploy", "config"):  # they only have commands
+            continue
+        options = {each.opts[0]: each for each in _options(command)}
+        if name in _WITHOUT_OUTPUT:
+            assert "--output" not in options
+        else:
+            assert "json" in map(str, options["--output"].type.choices), name
