@@ -84,7 +84,7 @@ def _for_cluster(command: Callable[[Asked], None]) -> Callable[..., None]:
         *,
         deployed: ModelToDeploy,
         container: Container,
-        replicas: Replicas,
+        scale: Replicas,
         where: Destination,
         **options: Any,
     ) -> None:
@@ -101,8 +101,8 @@ def _for_cluster(command: Callable[[Asked], None]) -> Callable[..., None]:
             memory=container.memory,
             cpus=container.cpus,
             gpus=container.gpus,
-            replicas=replicas.replicas,
-            wait=replicas.wait,
+            replicas=scale.replicas,
+            wait=scale.wait,
         )
         command(Asked(plan, setup, where))
 
