@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
 from mlserve.store import Store
+from tests.harness.cli import commands
 from tests.harness.command import Command
 
 Offered = Callable[[str], list[str]]
@@ -79,9 +78,8 @@ def test_what_compare_takes_are_backends_models_and_their_versions(offered: Offe
 
 
 def test_every_option_that_names_what_is_exported_is_completed(offered: Offered) -> None:
-    group: Any = typer.main.get_command(app)
     named = ("--backend", "--model", "--version", "--against", "--launcher")
-    options = [(name, o) for name, c in _commands(group) for p in c.params for o in p.opts[:1]]
+    options = [(name, o) for name, c in commands().items() for p in c.params for o in p.opts[:1]]
     lacking = [
         f"{name} {option}"
         for name, option in options
@@ -89,12 +87,6 @@ def test_every_option_that_names_what_is_exported_is_completed(offered: Offered)
     ]
 
     assert lacking == ["export --version"], "the number of a version that is not there yet"
-
-
-def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield before + name, command
-        yield from _commands(command, f"{name} ") if hasattr(command, "commands") else ()
 
 
 def test_servers_are_those_that_run(cli: Command, export: Callable[..., Path]) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer.main
 
-from mlserve.cli.app import app
+from tests.harness.cli import commands
 
 _OTHER_THINGS = {
     "--against",  # the right answers; where to send the requests
@@ -24,13 +22,7 @@ _OTHER_THINGS = {
 _WITHOUT_OUTPUT = {"logs": "the log is text or JSON by --log-format"}
 
 
-def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield before + name, command
-        yield from _commands(command, f"{name} ") if hasattr(command, "commands") else ()
-
-
-COMMANDS = dict(_commands(typer.main.get_command(app)))
+COMMANDS = commands()
 
 
 def _options(command: Any) -> list[Any]:
