@@ -95,7 +95,9 @@ def with_fields(command: Command) -> Command:
     """
     signature = inspect.signature(command, eval_str=True)
     kinds = {name: each.annotation for name, each in signature.parameters.items()}
-    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    groups: dict[str, type] = {
+        name: kind for name, kind in kinds.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
 
     @wraps(command)
     def run(**values: Any) -> None:
