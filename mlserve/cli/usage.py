@@ -127,7 +127,7 @@ class CommandWithCommands(Command):
             return super().make_context(info_name, args, parent, **more)
         bare = TyperCommand(name=self.name)  # its own arguments are no part of the others' usage
         between = self.context_class(bare, info_name=info_name, parent=parent)
-        return below.make_context(args[0], args[1:], parent=between)
+        return below.make_context(args[0], args[1:], parent=between, **more)
 
 
 def as_command(function: Any, cls: type[Command] = Command) -> Any:

@@ -65,9 +65,10 @@ def test_versions_are_those_of_the_model(offered: Offered) -> None:
 def test_versions_to_serve_are_those_of_the_model_and_all(offered: Offered) -> None:
     for command in ("up", "deploy kubernetes", "deploy compose", "deploy systemd"):
         assert offered(f"{command} --model x --version ") == ["3", "all"], command
-    for command in ("tune", "certify", "replay", "gate", "status", "why"):
+    for command in ("tune", "certify", "replay", "gate", "gate calibrate", "bench", "why"):
         assert offered(f"{command} --model x --version ") == ["3"], command
     assert offered("up --model x --shadow ") == ["3"]
+    assert offered("bench --backend sklearn --backend torch --model ") == ["iris", "x"]
 
 
 def test_what_compare_takes_are_backends_models_and_their_versions(offered: Offered) -> None:
