@@ -20,11 +20,10 @@ from mlserve.cli.arguments import with_fields
 from mlserve.cli.gate_calibrate import calibrate
 from mlserve.cli.gate_verify import verify
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, require_input, say
-from mlserve.cli.server_choice import ServerChoice
+from mlserve.cli.server_choice import MaxAttemptsOption, PriorityOption, ServerChoice
 from mlserve.cli.usage import CommandWithCommands, as_command
 from mlserve.client import Retries
 from mlserve.client.client import DEFAULT_TIMEOUT
-from mlserve.client.endpoint import PriorityName
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline, check_seconds
 from mlserve.errors import ExitCode, UsageError, counted, readable
@@ -153,23 +152,8 @@ def decide(
         ),
     ] = False,
     choice: ServerChoice,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = DEFAULT_RETRIES.max_attempts,
-    priority: Annotated[
-        PriorityName | None,
-        typer.Option(
-            help="How important it is: under overload, an mlserve server refuses sheddable calls "
-            "first, and critical ones last. Default: default.",
-            show_default=False,
-        ),
-    ] = None,
+    max_attempts: MaxAttemptsOption = DEFAULT_RETRIES.max_attempts,
+    priority: PriorityOption = None,
     command: Annotated[
         str | None,
         typer.Option(
