@@ -84,6 +84,8 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 """
 _OUTPUT = "--output"
 _ASKS_FOR_JSON = re.compile(r"(^| )--output[ =]jsonl?( |$)")
+_STYLE = re.compile(r"(?=\[[a-z#/@])")
+"""Where a name of a style would begin in a text of the help."""
 _WORDS = "mlserve.hints"
 """Key under which a context keeps the whole command line."""
 _SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
@@ -96,6 +98,11 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.params.append(config_option())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _brackets_kept(self):
+            super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command's name."""
@@ -145,6 +152,11 @@ class CommandGroup(TyperGroup):
         if self.invoke_without_command:  # it is a command too
             self.params.append(config_option())
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _brackets_kept(self):
+            super().format_help(ctx, formatter)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name; show the help if there are none."""
         if not args:
@@ -175,6 +187,19 @@ def _understood(ctx: Any) -> Iterator[None]:
         yield
     except typer.TyperException as error:
         raise _usage_error(ctx, error) from error
+
+
+@contextmanager
+def _brackets_kept(command: Any) -> Iterator[None]:
+    """Mark what Typer would take for a style and leave out of the help: `[tool.mlserve]`."""
+    texts = [(each, each.help) for each in (command, *command.params) if each.help]
+    try:
+        for each, text in texts:
+            each.help = _STYLE.sub(r"\\", text)
+        yield
+    finally:
+        for each, text in texts:
+            each.help = text
 
 
 def _usage_error(ctx: Any, error: typer.TyperException) -> UsageError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from mlserve.cli.app import app
 from tests.harness.cli import commands
 
 _OTHER_THINGS = {
@@ -58,3 +61,15 @@ def test_every_command_with_data_can_print_json() -> None:
             assert "--output" not in options
         else:
             assert "json" in map(str, options["--output"].type.choices), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_stands_in_brackets_is_shown(name: str) -> None:
+    """Typer takes `[tool.mlserve]` for the name of a style, unless it is told not to."""
+    done = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "160"})
+    shown = re.sub(r"[\s│]+", " ", done.stdout)
+
+    assert done.exit_code == 0
+    for each in COMMANDS[name].params:
+        for text in re.findall(r"\[[a-z#/@][^]]*\]", each.help or ""):
+            assert text in shown, each.name
