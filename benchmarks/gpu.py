@@ -249,14 +249,29 @@ def _different(count: int) -> Any:
 
 
 def serving(bench: Bench) -> dict[str, Any]:
-    """The real server, one client and 64, on gRPC and REST; then in processes of its own."""
+    """The real server, one client and 64, on gRPC and REST."""
+    return _served(bench, JpegChoice.ACCURATE)
+
+
+def serving_gpu_jpeg(bench: Bench) -> dict[str, Any]:
+    """The same with JPEGs decoded on the GPU."""
+    if not bench.is_gpu:
+        return {}
+    # The certificate was made with pixels of the CPU, which nvJPEG does not give.
+    options = ("--jpeg-decoder", JpegChoice.GPU, "--on-drift", "serve")
+    return _served(bench, JpegChoice.GPU, *options)
+
+
+def serving_processes(bench: Bench) -> dict[str, Any]:
+    """The same with the model in processes of its own."""
     found: dict[str, Any] = {}
-    for choice in _decoders(bench):
-        # The certificate was made with pixels of the CPU, which nvJPEG does not give.
-        found |= _served(bench, choice, "--jpeg-decoder", choice, "--on-drift", "serve")
     for processes in PROCESSES_OF_SERVER:
-        found |= _served(bench, f"{processes}_processes", "--processes", str(processes))
+        found |= _served(bench, _shape(processes), "--processes", str(processes))
     return found
+
+
+def _shape(processes: int) -> str:
+    return f"{processes}_processes"
 
 
 def _served(bench: Bench, name: str, *more: str) -> dict[str, Any]:
@@ -412,8 +427,9 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     for name in ("resize_differs", "cpu_differs", "same_label_as_cpu", "batch32_differs"):
         found[name] = same.get(name)
     found["failed"] = {name: part["error"] for name, part in report.items() if "error" in part}
-    whole, served, alone = (report.get(name, {}) for name in ("pipeline", "serving", "in_process"))
-    shapes = [f"{processes}_processes" for processes in PROCESSES_OF_SERVER]
+    whole, alone = (report.get(name, {}) for name in ("pipeline", "in_process"))
+    served = {name: value for part in _SERVING for name, value in report.get(part, {}).items()}
+    shapes = [_shape(processes) for processes in PROCESSES_OF_SERVER]
     for choice in (*JpegChoice, *shapes):
         decoder = JpegChoice.ACCURATE if choice in shapes else choice
         one = whole.get(f"{decoder}_batch1_ms")
@@ -435,13 +451,18 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+_SERVING: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "serving": serving,
+    "serving_gpu_jpeg": serving_gpu_jpeg,
+    "serving_processes": serving_processes,
+}
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "machine": machine,
     "in_process": in_process,
     "export": exporting,
     "answers": answers,
     "pipeline": pipeline,
-    "serving": serving,
+    **_SERVING,
     "device_errors": device_errors,
 }
 

@@ -50,14 +50,17 @@ class Deadline:
         return cls(start + float(timeout), float(timeout))
 
     @classmethod
-    def at_most(cls, timeout: float | None, default: float) -> Deadline:
+    def at_most(
+        cls, timeout: float | None, default: float, *, since: float | None = None
+    ) -> Deadline:
         """Return the deadline that a remote caller asks for, capped at `MOST_SECONDS`.
 
         `timeout` is a number of seconds of any size; None is a caller that asks for none, and then
-        it is `default`.
+        it is `default`. It counts from `since` (a `time.monotonic()`; default now).
         """
         seconds = min(default if timeout is None else timeout, MOST_SECONDS)
-        return cls(time.monotonic() + seconds, seconds, is_asked=timeout is not None)
+        start = time.monotonic() if since is None else since
+        return cls(start + seconds, seconds, is_asked=timeout is not None)
 
     @property
     def began_at(self) -> float:

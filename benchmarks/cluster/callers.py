@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from subjects import Subject
+
 from mlserve import AsyncClient
 from mlserve.client.retries import Retries
 from mlserve.errors import MlserveError
@@ -57,20 +59,22 @@ class Callers:
 
 
 @contextmanager
-def asking(grpc: str, rest: str, model: str, *, seconds: float, each: int) -> Iterator[Callers]:
+def asking(grpc: str, rest: str, subject: Subject, *, each: int) -> Iterator[Callers]:
     """Have `each` callers of four kinds ask, one call after the other, until the block ends.
 
     Over gRPC and REST, with mlserve's client as it comes, and with one that never tries again
-    (`once`). Each call has `TIMEOUT` seconds, and the model sleeps for `seconds`.
+    (`once`). Each call has `TIMEOUT` seconds.
     """
     callers, ended = Callers(), threading.Event()
 
     async def one(endpoint: str, who: str, retries: Retries) -> None:
-        async with AsyncClient(endpoint, model=model, retries=retries, throttle=False) as client:
+        async with AsyncClient(
+            endpoint, model=subject.model, retries=retries, throttle=False
+        ) as client:
             while not ended.is_set():
                 began, failure = time.monotonic(), ""
                 try:
-                    await client.infer({"seconds": [seconds]}, signature="slow", timeout=TIMEOUT)
+                    await subject.ask(client, TIMEOUT)
                 except MlserveError as error:
                     failure = f"{type(error).__name__}: {error.message}"
                 callers.calls.append(Call(began, time.monotonic(), who, failure))

@@ -1,11 +1,12 @@
 """What becomes of calls while parts of a cluster are replaced, killed, silenced or added.
 
 A cluster of Ray nodes with loopback addresses runs replicas of the tests' echo backend, whose model
-sleeps. Callers over gRPC and REST ask without pause: mlserve's client as it comes, and one that
-never tries again (`once`). Each case does one thing again and again, and counts the calls that got
-no answer, and the longest time in which nobody got one.
+sleeps, or of a real classifier (`--real`). Callers over gRPC and REST ask without pause: mlserve's
+client as it comes, and one that never tries again (`once`). Each case does one thing again and
+again, and counts the calls that got no answer, and the longest time in which nobody got one.
 
-    python benchmarks/cluster/run.py [--case NAME ...] [--times 10] [--json FILE] [--list]
+    python benchmarks/cluster/run.py [--case NAME ...] [--times 10] [--real] [--json FILE]
+                                    [--list]
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ from typing import Any
 import psutil
 from callers import Callers, asking
 from nodes import Cluster, cluster, kill, named
+from subjects import Classifier, Sleeping, Subject
 
-MODEL, BACKEND = "m", "echo"
-SLEEP = 0.02
-"""Seconds that a call sleeps."""
 _CALLERS_EACH = 2
 _SETTLE = 3.0
 """Seconds of load before the first event and after each."""
@@ -71,20 +70,28 @@ class Server:
         while len(self.ready()) != count:
             if time.monotonic() - began > _BACK_WITHIN:
                 raise SystemExit(f"{count} replicas are not ready: {self.state()}")
-            time.sleep(0.1)
+            time.sleep(_LOOK)
         return time.monotonic() - began
 
-    def some_server(self) -> psutil.Process:
-        """The process of mlserve's server in one of the replicas."""
+    def some_server(self) -> tuple[str, psutil.Process]:
+        """The id of a replica, and the process of mlserve's server in it."""
         began = time.monotonic()
         while time.monotonic() - began < _BACK_WITHIN:
-            ports = {int(r["address"].rpartition(":")[2]) for r in self.ready()}
+            ids = {int(r["address"].rpartition(":")[2]): r["id"] for r in self.ready()}
             for process in psutil.process_iter():
                 with suppress(psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-                    listens = (c for c in process.net_connections("tcp") if c.status == "LISTEN")
-                    if any(c.laddr.port in ports for c in listens):
-                        return process
+                    for each in process.net_connections("tcp"):
+                        if each.status == "LISTEN" and each.laddr.port in ids:
+                            return ids[each.laddr.port], process
         raise SystemExit(f"no server of a replica is found: {self.state()}")
+
+    def wait_without(self, replica: str) -> None:
+        """Wait until that replica does not count as ready any more."""
+        began = time.monotonic()
+        while any(each["id"] == replica for each in self.ready()):
+            if time.monotonic() - began > _BACK_WITHIN:
+                raise SystemExit(f"{replica} is still ready: {self.state()}")
+            time.sleep(_LOOK)
 
     def child(self, name: str) -> psutil.Process:
         """A process below the server's own with that name, such as `envoy`."""
@@ -110,20 +117,15 @@ def _mlserve(
     return done
 
 
-def publish(home: Path, version: int, **config: Any) -> None:
-    """Put a version of the model into the store."""
-    aside = home / "data" / "models" / BACKEND / MODEL / f".{version}"
-    aside.mkdir(parents=True)
-    (aside / "echo.json").write_text(json.dumps(config))
-    aside.rename(aside.with_name(str(version)))
-
-
 @contextmanager
-def serving(home: Path, address: str, replicas: str, *flags: str) -> Iterator[Server]:
-    """Serve version 1 on the cluster."""
-    publish(home, 1)
+def serving(
+    home: Path, address: str, subject: Subject, replicas: str, *flags: str
+) -> Iterator[Server]:
+    """Serve version 1 of the subject on the cluster."""
+    subject.publish(home, 1)
     where = ("--grpc-port", "0", "--rest-port", "0", "--launcher", "ray", "--address", address)
-    model = ("--backend", BACKEND, "--model", MODEL, "--replicas", replicas, "--wait", "120")
+    what = ("--backend", subject.backend, "--model", subject.model)
+    model = (*what, "--replicas", replicas, "--wait", "120")
     _mlserve(home, "up", *model, *where, *flags)
     try:
         (record,) = json.loads(_mlserve(home, "ps", "--output", "json").stdout)
@@ -137,10 +139,10 @@ def serving(home: Path, address: str, replicas: str, *flags: str) -> Iterator[Se
 class Run:
     """One case as it runs: what it is done to, who asks, and what has been seen."""
 
+    subject: Subject
     server: Server
     cluster: Cluster
     callers: Callers
-    replicas: int
     times: int
     gaps: list[float] = field(default_factory=list)
     back: list[float] = field(default_factory=list)
@@ -152,7 +154,7 @@ class Run:
             began = time.monotonic()
             what(number)
             time.sleep(_SETTLE)  # the load goes on, and the loss is noticed
-            self.back.append(_SETTLE + self.server.wait_for(self.replicas))
+            self.back.append(_SETTLE + self.server.wait_for(self.subject.replicas))
             self.gaps.append(self.callers.longest_gap(began, time.monotonic()))
 
 
@@ -161,36 +163,42 @@ def _steady(run: Run) -> None:
 
 
 def _rolling(run: Run) -> None:
-    publish(run.server.home, 2)
+    run.subject.publish(run.server.home, 2)
 
     def use(number: int) -> None:
-        run.server.mlserve("models", "use", f"{BACKEND}/{MODEL}@{2 - number % 2}")
+        run.server.mlserve("models", "use", f"{run.subject.name}@{2 - number % 2}")
 
     run.repeat(use)
 
 
 def _bad_version(run: Run) -> None:
-    publish(run.server.home, 2, fail_load="it has no weights")
+    run.subject.publish(run.server.home, 2, is_bad=True)
 
     def use(_: int) -> None:
-        done = run.server.mlserve("models", "use", f"{BACKEND}/{MODEL}@2", is_checked=False)
+        done = run.server.mlserve("models", "use", f"{run.subject.name}@2", is_checked=False)
         if not done.returncode:
             raise SystemExit("the bad version was accepted")
         run.notes.append(done.stderr.strip().splitlines()[0])
-        run.server.mlserve("models", "use", f"{BACKEND}/{MODEL}@1")
+        run.server.mlserve("models", "use", f"{run.subject.name}@1")
 
     run.repeat(use)
 
 
 def _kill_server(run: Run) -> None:
-    run.repeat(lambda _: kill(run.server.some_server()))
+    def once(_: int) -> None:
+        _, server = run.server.some_server()
+        kill(server)
+
+    run.repeat(once)
 
 
 def _kill_replica(run: Run) -> None:
     def once(_: int) -> None:
-        worker = run.server.some_server().parent()
+        replica, server = run.server.some_server()
+        worker = server.parent()
         assert worker is not None
         kill(worker)
+        run.server.wait_without(replica)  # or the next one killed might be the last that lives
 
     run.repeat(once)
 
@@ -238,7 +246,7 @@ def _silent_node(run: Run) -> None:
             node.silence()
             time.sleep(_SETTLE)
             run.cluster.add(_CPUS)
-            run.server.wait_for(run.replicas)
+            run.server.wait_for(run.subject.replicas)
         finally:
             node.kill()  # what is stopped would stay
 
@@ -246,7 +254,6 @@ def _silent_node(run: Run) -> None:
 
 
 _CPUS = 4
-_REPLICAS = 4
 CASES: dict[str, Callable[[Run], None]] = {
     "steady": _steady,
     "rolling": _rolling,
@@ -281,18 +288,18 @@ class Figures:
     notes: list[str]
 
 
-def measure(name: str, times: int | None) -> Figures:
+def measure(name: str, subject: Subject, times: int | None) -> Figures:
     """Run one case with a server of its own on a cluster of two nodes."""
     count = times or _TIMES.get(name, 10)
     with (
         tempfile.TemporaryDirectory(prefix="mlserve-cluster-") as home,
         cluster(2, _CPUS) as ours,
-        serving(Path(home), ours.address, str(_REPLICAS)) as server,
+        serving(Path(home), ours.address, subject, str(subject.replicas)) as server,
     ):
-        server.wait_for(_REPLICAS)
-        with asking(server.grpc, server.rest, MODEL, seconds=SLEEP, each=_CALLERS_EACH) as callers:
+        server.wait_for(subject.replicas)
+        with asking(server.grpc, server.rest, subject, each=_CALLERS_EACH) as callers:
             time.sleep(_SETTLE)
-            run = Run(server, ours, callers, _REPLICAS, count)
+            run = Run(subject, server, ours, callers, count)
             CASES[name](run)
         once = callers.count("once")
         reasons = callers.failures()
@@ -321,16 +328,23 @@ def main() -> None:
     )
     parser.add_argument("--case", action="append", choices=CASES, help="repeat it; see --list")
     parser.add_argument("--times", type=int, help="how often each thing is done")
+    parser.add_argument("--real", action="store_true", help="serve a classifier of images")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--json", type=Path, help="write the figures into this file, too")
     given = parser.parse_args()
     if given.list:
         print("\n".join(CASES))
         return
+    with tempfile.TemporaryDirectory(prefix="mlserve-export-") as folder:
+        subject = Classifier(Path(folder)) if given.real else Sleeping()
+        _run(subject, given)
+
+
+def _run(subject: Subject, given: argparse.Namespace) -> None:
     print(f"{_HEAD}{'back s':>8}{'again':>7}")
     every = []
     for name in given.case or CASES:
-        found = measure(name, given.times)
+        found = measure(name, subject, given.times)
         every.append(asdict(found))
         print(
             f"{found.case:<16}{found.times:>6}{found.calls:>8}{found.lost:>6}{found.once:>8}"

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nodes import cluster
-from run import MODEL, Server, serving
+from run import Server, serving
+from subjects import Sleeping
 from throughput import DEADLINE, SLEEP
 
 from mlserve.bench.arrivals import Arrivals
@@ -82,13 +83,14 @@ def in_time(ends: Sequence[End], since: float, until: float) -> float:
 def measure(seconds: float) -> Scaled:
     """Bring the load, and see."""
     body = json.dumps({"signature_name": "slow", "inputs": {"seconds": [SLEEP]}}).encode()
+    subject = Sleeping()
     with (
         tempfile.TemporaryDirectory(prefix="mlserve-cluster-") as home,
         cluster(2, MOST) as ours,
-        serving(Path(home), ours.address, f"1..{MOST}", "--threads", "1") as server,
+        serving(Path(home), ours.address, subject, f"1..{MOST}", "--threads", "1") as server,
     ):
         server.wait_for(1)
-        url = f"{server.rest}/v1/models/{MODEL}:predict"
+        url = f"{server.rest}/v1/models/{subject.model}:predict"
         target = Target.of_http("it", url, body, timeout=DEADLINE)
         run_load(
             target,

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nodes import Cluster, cluster
-from run import MODEL, serving
+from run import serving
+from subjects import Sleeping
 from usual import served_by_ray_serve
 
 from mlserve.bench.load import ClosedLoop, Load, OpenLoop, Window, run_load
@@ -64,22 +65,24 @@ def _load(url: str, body: bytes, load: Load, seconds: float, timeout: float) -> 
 def measure(name: str, one: str, several: str, body: bytes, seconds: float) -> Measured:
     """Measure a kind of server by the URLs of one replica and of several."""
     alone = _load(one, body, ClosedLoop(1), seconds, _PATIENT)
+    if not alone.in_time:
+        raise SystemExit(f"{name} gives no answers: {dict(alone.failed)}")
     single = _load(one, body, ClosedLoop(4), seconds, _PATIENT).goodput
     all_of_them = _load(several, body, ClosedLoop(4 * REPLICAS), seconds, _PATIENT).goodput
     over = _load(several, body, OpenLoop(TIMES * all_of_them), 2 * seconds, DEADLINE)
-    p50 = _MS * ((alone.latencies.quantile(0.5) or 0.0) - SLEEP)
+    p50 = _MS * ((alone.answers.quantile(0.5) or 0.0) - SLEEP)
     return Measured(name, single, all_of_them, p50, over.goodput / all_of_them)
 
 
 @contextmanager
 def _mlserve(ours: Cluster, replicas: int) -> Iterator[str]:
-    named = ("--name", f"of-{replicas}")  # both are in one cluster
+    subject = Sleeping(f"m{replicas}")  # both are in one cluster
     with (
         tempfile.TemporaryDirectory(prefix="mlserve-cluster-") as home,
-        serving(Path(home), ours.address, str(replicas), *named, "--threads", "1") as server,
+        serving(Path(home), ours.address, subject, str(replicas), "--threads", "1") as server,
     ):
         server.wait_for(replicas)
-        yield f"{server.rest}/v1/models/{MODEL}:predict"
+        yield f"{server.rest}/v1/models/{subject.model}:predict"
 
 
 def main() -> None:

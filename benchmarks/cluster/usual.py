@@ -1,6 +1,6 @@
 """Ray Serve as its documentation shows it: a FastAPI application as the ingress of a deployment."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the replicas could not resolve `Request` then.
 
 import asyncio
 import socket

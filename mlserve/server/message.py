@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
+from mlserve.server.peer import UNKNOWN_PEER, Peer
+
 Result = TypeVar("Result")
 _IPV4_IN_IPV6 = "::ffff:"
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -109,9 +111,13 @@ class Request(ABC):
 
     `path` is the path as it was sent, `below` the part of it below `root`: where an application has
     mounted the server, decoded. `address` is the peer's IP address, empty for a UNIX socket.
+    `peer` is what the kernel knows of the client.
     """
 
-    __slots__ = ("address", "below", "headers", "http_version", "method", "path", "query", "root")
+    __slots__ = (
+        *("address", "below", "headers", "http_version", "method"),
+        *("path", "peer", "query", "root"),
+    )
 
     def __init__(
         self,
@@ -124,6 +130,7 @@ class Request(ABC):
         root: str = "",
         below: str | None = None,
         address: str = "",
+        peer: Peer = UNKNOWN_PEER,
     ) -> None:
         self.method = method
         self.path = path
@@ -133,6 +140,7 @@ class Request(ABC):
         self.root = root
         self.below = path if below is None else below
         self.address = address
+        self.peer = peer
 
     @property
     def shown_path(self) -> str:

@@ -22,6 +22,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, either, shortened
 from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
+from mlserve.server.peer import UNKNOWN_PEER, Peer
 from mlserve.wire.headers import (
     REQUEST_ID,
     REQUEST_PRIORITY,
@@ -218,7 +219,8 @@ class RequestRecord:
     what admission goes by. `times` are the sum of those of its `parts`, where it has some. `arm` is
     the version that a split gave it to; None if there is no split, or if it named a version.
     `deadline` is how many seconds the caller allowed when it asked, 0 if it set no deadline.
-    `sample` holds its bytes, if they are recorded.
+    `sample` holds its bytes, if they are recorded. `peer` is what the kernel knows of the client.
+    `began` is when the request had arrived, even if it was read later.
     """
 
     request_id: str = ""
@@ -242,21 +244,28 @@ class RequestRecord:
     began: float = field(default_factory=time.monotonic)
     deadline: float = 0.0
     sample: Sample | None = None
+    peer: Peer = UNKNOWN_PEER
 
     @classmethod
     def arrived(
-        cls, route: Route, header: Callable[[str], str | None], address: str = ""
+        cls,
+        route: Route,
+        header: Callable[[str], str | None],
+        address: str = "",
+        peer: Peer = UNKNOWN_PEER,
     ) -> RequestRecord:
         """Create the record of a new request; `header` returns a header by lower-case name.
 
         `address` is the peer's IP address, empty if it has none.
         """
+        began = time.monotonic() - peer.waited()
         request_id = header(REQUEST_ID) or ""
         if not _SANE_ID.fullmatch(request_id):
             request_id = _fresh_id(16)
         agent = _AGENT.match(header(USER_AGENT) or "")
         caller = Caller(route.transport, agent[0] if agent else "", address)
-        return cls(request_id, Span.from_header(header(TRACEPARENT)), route, caller=caller)
+        span = Span.from_header(header(TRACEPARENT))
+        return cls(request_id, span, route, caller=caller, began=began, peer=peer)
 
     def named(self, token: str) -> None:
         """Note that its caller has the token of that name."""

@@ -18,6 +18,7 @@ from mlserve.server.engine.work import Answer, Codec, Work
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import VersionChoice
+from mlserve.server.peer import Peer
 from mlserve.server.request import RequestRecord
 from mlserve.settings import ServerSettings
 
@@ -90,7 +91,7 @@ class Job(Ticket, Generic[Answer]):
         self.signature_asked = call.signature
         self.loaded = loaded
         self.record = record
-        self._waiting = _Waiting[Answer](find_fault)
+        self._waiting = _Waiting[Answer](find_fault, record.peer)
         self.work = Work(
             call.codec,
             loaded.served,
@@ -162,13 +163,15 @@ class _Waiting(Generic[Answer]):
     until the next garbage collection.
     """
 
-    def __init__(self, find_fault: FindFault) -> None:
+    def __init__(self, find_fault: FindFault, peer: Peer) -> None:
+        self._peer = peer
         self._loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Answer] = self._loop.create_future()
         self.find_fault = find_fault
 
     def has_left(self) -> bool:
-        return self.answer.done()
+        # The event loop may be behind, and threads take the next call by themselves.
+        return self.answer.done() or self._peer.has_hung_up()
 
     def enter(self, stage: int) -> None:
         """Do nothing: the work itself knows its stage."""

@@ -26,7 +26,7 @@ from mlserve.server.engine.job import Head, InferenceCall
 from mlserve.server.engine.work import Codec
 from mlserve.server.errors import error_text, hint_text
 from mlserve.server.listen.http_body import Body, BodyTooLarge, NoRoom, length_of
-from mlserve.server.message import Headers, Request, Response
+from mlserve.server.message import ClientGone, Headers, Request, Response
 from mlserve.server.models.loading import Served
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
@@ -81,8 +81,10 @@ class RestInference:
         leaves.
         """
         engine = self._engine
-        deadline = deadline_of(request, engine.default_timeout)
         record = current()
+        if request.peer.has_hung_up():
+            raise ClientGone
+        deadline = deadline_of(request, engine.default_timeout)
         record.take_deadline(deadline)
         record.take_priority(request.headers.find)
         engine.admit(deadline, Head(model, length_of(request.headers)))
@@ -176,7 +178,8 @@ def check_method(request: Request, allowed: str) -> None:
 def deadline_of(request: Request, default: float) -> Deadline:
     """Return the deadline from the request's headers, or `default` seconds. Raises InvalidInput."""
     values = [value for name in _TIMEOUTS for value in request.headers.all(name)]
-    return Deadline.at_most(min(map(_seconds, values), default=None), default)
+    asked = min(map(_seconds, values), default=None)
+    return Deadline.at_most(asked, default, since=current().began)
 
 
 @asynccontextmanager

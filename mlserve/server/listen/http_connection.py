@@ -38,6 +38,7 @@ from mlserve.server.listen.http_framing import (
 )
 from mlserve.server.listen.http_request import HttpRequest, last_response
 from mlserve.server.message import LINGER, address_of
+from mlserve.server.peer import UNKNOWN_PEER, Peer
 
 _KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept open: longer than clients keep theirs.
@@ -95,6 +96,7 @@ class HttpConnection(asyncio.Protocol):
         self.active_at = 0.0
         self.address = ""
         """The client's IP address; empty over a UNIX socket."""
+        self.peer = UNKNOWN_PEER
         self._queue: deque[HttpRequest] = deque()
         """Requests that wait for the answer to the one before them."""
         self._next: HttpRequest | None = None
@@ -110,6 +112,7 @@ class HttpConnection(asyncio.Protocol):
         """Accept the connection; answer 503 if it exceeds the limit and all others are at work."""
         self._transport = cast("asyncio.Transport", transport)
         self.address = address_of(transport.get_extra_info("peername"))
+        self.peer = Peer(transport.get_extra_info("socket"))
         transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]
         self._port.open.add(self)
         self.active_at = self._loop.time()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
+from mlserve.server.peer import Peer
 from mlserve.wire.headers import RETRY_AFTER
 
 STATUS_LINES = {
@@ -31,6 +32,8 @@ class Connection(Protocol):
 
     address: str
     """The client's IP address; empty over a UNIX socket."""
+    peer: Peer
+    """What the kernel knows of the client."""
     is_full: bool
     """Whether the client does not read fast enough."""
 
@@ -65,7 +68,7 @@ class HttpRequest(Request):
         keeps_alive: bool,
     ) -> None:
         sent = Headers(headers)
-        super().__init__(*target, sent, version, address=connection.address)
+        super().__init__(*target, sent, version, address=connection.address, peer=connection.peer)
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0

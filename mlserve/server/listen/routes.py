@@ -93,13 +93,16 @@ class RestApp:
         is_usual = len(request.path) <= LONGEST_PATH
         find = self._find_known if is_usual else self._find
         operation, route = find(request.method, request.path, request.below)
-        record = self._telemetry.begin(route, request.headers.find, request.address)
+        record = self._telemetry.begin(route, request.headers.find, request.address, request.peer)
         self._in_flight.take(record)
         is_late = self._in_flight.is_draining  # it will be refused, with its body unread
         try:
             if operation.needs_token:
                 record.named(self._gate.check(request))
             answering = operation.respond(request)
+        except ClientGone:
+            gone = Response(status=_CLIENT_CLOSED_REQUEST)
+            return self._send(request, gone, record, is_late=is_late)
         except Exception as error:  # noqa: BLE001 - the boundary: as_known_error logs what is new
             refusal = _failed(record, error)
             if is_late or not request.answer_at_once(self._completed(refusal, record)):

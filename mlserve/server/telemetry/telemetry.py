@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlserve.server import request
+from mlserve.server.peer import UNKNOWN_PEER, Peer
 from mlserve.server.request import Purpose, RequestRecord, Route, Sample
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
@@ -52,14 +53,18 @@ class Telemetry:
         self._observers += (observer,)
 
     def begin(
-        self, route: Route, header: Callable[[str], str | None], address: str = ""
+        self,
+        route: Route,
+        header: Callable[[str], str | None],
+        address: str = "",
+        peer: Peer = UNKNOWN_PEER,
     ) -> RequestRecord:
         """Create the record of a request that just arrived, and make it the running task's.
 
         `header` returns a header by lower-case name; `address` is the peer's IP address, empty if
         it has none.
         """
-        record = RequestRecord.arrived(route, header, address)
+        record = RequestRecord.arrived(route, header, address, peer)
         if self._sample is not None and route.purpose is Purpose.PREDICT:
             record.sample = self._sample()
         if self.sampler is not None:

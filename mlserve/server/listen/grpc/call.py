@@ -19,6 +19,7 @@ from mlserve.server.listen.grpc.frames import FIRST_WINDOW
 from mlserve.server.listen.grpc.headers import Head
 from mlserve.server.listen.grpc.messages import MessageReader
 from mlserve.server.listen.grpc.status import GrpcStatus, Metadata
+from mlserve.server.peer import UNKNOWN_PEER, Peer
 from mlserve.wire.status import grpc_status
 
 NO_CONTEXT = contextvars.Context()
@@ -37,17 +38,24 @@ _log = logging.getLogger(__name__)
 class Context:
     """One call as its method sees it.
 
-    `path` is `/<service>/<method>`, `address` the peer's IP address, empty for a UNIX socket.
+    `path` is `/<service>/<method>`, `address` the peer's IP address, empty for a UNIX socket, and
+    `peer` what the kernel knows of the client.
     """
 
-    __slots__ = ("_metadata", "address", "deadline", "initial", "path", "token", "trailing")
+    __slots__ = (
+        *("_metadata", "address", "deadline", "initial"),
+        *("path", "peer", "token", "trailing"),
+    )
 
-    def __init__(self, head: Head, address: str = "") -> None:
+    def __init__(self, head: Head, address: str = "", peer: Peer = UNKNOWN_PEER) -> None:
         self.path = head.path
         self.address = address
+        self.peer = peer
         self.token = ""
         """The name of the caller's token, once it has been checked."""
-        self.deadline = None if head.timeout is None else time.monotonic() + head.timeout
+        self.deadline = None
+        if head.timeout is not None:
+            self.deadline = time.monotonic() - peer.waited() + head.timeout
         """When the caller stops waiting, on the monotonic clock; None for never."""
         self.initial: Metadata = ()
         self.trailing: Metadata = ()
@@ -98,9 +106,11 @@ class GrpcCall:
     the initial window of streams; the connection maintains both.
     """
 
-    def __init__(self, stream: int, head: Head, link: Link, address: str = "") -> None:
+    def __init__(
+        self, stream: int, head: Head, link: Link, address: str = "", peer: Peer = UNKNOWN_PEER
+    ) -> None:
         self.stream = stream
-        self.context = Context(head, address)
+        self.context = Context(head, address, peer)
         self.window = FIRST_WINDOW
         self.credit = 0
         self.has_ended = False

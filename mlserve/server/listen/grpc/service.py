@@ -72,7 +72,8 @@ class UnaryMethod:
         Raises GrpcStatus.
         """
         header = header_of(call.context)
-        record = self.telemetry.begin(self.route, header, call.context.address)
+        context = call.context
+        record = self.telemetry.begin(self.route, header, context.address, context.peer)
         record.named(call.context.token)
         self.in_flight.take(record)
 

@@ -27,6 +27,7 @@ from mlserve.server.listen.grpc.headers import (
 from mlserve.server.listen.grpc.outbox import Outbox
 from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.message import address_of
+from mlserve.server.peer import Peer
 from mlserve.wire.status import grpc_status
 
 MOST_STREAMS = 1024
@@ -68,6 +69,7 @@ class Streams:
     def __init__(self, connection: Owner, transport: asyncio.Transport, memory: BodyMemory) -> None:
         self._connection = connection
         self._address = address_of(transport.get_extra_info("peername"))
+        self._peer = Peer(transport.get_extra_info("socket"))
         self._patience = Patience(asyncio.get_running_loop().time)
         self._headers = HeaderReader(self._patience)
         self.outbox = Outbox(transport, memory, self._patience, self._on_sent, self._reset)
@@ -247,7 +249,7 @@ class Streams:
             self._note_dropped(stream, ends=ends)
             return
         try:
-            call = GrpcCall(stream, self._head(fields), self, self._address)
+            call = GrpcCall(stream, self._head(fields), self, self._address, self._peer)
             call.has_ended = ends
             self._begin(call)
         except Malformed as fault:
