@@ -16,7 +16,7 @@ from mlserve.artifact import Artifact, version_folder
 from mlserve.background import run_on_daemon_thread
 from mlserve.credentials import read_token
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, Unavailable
+from mlserve.errors import MlserveError, NotFound, Unavailable
 from mlserve.server.engine.beside import ask_beside
 from mlserve.server.models.folders import Fingerprint, fingerprint
 from mlserve.server.models.loading import LoadedVersion, as_load_error
@@ -162,6 +162,8 @@ class VersionInProcess:
         log_format = self._settings.log_format
         pool = RunnerProcesses(source, version, 1, log_format, lambda: None, _LOWEST)
         with as_load_error(source, version):
+            if not version_folder(source.base_path, version).is_dir():
+                raise NotFound(f"{source.base_path} has no version {version}")
             artifact = Artifact.open(source.base_path, source.model, version)
             pool.start()
         return pool, artifact
