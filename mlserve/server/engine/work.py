@@ -92,8 +92,8 @@ class Kept(NamedTuple):
     @property
     def length(self) -> float:
         """The bytes of a copy; infinite with too many texts, or with anything but these in them."""
-        arrays = self._arrays
-        return sum(array.nbytes for array in arrays) + _size_of_texts(arrays)
+        own: int = sum(array.nbytes for array in self._arrays)
+        return own + _size_of_texts(self._arrays)
 
     @property
     def size(self) -> float:

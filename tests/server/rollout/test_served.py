@@ -18,7 +18,7 @@ import pytest
 from mlserve.client import Client
 from mlserve.pin import write_pin
 from mlserve.testing.processes import wait_until
-from mlserve.wire.rollouts import Rollouts, RolloutState, Shadow, Split
+from mlserve.wire.rollouts import Comparison, Mirrored, Rollouts, RolloutState, Shadow, Split
 from tests.harness.echo import EchoModel
 from tests.harness.server import MODEL, EchoServer, running
 
@@ -144,11 +144,30 @@ def children(server: EchoServer) -> list[int]:
 
 
 @behind_others
-def test_a_shadow_that_hangs_or_dies_costs_no_call(model: EchoModel, start: Any) -> None:
-    model.put(1, label="sorrel")
-    model.put(2, label="zebra")
-    server = start("--threads=2", "--shadow=2")
+@pytest.mark.parametrize("mirrored", ["--threads=2"], indirect=True)
+def test_a_shadow_that_cannot_be_loaded_is_asked_again_once_it_can(mirrored: EchoServer) -> None:
+    server = mirrored
+    config = server.log_path.with_name(MODEL) / "2" / "echo.json"
+    was = config.read_text()
+    config.write_text('{"fail_load": "the file is half there"}')
+    wait_until(lambda: shadow_of(server).state is RolloutState.FAILED)
+    told = shadow_of(server)
+    assert told.mirrored.error == "the file is half there"
+    assert post(server, 1).json() == {"outputs": ["sorrel"]}
+    lines = [line for line in server.log().splitlines() if " ERROR " in line]
+    assert len(lines) == 1
+    assert "version 2 of m, the shadow, is not asked: the file is half there" in lines[0]
+    assert "shadow: version 2 beside version 1 of m (failed): " in told.lines()[0]
+    assert told.lines()[1] == "WARNING: the shadow is not asked: the file is half there"
+    config.write_text(was)
     wait_until(lambda: is_asked(server))
+    assert shadow_of(server).mirrored == Mirrored("version 2", Comparison(), {})
+
+
+@behind_others
+@pytest.mark.parametrize("mirrored", ["--threads=2"], indirect=True)
+def test_a_shadow_that_hangs_or_dies_costs_no_call(mirrored: EchoServer) -> None:
+    server = mirrored
     [pid] = children(server)
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19
 
@@ -168,22 +187,6 @@ def test_a_shadow_that_hangs_or_dies_costs_no_call(model: EchoModel, start: Any)
     assert children(server) != [pid]
     assert "(signal 9, SIGKILL); another one is started" in server.log()
     assert server.is_available()
-
-
-@behind_others
-def test_a_shadow_that_cannot_be_loaded_is_a_line_in_the_log(model: EchoModel, start: Any) -> None:
-    model.put(1, label="sorrel")
-    model.put(2, fail_load="the file is half there")
-    server = start("--shadow=2")
-    wait_until(lambda: shadow_of(server).state is RolloutState.FAILED)
-    told = shadow_of(server)
-    assert told.mirrored.error == "the file is half there"
-    assert post(server, 1).json() == {"outputs": ["sorrel"]}
-    lines = [line for line in server.log().splitlines() if " ERROR " in line]
-    assert len(lines) == 1
-    assert "version 2 of m, the shadow, is not asked: the file is half there" in lines[0]
-    assert "shadow: version 2 beside version 1 of m (failed): 0 compared" in told.lines()[0]
-    assert told.lines()[1] == "WARNING: the shadow is not asked: the file is half there"
 
 
 def test_another_server_is_the_shadow(tmp_path: Path) -> None:
