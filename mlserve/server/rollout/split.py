@@ -130,10 +130,8 @@ class ModelSplit:
             return None
         if base.version not in self._arms:
             self._begin(base.version)
-            what = percent(self._rule.share), model, base.version
-            _log.info(
-                "version %d gets %s of the requests to %s beside version %d", self.version, *what
-            )
+            what = model, self.version, percent(self._rule.share), base.version
+            _log.info("the split of %s begins: version %d gets %s, beside version %d", *what)
         record.model = model  # also of a request that fails before it is given to a version
         is_other = self._place(record, "split") < self._rule.share
         record.arm = self.version if is_other else base.version
