@@ -16,8 +16,8 @@ class GrpcSpanExporter(OTLPSpanExporter):
         super().__init__(endpoint=endpoint, insecure=insecure)
 
     def _initialize_channel_and_stub(self) -> None:
-        super()._initialize_channel_and_stub()
-        self._client = ListeningStub(self._client, self._answers)
+        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
+        self._client = ListeningStub(self._client, self._answers)  # type: ignore[assignment]
 
 
 class GrpcMetricExporter(OTLPMetricExporter):
@@ -28,5 +28,5 @@ class GrpcMetricExporter(OTLPMetricExporter):
         super().__init__(endpoint=endpoint, insecure=insecure)
 
     def _initialize_channel_and_stub(self) -> None:
-        super()._initialize_channel_and_stub()
-        self._client = ListeningStub(self._client, self._answers)
+        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
+        self._client = ListeningStub(self._client, self._answers)  # type: ignore[assignment]

@@ -25,8 +25,8 @@ def command_line(ctx: Any) -> str:
         source = ctx.get_parameter_source(parameter.name)
         if source is not None and source.name in _GIVEN and parameter.name in ctx.params:
             is_argument = parameter.param_type_name == "argument"
-            words = _words(parameter, ctx.params[parameter.name])
-            (arguments if is_argument else options).extend(words)
+            given = _words(parameter, ctx.params[parameter.name])
+            (arguments if is_argument else options).extend(given)
     words = [*arguments, *options]
     if any(word.startswith("-") and word != "-" for word in arguments):
         words = [*options, "--", *arguments]  # a file that looks like an option
