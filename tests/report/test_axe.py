@@ -13,7 +13,7 @@ import pytest
 from tests.harness import chromium
 from tests.harness.axe import axe_script, overflow, violations
 from tests.harness.chromium import Browser
-from tests.report.samples import SAMPLES, photos
+from tests.report.samples import HOSTILE, SAMPLES, photos
 
 pytestmark = pytest.mark.server
 
@@ -68,9 +68,8 @@ def test_a_report_runs_nothing_and_asks_for_nothing(
     assert (
         browser.run("return document.querySelectorAll('script, h1 ~ h1, svg[onload]').length") == 0
     )
-    assert browser.texts("h1") == [
-        "<script>document.title = 'run'</script> and \"><img src=x onerror=alert(1)>, compared"
-    ]
+    shown = browser.text("main")
+    assert all(name in shown for name in HOSTILE if name.isprintable())
     attributes = (
         "return [...document.querySelectorAll('*')].flatMap((each) => each.getAttributeNames())"
     )
