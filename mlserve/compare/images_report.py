@@ -26,8 +26,8 @@ MOST_ROWS = 1000
 """The most rows of a table that is folded."""
 _TITLE = "Largest score difference of each image"
 _ABOUT_DISTANCES = (
-    "The largest difference of a score, of each image in the order given. Dashed: the tolerance. "
-    "∞ is another shape, or a number that is not finite."
+    "The largest difference of a score, of each image in the order given. ∞ is another shape, or a "
+    "number that is not finite."
 )
 
 
@@ -158,7 +158,8 @@ def _distances(found: ImageComparison) -> list[Markup]:
         return [paragraph("No scores were compared.", "soft")]
     tolerance = f"tolerance {found.tolerance:g}"
     drawn = distances(_TITLE, compared, len(found.images), found.tolerance, tolerance)
-    return [Markup(f"<h3>{_TITLE}</h3>"), drawn, paragraph(_ABOUT_DISTANCES, "soft")]
+    about = _ABOUT_DISTANCES + (" Dashed: the tolerance." if found.tolerance else "")
+    return [Markup(f"<h3>{_TITLE}</h3>"), drawn, paragraph(about, "soft")]
 
 
 def _apart(result: ImagesResult) -> list[tuple[int, str, float]]:

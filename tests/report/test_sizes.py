@@ -85,6 +85,8 @@ def test_one_image_and_a_tolerance_of_nothing() -> None:
     assert "same: 1 image, 2 targets, every difference within 0" in page
     assert "b:8500 gives the image the label that a:8500 gives." in page
     assert "Every difference is 0." in page
+    assert "Dashed" not in page
+    assert "Dashed" in images_report.page(_compared(1, tolerance=0.1))
 
 
 @pytest.mark.parametrize(
