@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 
 from mlserve.testing.processes import stopping, wait_until
 
@@ -40,6 +42,15 @@ def why_absent() -> str | None:
         if absent
         else None
     )
+
+
+def require() -> None:
+    """Skip the test without a browser; fail it where one is required."""
+    reason = why_absent()
+    if reason is not None and os.environ.get("MLSERVE_TEST_BROWSER") == "required":
+        pytest.fail(reason)
+    if reason is not None:
+        pytest.skip(reason)
 
 
 class Browser:

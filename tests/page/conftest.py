@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +18,7 @@ from tests.page.scenes import TOKEN
 @pytest.fixture(scope="session")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The one browser of these tests."""
-    reason = chromium.why_absent()
-    if reason is not None and os.environ.get("MLSERVE_TEST_BROWSER") == "required":
-        pytest.fail(reason)
-    if reason is not None:
-        pytest.skip(reason)
+    chromium.require()
     with chromium.browsing(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
