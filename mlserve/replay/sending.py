@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from tempfile import SpooledTemporaryFile
-from typing import get_args
+from typing import IO, get_args
 
 from mlserve.bench.arrivals import PlannedArrivals
 from mlserve.bench.connection import Fail, Request, Take
@@ -78,7 +78,7 @@ class Answers(Mapping[int, tuple[Mapping[str, str], bytes]]):
 
     def __init__(self) -> None:
         self._places: dict[int, tuple[Mapping[str, str], int, int]] = {}
-        self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - for as long as this lives
+        self._file: IO[bytes] | None = None
         self._end = 0
         self._lost = 0
         self._problem = ""
@@ -89,8 +89,9 @@ class Answers(Mapping[int, tuple[Mapping[str, str], bytes]]):
         """Keep an answer; called by the load generator, so it does not raise."""
         about = {name: headers[name] for name in CONTENT_HEADERS if name in headers}
         try:
-            self._file.seek(self._end)
-            self._file.write(body)
+            file = self._opened()
+            file.seek(self._end)
+            file.write(body)
         except OSError as error:
             self._lost += 1
             self._problem = error.strerror or str(error)
@@ -100,7 +101,8 @@ class Answers(Mapping[int, tuple[Mapping[str, str], bytes]]):
 
     def close(self) -> None:
         """Let the answers go."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def fail(self, text: str) -> None:
         """Note what an error says."""
@@ -110,8 +112,14 @@ class Answers(Mapping[int, tuple[Mapping[str, str], bytes]]):
 
     def __getitem__(self, index: int) -> tuple[Mapping[str, str], bytes]:
         headers, at, size = self._places[index]
-        self._file.seek(at)
-        return headers, self._file.read(size)
+        file = self._opened()
+        file.seek(at)
+        return headers, file.read(size)
+
+    def _opened(self) -> IO[bytes]:
+        if self._file is None:
+            self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - `close` ends it
+        return self._file
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._places)

@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -378,20 +379,22 @@ def test_a_deadline_of_whole_milliseconds_stays_one(milliseconds: int) -> None:
 def test_answers_are_kept_in_a_file_and_one_without_room_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = Answers()
     headers = {"content-type": "a/b", "date": "x"}
-    answers.take(3, headers, b"three")
-    answers.take(5, {}, b"five!")
-    assert (answers[3], answers[5]) == (({"content-type": "a/b"}, b"three"), ({}, b"five!"))
-    assert (list(answers), answers.get(4), answers.problems) == ([3, 5], None, [])
 
     def full(_data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(answers, "_file", SimpleNamespace(seek=lambda _at: 0, write=full))
-    answers.take(7, {}, b"seven")
-    assert answers.problems == ["1 answer could not be kept to compare: No space left on device"]
-    assert list(answers) == [3, 5]
+    with closing(Answers()) as answers:
+        answers.take(3, headers, b"three")
+        answers.take(5, {}, b"five!")
+        assert (answers[3], answers[5]) == (({"content-type": "a/b"}, b"three"), ({}, b"five!"))
+        assert (list(answers), answers.get(4), answers.problems) == ([3, 5], None, [])
+        disk = SimpleNamespace(seek=lambda _at: 0, write=full)
+        with monkeypatch.context() as patch:
+            patch.setattr(answers, "_file", disk)
+            answers.take(7, {}, b"seven")
+    told = "1 answer could not be kept to compare: No space left on device"
+    assert (list(answers), answers.problems) == ([3, 5], [told])
 
 
 def test_what_errors_say_is_counted() -> None:
