@@ -89,7 +89,8 @@ class AsyncClient:
     sheddable, default or critical: under overload, an mlserve server refuses the less important
     calls first. `throttle` spares a server that refuses calls: of those that it would most likely
     refuse too, most are not sent and raise Overloaded at once. All processes of a user on a host
-    know of it together.
+    know of it together. `probe` says that the calls only try whether the server answers, so that an
+    mlserve server does not record them (`--record`).
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
