@@ -49,10 +49,10 @@ def signature_shown(browser: Browser, name: str, inputs: list[str]) -> None:
 def command_shown(browser: Browser, kind: str) -> str:
     """Return the command of that kind for the question as it stands, once it is shown."""
     browser.run(f"document.querySelector('input[name=command][value=\"{kind}\"]').click()")
-    starts = {"Command line": "mlserve ", "curl": "curl ", "Python": ("from ", "import ")}[kind]
+    starts = {"Command line": ("mlserve ",), "curl": ("curl ",), "Python": ("from ", "import ")}
     browser.wait(lambda: browser.sees("#commands:not([aria-busy])"))
     text = browser.text("#command")
-    assert text.startswith(starts)
+    assert text.startswith(starts[kind])
     return text
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_of_images_of_any_name(
     for name in NAMES:
         named = image.rename(tmp_path / name)
         browser.drop(named, "image/jpeg")
-        browser.wait(lambda name=name: browser.run(ANSWERED, name))
+        browser.wait(partial(browser.run, ANSWERED, name))
         assert browser.text(LABEL) == "zebra"
         for kind in KINDS:
             assert "zebra" in run(kind, command_shown(browser, kind)), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,11 @@ def test_files_that_cannot_be_read(
     ):
         table.write_text(text, errors="surrogateescape")
         browser.give("#table-file", table)
-        browser.wait(lambda said=said: said in browser.text("#problem"))
+        browser.wait(partial(_complains, browser, said))
+
+
+def _complains(browser: Browser, said: str) -> bool:
+    return said in browser.text("#problem")
 
 
 def test_a_photo_that_lies_on_its_side(browser: Browser, tmp_path: Path) -> None:
