@@ -25,9 +25,10 @@ function readMetrics(text) {
   return found;
 }
 
-/** Return what one look at the metrics shows. Of several replicas it is the sum. */
+/** Return what one look at the metrics shows. Of several replicas it is the sum. Throws Refused if they are none. */
 function lookAt(text) {
   const series = readMetrics(text);
+  if (series.size === 0) throw new Refused(`what came from ${ENDPOINT} is not the answer of a model server: it has no metrics`);
   const all = (name) => series.get(`mlserve_${name}`) ?? [];
   const sum = (name, fits = () => true) => all(name).filter(fits).reduce((total, { value }) => total + value, 0);
   const refused = new Map();
