@@ -12,7 +12,7 @@ from tests.harness import chromium
 from tests.harness.chromium import Browser
 from tests.harness.echo import EchoModel
 from tests.harness.server import EchoServer, running
-from tests.page.scenes import TOKEN
+from tests.page.scenes import TOKEN, faults
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +25,10 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(window: Browser) -> Iterator[Browser]:
-    """A window of the usual size, in light. Whatever is asked for in it, it asks of one server."""
+    """A window of the usual size, in light. No script in it may fail."""
     window.look(width=1280)
     yield window
+    assert faults(window) == []
     window.open("about:blank")
 
 
@@ -39,7 +40,8 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServe
     model.put(1, label="sorrel", classes=40)
     model.put(2, label="zebra", classes=40, offset=0.5)
     with running(model, folder / "log", "--all-versions") as server:
-        server.wait_ready()
+        server.wait_ready(1)
+        server.wait_ready(2)
         yield server
 
 

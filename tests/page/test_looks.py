@@ -13,7 +13,7 @@ from tests.page.scenes import ENTER, opened, unlocked
 
 pytestmark = pytest.mark.server
 
-SIZES = pytest.mark.parametrize("width", [420, 1280])
+SIZES = pytest.mark.parametrize("width", [320, 420, 1280])
 THEMES = pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
 TAB, SPACE = "\ue004", " "
 
