@@ -17,12 +17,17 @@ from mlserve.cli.answers import PredictFormat, PredictOptions
 from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import (
+    AttemptsOption,
+    PriorityOption,
+    ServerChoice,
+    with_server_choice,
+)
 from mlserve.cli.tracing import OtlpOption, traced
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.client import DEFAULT_TIMEOUT
-from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES, PriorityName
+from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
@@ -105,23 +110,8 @@ def predict(
     signature: SignatureOption = None,
     outputs: OutputsOption = None,
     choice: ServerChoice,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = DEFAULT_RETRIES.max_attempts,
-    priority: Annotated[
-        PriorityName | None,
-        typer.Option(
-            help="How important it is: under overload, an mlserve server refuses sheddable calls "
-            "first, and critical ones last. Default: default.",
-            show_default=False,
-        ),
-    ] = None,
+    max_attempts: AttemptsOption = DEFAULT_RETRIES.max_attempts,
+    priority: PriorityOption = None,
     throttle: Annotated[
         bool,
         typer.Option(

@@ -1,4 +1,4 @@
-"""The options that select the server which `predict`, `status` and `metadata` ask.
+"""The options that select the server which `predict`, `status` and `metadata` ask, and how.
 
 Each is a field of `ServerChoice`. Typer reads a command's options from its signature, so
 `with_server_choice` adds them there.
@@ -22,7 +22,7 @@ from mlserve.cli import completion
 from mlserve.cli.arguments import Command
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
-from mlserve.client.endpoint import Api, ConnectionOptions, ProtocolName
+from mlserve.client.endpoint import Api, ConnectionOptions, PriorityName, ProtocolName
 from mlserve.credentials import TOKEN_VARIABLE, read_token
 from mlserve.errors import UsageError
 
@@ -37,6 +37,23 @@ TimeoutOption = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="The total time allowed, in seconds, from the start of the command.",
+    ),
+]
+AttemptsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The most times to ask a server that is not ready, is overloaded or goes away, all "
+        "within the timeout. 1 asks once.",
+    ),
+]
+PriorityOption = Annotated[
+    PriorityName | None,
+    typer.Option(
+        help="How important it is: under overload, an mlserve server refuses sheddable calls "
+        "first, and critical ones last. Default: default.",
+        show_default=False,
     ),
 ]
 
