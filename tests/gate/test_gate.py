@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlserve.deadline import Deadline
+from mlserve.gate import audit_file
 from mlserve.gate import gate as module
 from mlserve.gate.asking import Answered
 from mlserve.gate.audit_file import AuditFile, Rotation, as_time, family, lines_in
@@ -93,8 +94,10 @@ def test_a_long_audit_is_not_read_for_a_new_file(
     audit = AuditFile(tmp_path / "audit.jsonl", rotation=Rotation(max_bytes=1000))
     day, new = 86_400.0, image.stat().st_mtime
     for ago in range(30, -1, -1):
+        time = as_time(new - ago * day)
+        monkeypatch.setattr(audit_file, "now", lambda time=time: time)
         file = {"inode": ago, "size": 1, "mtime_ns": 1}
-        audit.append({"time": as_time(new - ago * day), "kind": "decision", "file": file})
+        audit.append({"time": time, "kind": "decision", "file": file})
     read: list[Path] = []
 
     def lines(file: Path) -> Iterator[Line]:
