@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -106,7 +107,7 @@ class Policy:
     def _doubt(self, answer: Prediction, score: float | None) -> tuple[Reason, str] | None:
         """Return why an accepted label is not enough; None if it is."""
         shown = shortened(answer.label)
-        if score is not None and self.min_score is not None and score < self.min_score:
+        if score is not None and self.min_score is not None and score < as_single(self.min_score):
             return Reason.LOW_SCORE, f"{shown} has {score:.4f}, below {self.min_score:g}"
         if score is not None and self.guarantee is not None and not self.guarantee.lets_in(score):
             least = self.guarantee.threshold
@@ -114,7 +115,7 @@ class Policy:
         if answer.is_uncertain:
             return Reason.UNCERTAIN, f"{shown} comes from a rung of the ladder that may be wrong"
         for other in answer.scores:
-            if other.score == score and other.label not in self.accept:
+            if as_single(other.score) == score and other.label not in self.accept:
                 both = f"{shown} and {shortened(other.label)}"  # which is first means nothing
                 return Reason.UNCERTAIN, f"{both} have the same score, {other.score:.4f}"
         return None
@@ -142,11 +143,16 @@ class Policy:
 def score_of(answer: Prediction, accept: Collection[str]) -> float | None:
     """Return the score of the answer's label if that is accepted; None otherwise, or without one.
 
-    It is the one score that thresholds are about.
+    It is the one score that thresholds are about, the same over every protocol.
     """
     if answer.label not in accept or not answer.scores:
         return None
-    return answer.scores[0].score
+    return as_single(answer.scores[0].score)
+
+
+def as_single(score: float) -> float:
+    """Return the nearest float32. A model's 0.95 comes as 0.95 over REST, else as 0.949999988."""
+    return array("f", [score])[0]
 
 
 def require_meaning(answer: Prediction) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from mlserve.errors import Unavailable
-from mlserve.gate.policy import Decision, NotToBeTrusted, Policy, Reason, require_own_weights
+from mlserve.gate.policy import (
+    Decision,
+    NotToBeTrusted,
+    Policy,
+    Reason,
+    as_single,
+    require_own_weights,
+    score_of,
+)
 from tests.gate.answers import answer
 
 
@@ -42,3 +52,13 @@ def test_what_means_nothing_is_never_accepted() -> None:
     assert policy.on(refused.value).decision is Decision.ASK
     with pytest.raises(NotToBeTrusted, match="without a score"):
         Policy({"ok"}, min_score=0.5).judge(answer())
+
+
+def test_a_score_is_the_same_over_every_protocol() -> None:
+    """REST writes the float32 of a model in fewer digits; at the threshold that would decide."""
+    least = Policy({"ok"}, min_score=0.95)
+    for told in (0.95, 0.949999988079071):
+        assert least.judge(answer(("ok", told))).decision is Decision.ACCEPT
+        assert score_of(answer(("ok", told)), {"ok"}) == as_single(0.95)
+    assert least.judge(answer(("ok", 0.9499999))).decision is Decision.ASK
+    assert score_of(answer(("ok", 1e300)), {"ok"}) == math.inf
