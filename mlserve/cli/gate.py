@@ -18,7 +18,7 @@ import typer
 from mlserve.cli import clock
 from mlserve.cli.arguments import with_fields
 from mlserve.cli.gate_calibrate import calibrate
-from mlserve.cli.gate_verify import verify
+from mlserve.cli.gate_verify import usual_audit, verify
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, require_input, say
 from mlserve.cli.server_choice import MaxAttemptsOption, PriorityOption, ServerChoice
 from mlserve.cli.usage import CommandWithCommands, as_command
@@ -33,8 +33,7 @@ from mlserve.gate.errors import Alarmed
 from mlserve.gate.gate import Changed, Gate, Part, decided_before
 from mlserve.gate.guarantee import Guarantee
 from mlserve.gate.lamp import DEFAULT_BAUD, ExecLamp, Lamp, SerialLamp
-from mlserve.gate.policy import Decision, Policy
-from mlserve.paths import state_dir
+from mlserve.gate.policy import Decision, Policy, require_own_weights
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -258,11 +257,7 @@ def decide(
 
     def connect(until: Deadline) -> Client:
         found = choice.find(until)
-        if found.has_random_weights:
-            raise UsageError(
-                "the model has random weights, so that no answer of it means anything",
-                hint="export it with its own weights: mlserve export --weights FILE",
-            )
+        require_own_weights(has_random_weights=found.has_random_weights)
         return found.connect(retries=Retries(max_attempts), priority=priority)
 
     with ExitStack() as stack:
@@ -271,7 +266,7 @@ def decide(
         asker = stack.enter_context(closing(Asker(connect, guarantee)))
         asker.prepare(deadline)
         rotation = Rotation(rotate_bytes, rotate_daily)
-        path = (audit or state_dir() / "gate" / "audit.jsonl").absolute()
+        path = (audit or usual_audit()).absolute()
         lines = stack.enter_context(closing(AuditFile(path, fsync=fsync, rotation=rotation)))
         watched = _alarm(stack, lines, policy, is_on=on_alarm is not OnAlarm.OFF, reset=reset_alarm)
         gate = Gate(asker, policy, lines, alarm=watched, lamps=lamps)
@@ -360,8 +355,8 @@ def _decide_folder(
             decided = gate.decide(part, Deadline.after(timeout))
         except Changed:  # it is being written again, and comes again
             continue
-        folder.know(found.id)
         show(decided, gate)
+        folder.know(found.id)
     show.forget()
 
 

@@ -1,4 +1,4 @@
-"""The options that select the server which `predict`, `status` and `metadata` ask.
+"""The options that select the server which `predict`, `status` and `metadata` ask, and how.
 
 Each is a field of `ServerChoice`: a command with a parameter of that type has them all
 (`mlserve.cli.arguments.with_fields`).
