@@ -363,6 +363,7 @@ STAGES = (
         "HTTP/1.1",
         (
             "listen/http_connection.py",
+            "listen/http_connections.py",
             "listen/http_request.py",
             "listen/http_framing.py",
             "uvicorn/",

@@ -23,7 +23,7 @@ class ClusterOptions(Options):
         default=None,
         metadata=option(
             HelpPanel.CLUSTER,
-            "The cluster to run on.",
+            "The Ray cluster to run on, such as head:6379.",
             unit="host:port",
             chosen="one on this machine, which ends with the server",
         ),
@@ -33,14 +33,14 @@ class ClusterOptions(Options):
         metadata=option(
             HelpPanel.CLUSTER,
             "How many replicas run: a number, or MIN..MAX to let the load decide.",
-            unit="n",
+            unit="n|min..max",
         ),
     )
     cpus_per_replica: float = field(
         default=1.0,
         metadata=option(
             HelpPanel.CLUSTER,
-            "CPUs that a replica has, and threads of its model.",
+            "CPUs that a replica has, such as 2 or 0.5, and threads of its model.",
             unit="n",
             least=0.01,
         ),
@@ -51,11 +51,12 @@ class ClusterOptions(Options):
             HelpPanel.CLUSTER, "GPUs that a replica has; 0.5 puts two on one.", unit="n", least=0
         ),
     )
-    artifacts: str | None = field(
+    fetch_from: str | None = field(
         default=None,
         metadata=option(
             HelpPanel.CLUSTER,
-            "Where machines without the model's folder fetch it.",
+            "Where machines without the model's folder fetch it, such as s3://bucket/flowers or "
+            "/mnt/models/flowers: a version, or a folder of versions.",
             unit="address",
             chosen="from the machine of this command, through the cluster",
         ),

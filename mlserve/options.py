@@ -110,7 +110,7 @@ class Description:
             raise _not_a_value(self.flag, value, self.kind)
         if value < self.least:
             raise UsageError(
-                f"{self.flag} must be at least {self.least:g}, not {bounded(f'{value}')}",
+                f"{self.flag} must be at least {_whole(self.least)}, not {bounded(f'{value}')}",
                 hint="leave it out to take the default: "
                 + ("chosen by the server" if self.default is None else str(self.default)),
             )
@@ -203,6 +203,11 @@ def _not_a_value(flag: str, value: object, kind: type) -> UsageError:
         )
     shown = f"{value:g}" if isinstance(value, float) else value
     return UsageError(f"{str(shown)!r} is not a valid value of {flag}", hint=f"give {takes}")
+
+
+def _whole(number: float) -> str:
+    """Return a number in full: a count of bytes is not to be read as 1.04858e+06."""
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def flag_of(name: str) -> str:

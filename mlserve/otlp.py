@@ -7,16 +7,22 @@ extra of mlserve and is imported only where something is sent.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
-from mlserve.errors import UsageError, shortened
+from mlserve.errors import UsageError, either, shortened
 
 EXTRA = "otlp"
 """The extra of mlserve that has the official SDK and its exporters."""
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_PROTOCOLS = ("grpc", "http/protobuf")
+_HEADERS = tuple(f"OTEL_EXPORTER_OTLP_{signal}HEADERS" for signal in ("", "TRACES_", "METRICS_"))
+_HEADER = re.compile(r"[ \t]*([\w.-]+)[ \t]*=([ !#-+\--:<-\[\]-~]*)", re.ASCII)
+"""A header as these variables have it: others the SDK would log with what is secret in them."""
 _GRPC_PORT = 4317
 """The registered port of OTLP over gRPC; OTLP over HTTP has 4318."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "grpc": _GRPC_PORT, "grpcs": _GRPC_PORT}
+_SIGNAL_PATHS = ("/v1/traces", "/v1/metrics")
 _EXAMPLE = "give for example http://localhost:4318 (HTTP) or grpc://localhost:4317 (gRPC)"
 
 
@@ -52,8 +58,12 @@ class CollectorAddress:
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise _not_a_collector(url, _EXAMPLE)
         path = parts.path.rstrip("/")
+        if path.endswith(_SIGNAL_PATHS):
+            raise _not_a_collector(url, "leave out what is added to it: /v1/traces, /v1/metrics")
         if parts.query or parts.fragment or (path and parts.scheme.startswith("grpc")):
             raise _not_a_collector(url, "leave out what stands behind the port")
+        if port == 0:
+            raise _not_a_collector(url, _EXAMPLE)
         port = port or _DEFAULT_PORTS[parts.scheme]
         return cls(url, parts.scheme, parts.hostname, port, path)
 
@@ -94,6 +104,38 @@ def require_sdk() -> None:
         raise not_installed(
             "--otlp", *absent, hint=f"{command}; an image has it if the machine that builds it does"
         )
+
+
+def require_known_protocol(collector: CollectorAddress) -> None:
+    """Raise UsageError if the variable of the protocol asks for one that is not spoken."""
+    protocol = os.environ.get(PROTOCOL, "")
+    if protocol and protocol not in _PROTOCOLS and not collector.scheme.startswith("grpc"):
+        raise UsageError(
+            f"{PROTOCOL} is {shortened(protocol)!r}, which mlserve does not speak",
+            hint=f"set it to {either(_PROTOCOLS)}, or leave it out",
+        )
+
+
+def require_sound_headers() -> None:
+    """Raise UsageError for a variable with headers that cannot be sent; it shows none of them."""
+    for variable in _HEADERS:
+        for number, header in enumerate(os.environ.get(variable, "").split(","), 1):
+            if header.strip() and not _is_sound(header):
+                raise UsageError(
+                    f"header {number} in {variable} cannot be sent",
+                    hint="it is NAME=VALUE,NAME=VALUE; write %20 for a space, %22 for a quote, "
+                    "%2C for a comma",
+                )
+
+
+def _is_sound(header: str) -> bool:
+    from urllib.parse import unquote
+
+    found = _HEADER.fullmatch(header)
+    if found is None or found[1].endswith("-bin"):  # over gRPC, a value of bytes
+        return False
+    value = unquote(found[2])
+    return value.isascii() and value.strip().isprintable()
 
 
 def _not_a_collector(url: str, hint: str) -> UsageError:

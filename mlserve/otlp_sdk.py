@@ -17,6 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import trace
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -26,11 +30,13 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from mlserve import __version__
 from mlserve.background import run_within
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, shortened
-from mlserve.otlp import CollectorAddress
+from mlserve.errors import MlserveError, UsageError, shortened
+from mlserve.otlp import CollectorAddress, require_known_protocol, require_sound_headers
+from mlserve.otlp_answers import LONGEST_REASON, Answers, listening_session
 
 _LIBRARY = "opentelemetry.exporter.otlp"
-_LONGEST_REASON = 300
+_LARGEST = 2**31
+"""The largest number that a variable may have: milliseconds of 24 days."""
 _FLUSH = 1.0
 """Seconds that a command waits at its end for its spans to be sent."""
 
@@ -82,42 +88,63 @@ def number_in(variable: str, default: float) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if number > 0:
+    if 1 <= number <= _LARGEST:
         return number
     logging.getLogger(__name__).warning(
-        "%s is %r, not a number above 0: %g is taken", variable, shortened(text), default
+        "%s is %r, not a number from 1 to %d: %g is taken",
+        *(variable, shortened(text), _LARGEST, default),
     )
     return default
 
 
-def span_exporter(collector: CollectorAddress) -> SpanExporter:
-    """Return the official exporter of spans to that collector."""
-    if collector.speaks_grpc:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+def span_exporter(collector: CollectorAddress) -> tuple[SpanExporter, Answers]:
+    """Return the official exporter of spans to that collector, and what will be answered.
 
-        return OTLPSpanExporter(
-            endpoint=_grpc_endpoint(collector), insecure=not collector.is_secure
-        )
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter as HttpSpanExporter,
-    )
+    Raises UsageError for variables of the SDK that it cannot take.
+    """
+    answers = Answers(ExportTraceServiceResponse)
+    with _set_up(collector):
+        if collector.speaks_grpc:
+            from mlserve.otlp_grpc import GrpcSpanExporter
 
-    return HttpSpanExporter(endpoint=_http_endpoint(collector, "traces"))
+            endpoint = _grpc_endpoint(collector)
+            return GrpcSpanExporter(answers, endpoint, insecure=not collector.is_secure), answers
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        endpoint = _http_endpoint(collector, "traces")
+        return OTLPSpanExporter(endpoint, session=listening_session(answers)), answers
 
 
-def metric_exporter(collector: CollectorAddress) -> MetricExporter:
-    """Return the official exporter of metrics to that collector."""
-    if collector.speaks_grpc:
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+def metric_exporter(collector: CollectorAddress) -> tuple[MetricExporter, Answers]:
+    """Return the official exporter of metrics to that collector, and what will be answered.
 
-        return OTLPMetricExporter(
-            endpoint=_grpc_endpoint(collector), insecure=not collector.is_secure
-        )
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
-        OTLPMetricExporter as HttpMetricExporter,
-    )
+    Raises UsageError for variables of the SDK that it cannot take.
+    """
+    answers = Answers(ExportMetricsServiceResponse)
+    with _set_up(collector):
+        if collector.speaks_grpc:
+            from mlserve.otlp_grpc import GrpcMetricExporter
 
-    return HttpMetricExporter(endpoint=_http_endpoint(collector, "metrics"))
+            endpoint = _grpc_endpoint(collector)
+            return GrpcMetricExporter(answers, endpoint, insecure=not collector.is_secure), answers
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        endpoint = _http_endpoint(collector, "metrics")
+        return OTLPMetricExporter(endpoint, session=listening_session(answers)), answers
+
+
+@contextmanager
+def _set_up(collector: CollectorAddress) -> Iterator[None]:
+    """Refuse what the SDK would stumble over, and tell what it stumbles over in the block."""
+    require_known_protocol(collector)
+    require_sound_headers()
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"the exporter to {collector} cannot be made: {error}",
+            hint="look at the variables OTEL_EXPORTER_OTLP_...: timeout, compression, certificates",
+        ) from error
 
 
 def _grpc_endpoint(collector: CollectorAddress) -> str:
@@ -141,7 +168,8 @@ class HeardWords(logging.Filter):
         self._said: list[str] = []
         for name in list(logging.root.manager.loggerDict):
             if name.startswith(_LIBRARY):
-                logging.getLogger(name).addFilter(self)
+                # Before the library's own, which drops what another thread has said already.
+                logging.getLogger(name).filters.insert(0, self)
 
     def listen(self) -> None:
         """Listen to what is said on this thread from now on."""
@@ -161,7 +189,7 @@ class HeardWords(logging.Filter):
         The first attempt says what is wrong, the last one that there was no time for another.
         """
         said, self._said = self._said, []
-        return shortened(said[0], _LONGEST_REASON) if said else ""
+        return shortened(said[0], LONGEST_REASON) if said else ""
 
     def close(self) -> None:
         """Listen no more."""
@@ -172,17 +200,22 @@ class HeardWords(logging.Filter):
 class _Heard(SpanExporter):
     """Another exporter; `trouble` is why it last failed, and empty if it did not."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, exporter: SpanExporter, answers: Answers) -> None:
         self._exporter = exporter
+        self._answers = answers
         self._words = HeardWords()
         self.trouble = ""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send the spans, as the other one does."""
         self._words.listen()
+        self._answers.forget()
         result = self._exporter.export(spans)
-        said = self._words.taken()
-        self.trouble = "" if result is SpanExportResult.SUCCESS else said or "it failed"
+        said, answers = self._words.taken(), self._answers
+        if result is not SpanExportResult.SUCCESS:
+            self.trouble = said or "it failed"
+        else:
+            self.trouble = answers.fault or answers.rejection
         return result
 
     def shutdown(self) -> None:
@@ -195,7 +228,7 @@ class ProgramTracing:
 
     def __init__(self, collector: CollectorAddress, service: str) -> None:
         self.trouble = ""
-        self._exporter = _Heard(span_exporter(collector))
+        self._exporter = _Heard(*span_exporter(collector))
         self._provider = TracerProvider(resource=resource_of(service), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 

@@ -69,3 +69,22 @@ def test_every_command_has_an_example() -> None:
     assert sections
     for section in sections:
         assert re.search(r"^For example:\n\n```\n.*mlserve ", section, re.MULTILINE), section
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_row_of_a_table_has_the_columns_of_the_table(name: str) -> None:
+    rows = [line for line in _pages()[name].splitlines() if line.startswith("|")]
+    assert rows
+    columns = 0
+    for row, line in enumerate(rows):
+        if row + 1 < len(rows) and re.fullmatch(r"(\| --- )+\|", rows[row + 1]):
+            columns = line.count("|")
+        assert line.count("|") == columns, line
+
+
+def test_an_example_is_one_command_in_a_shell() -> None:
+    for block in re.findall(
+        r"^For example:\n\n```\n(.*?)^```", _pages()["commands.md"], re.M | re.S
+    ):
+        for line in block.replace("\\\n", "").splitlines():
+            assert re.match(r"(\w+=\$\()?mlserve |ls |sudo |promtool ", line), line

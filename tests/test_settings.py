@@ -18,6 +18,7 @@ from mlserve.system import usable_memory
 WRONG = (
     ("max_batch_size", 0, "--max-batch-size must be at least 1, not 0"),
     ("max_queue", -1, "--max-queue must be at least 0, not -1"),
+    ("record_bytes", 1000, "--record-bytes must be at least 1048576, not 1000"),
     ("max_pixels", "many", "'many' is not a valid value of --max-pixels"),
     ("default_timeout", float("nan"), "'nan' is not a valid value of --default-timeout"),
     ("drain_timeout", float("inf"), "'inf' is not a valid value of --drain-timeout"),

@@ -195,7 +195,7 @@ def _commands() -> Iterator[str]:
     yield "## Environment variables"
     yield _list(f"`{name}`: {what}" for name, what in _variables(group))
     yield "## Exit codes"
-    yield _exit_codes("errors.md")
+    yield "[errors.md](errors.md#exit-codes) has them, beside the errors that lead to them."
 
 
 def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,7 +215,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield from map(_wrapped, about.strip().split("\n\n"))
     yield _code([" ".join(["mlserve", name, *map(_word, arguments), "[OPTIONS]"])])
     yield "For example:"
-    yield _code(map(_typed, examples.strip().split("\n\n")))
+    yield _code(map(_as_one_command, examples.strip().split("\n\n")))
     if arguments:
         yield _list(f"`{_word(p)}`: {_help(p)}" for p in arguments)
     own = [p for p in options if p.name not in settings]
@@ -228,8 +228,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield _wrapped(", ".join(flags))
 
 
-def _typed(example: str) -> str:
-    """A command in lines that a shell takes as one."""
+def _as_one_command(example: str) -> str:
+    """An example in lines that a shell takes for one command."""
     lines = textwrap.wrap(example, 96, break_long_words=False, break_on_hyphens=False)
     return " \\\n    ".join(lines)
 
@@ -317,7 +317,10 @@ def _settings() -> Iterator[str]:
     )
     yield _table(
         ("setting", "default", "unit"),
-        ((_link(s.flag, f"`{s.flag}`"), _default(s), s.unit) for s in described(ServerSettings)),
+        (
+            (_link(s.flag, f"`{s.flag}`"), _default(s), s.unit.replace("|", " or "))
+            for s in described(ServerSettings)
+        ),
     )
     for panel, settings in groupby(described(ServerSettings), key=lambda setting: setting.panel):
         yield f"## {panel.value}"
@@ -338,7 +341,7 @@ def _facts(setting: Description) -> Iterator[str]:
         yield setting.unit
     yield f"default {_default(setting)}"
     if setting.least is not None:
-        yield f"at least {setting.least:g}"
+        yield f"at least {_plain(setting.least)}{_in_words(setting.least, setting.unit)}"
 
 
 def _default(setting: Description) -> str:
@@ -352,7 +355,7 @@ def _default(setting: Description) -> str:
 
 def _in_words(value: Any, unit: str) -> str:
     """A large number as people say it; nothing for a small one."""
-    if unit == "bytes" and value % 2**20 == 0:
+    if unit == "bytes" and value and value % 2**20 == 0:
         return f" ({value // 2**20} MiB)"
     if isinstance(value, int) and value >= 10**6 and value % 10**6 == 0:
         return f" ({value // 10**6} million)"
@@ -369,7 +372,7 @@ def _errors() -> Iterator[str]:
         "`mlserve` with `message`, `hint` and `details`."
     )
     yield "## Exit codes"
-    yield _exit_codes("")
+    yield _exit_codes()
     yield _wrapped(
         "One bad file among many does not stop `mlserve predict`: its exit code is that of the "
         "first error. `mlserve compare` ends with 0 only if all labels agree and every difference "
@@ -405,10 +408,10 @@ def _errors() -> Iterator[str]:
     yield from _statuses()
 
 
-def _exit_codes(page: str) -> str:
+def _exit_codes() -> str:
     by_code: dict[ExitCode, list[str]] = {}
     for error in _classes():
-        link = f"[`{error.__name__}`]({page}#{anchor(error.__name__)})"
+        link = _link(error.__name__, f"`{error.__name__}`")
         by_code.setdefault(error.exit_code, []).append(link)
     return _table(
         ("code", "what happened", "errors"),

@@ -26,6 +26,8 @@ _OK = 200
 
 Take = Callable[[Mapping[str, str], bytes], None]
 """Takes the headers and the body of an answer; over gRPC its message, and no headers."""
+Fail = Callable[[str], None]
+"""Takes what an error says: the body over HTTP, the status message over gRPC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,9 @@ class Request:
     Over gRPC, `head` is a header block (HPACK without any state), and `body` the message with its
     prefix. `timeout` is how long the caller waits, in seconds; `is_told` says that the request
     tells the server so. Otherwise the caller just hangs up. `label` names a part of the load.
-    `take`, if there is one, gets the answer, of which otherwise only the status is read.
+    `take`, if there is one, gets the answer, of which otherwise only the status is read, and `fail`
+    what an error says. `read`, if
+    there is one, gives the body when it is sent, so that not all bodies are in memory at once.
     """
 
     head: bytes
@@ -44,6 +48,12 @@ class Request:
     is_told: bool = True
     label: str = ""
     take: Take | None = None
+    fail: Fail | None = None
+    read: Callable[[], bytes] | None = None
+
+    def content(self) -> bytes:
+        """Return the body, to be sent now."""
+        return self.body if self.read is None else self.read()
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from mlserve.bench.find_rate import FoundRate
 from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult, ratio
 from mlserve.bench.slo import Slo
+from mlserve.percentiles import in_digits
 
 NOTHING = "-"
 _FEW = 4
@@ -98,7 +99,7 @@ def _loads(result: BenchResult) -> Iterator[str]:
     for target in result.targets:
         own = [each for each in result.measurements if each.target.name == target.name]
         best = max(own, key=lambda each: each.goodput)
-        yield f"{_figures(best, best)}, at {best.load}: more than at the other loads."
+        yield f"{_figures(best, best)}, at {best.load}; at no other load more."
 
 
 def _figures(measured: Measurement, first: Measurement) -> str:
@@ -117,7 +118,7 @@ def _beside(measured: Measurement, first: Measurement, share: float | None = Non
         return ""
     figures = [each.goodput if share is None else each.latency(share) for each in (measured, first)]
     times = ratio(*figures)
-    return "" if times is None else f" ({times:.2g} times that)"
+    return "" if times is None else f" ({in_digits(times, 2)} times that)"
 
 
 def _unanswered(load: str, measured: list[Measurement]) -> Iterator[str]:

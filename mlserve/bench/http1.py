@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlserve.bench.connection import LoadConnection, Request, Take, kind_of_http
+from mlserve.bench.connection import Fail, LoadConnection, Request, Take, kind_of_http
 from mlserve.bench.tally import ANSWERED
 
 _END = b"\r\n\r\n"
@@ -13,6 +13,8 @@ _CLOSE = b"\r\nconnection: close"
 _OLD, _KEEP = b"http/1.0", b"\r\nconnection: keep-alive"
 _NEVER = -1
 _INFORMATIONAL = 200
+_MOST_SAID = 4096
+"""Bytes of an error that are given on."""
 
 
 class Http1Connection(LoadConnection):
@@ -25,6 +27,7 @@ class Http1Connection(LoadConnection):
     _is_last = False
     _chunks: bytearray | None = None
     _take: Take | None = None
+    _fail: Fail | None = None
     _kept: bytearray | None = None
     _head = b""
 
@@ -32,9 +35,9 @@ class Http1Connection(LoadConnection):
         assert self._transport is not None
         self.is_busy = True
         self._came, self._left, self._chunks = b"", 0, None
-        self._take = request.take
+        self._take, self._fail = request.take, request.fail
         self._kept = None if request.take is None else bytearray()
-        self._transport.write(request.head + request.body)
+        self._transport.write(request.head + request.content())
 
     @property
     def has_begun(self) -> bool:
@@ -129,11 +132,13 @@ class Http1Connection(LoadConnection):
             self._kept += data
 
     def _hand_over(self) -> None:
-        """Give an answer to who takes it."""
+        """Give an answer, or what an error says, to who takes it."""
         if self._take is not None and self._kept is not None and self._kind == ANSWERED:
             lines = (line.partition(b":") for line in self._head.split(b"\r\n")[1:])
             headers = {name.decode("latin-1"): v.strip().decode("latin-1") for name, _, v in lines}
             self._take(headers, bytes(self._kept))
+        elif self._fail is not None and self._kept is not None and self._kind != ANSWERED:
+            self._fail(self._kept[:_MOST_SAID].decode(errors="replace"))
         self._kept = None
 
     def _finish(self) -> None:

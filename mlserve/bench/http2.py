@@ -11,6 +11,7 @@ import asyncio
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
+from urllib.parse import unquote
 
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
@@ -18,6 +19,7 @@ from hpack.table import HeaderTable
 from mlserve.bench.connection import (
     LOST,
     UNSEEN,
+    Fail,
     LoadConnection,
     Request,
     Take,
@@ -86,6 +88,7 @@ class Http2Connection(LoadConnection):
         self._fields: dict[bytes, bytes] = {}
         self._block = b""
         self._take_answer: Take | None = None
+        self._fail: Fail | None = None
         self._kept: bytearray | None = None
         self._is_ending = False
         assert self._transport is not None
@@ -106,9 +109,9 @@ class Http2Connection(LoadConnection):
         self._stream += 2
         self._stream_window = self._first_window
         self._fields, self._block = {}, b""
-        self._take_answer = request.take
+        self._take_answer, self._fail = request.take, request.fail
         self._kept = None if request.take is None else bytearray()
-        head, body = request.head, request.body
+        head, body = request.head, request.content()
         if len(head) > self._frame_size:
             self._spoil()
             return
@@ -249,6 +252,8 @@ class Http2Connection(LoadConnection):
         timing, kind = fields.get(_TIMING, b""), kind_of_grpc(_code(fields))
         if self._take_answer is not None and self._kept is not None and kind == ANSWERED:
             self._take_answer({}, bytes(self._kept[_GRPC_PREFIX.size :]))
+        elif self._fail is not None and kind != ANSWERED:
+            self._fail(unquote(fields.get(_MESSAGE, b"").decode("latin-1")))
         self._kept = None
         self._end(kind, timing)
 
@@ -263,6 +268,7 @@ class Http2Connection(LoadConnection):
 
 
 _TIMING = SERVER_TIMING.encode()
+_MESSAGE = b"grpc-message"
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

@@ -11,7 +11,7 @@ from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult, ratio
 from mlserve.bench.target import Target
 from mlserve.errors import counted, readable
-from mlserve.percentiles import OF_LOADS
+from mlserve.percentiles import OF_LOADS, in_digits
 from mlserve.report import page as html
 from mlserve.report.bars import Bar, bars
 from mlserve.report.machine import how_it_was_made
@@ -100,7 +100,7 @@ def _row(measured: Measurement, result: BenchResult) -> list[str]:
 
 
 def _ms(seconds: float | None) -> str:
-    return NOTHING if seconds is None else f"{seconds * 1000:.4g}"
+    return NOTHING if seconds is None else in_digits(seconds * 1000, 4)
 
 
 def _warnings(result: BenchResult) -> list[list[str]]:
@@ -157,12 +157,16 @@ def _over_loads(measured: Sequence[Measurement], names: Sequence[str]) -> Iterat
 def _series(
     measured: Sequence[Measurement],
     names: Sequence[str],
-    value: Callable[[Measurement], float],
+    value: Callable[[Measurement], float | None],
 ) -> list[Series]:
     found = []
     for number, name in enumerate(names):
         own = sorted((each for each in measured if each.target.name == name), key=_size)
-        points = [(_size(each), value(each), f"{name}, {each.load}") for each in own]
+        points = [
+            (_size(each), figure, f"{readable(name)}, {each.load}")
+            for each in own
+            if (figure := value(each)) is not None
+        ]
         if points:
             found.append(Series(readable(name), number, points))
     return found
@@ -172,9 +176,10 @@ def _goodput(measured: Measurement) -> float:
     return measured.goodput
 
 
-def _p99(measured: Measurement) -> float:
-    """Return it in milliseconds."""
-    return (measured.latency(0.99) or 0.0) * 1000
+def _p99(measured: Measurement) -> float | None:
+    """Return it in milliseconds; None without an answer."""
+    latency = measured.latency(0.99)
+    return None if latency is None else latency * 1000
 
 
 def _plain(value: float) -> str:

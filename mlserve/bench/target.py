@@ -121,14 +121,18 @@ def require_direct(endpoint: Endpoint) -> None:
         )
 
 
-def written(connection: Connection, call: Call, told: float | None) -> tuple[bytes, bytes]:
+def written(
+    connection: Connection, call: Call, told: float | None, size: int | None = None
+) -> tuple[bytes, bytes]:
     """Return the head and the body of a call in the bytes that are sent (see `Request`).
 
-    `told` is the timeout in seconds that the server is told; None tells it none.
+    `told` is the timeout in seconds that the server is told; None tells it none. `size` is the
+    length of a body that is only known when it is sent; None is that of the call's.
     """
     endpoint = connection.endpoint
-    write = _grpc_request if endpoint.protocol == "grpc" else _http_request
-    return write(endpoint, call, told, connection.access_headers())
+    if endpoint.protocol == "grpc":
+        return _grpc_request(endpoint, call, told, connection.access_headers())
+    return _http_request(endpoint, call, told, connection.access_headers(), size)
 
 
 def _opened(
@@ -154,7 +158,11 @@ async def _open(is_grpc: bool, options: Mapping[str, object], ended: Ended) -> L
 
 
 def _http_request(
-    endpoint: Endpoint, call: Call, timeout: float | None, access: Mapping[str, str]
+    endpoint: Endpoint,
+    call: Call,
+    timeout: float | None,
+    access: Mapping[str, str],
+    size: int | None = None,
 ) -> tuple[bytes, bytes]:
     """Return the head and the body; `timeout` None is not told."""
     body = call.body or b""
@@ -166,7 +174,7 @@ def _http_request(
         **told,
         **call.headers,
         **access,
-        "content-length": str(len(body)),
+        "content-length": str(len(body) if size is None else size),
     }
     lines = [f"POST {endpoint.path}{call.path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -24,7 +25,7 @@ _VERSION_HEADER = ("version", "outcome", "golden inputs", "largest", "allowed", 
 _FILES_HEADER = ("version", "asked", "refused", "same", "largest", "allowed", "near")
 _ABOUT_GOLDEN = (
     "How far each golden input is from the reference's answer, as a part of what the certificate "
-    "allows. ∞ is an answer of another shape, or none."
+    "allows. ∞ is an answer of another shape, none, or a difference where none is allowed."
 )
 _ABOUT_VERSIONS = (
     "“largest” is the largest difference from the reference on the golden inputs. “labels below”: "
@@ -68,7 +69,7 @@ def _findings(found: Sequence[Certified]) -> Iterator[Markup]:
     """Yield what came of each version, in the words of the terminal; tables list what differs."""
     for each in found:
         first, *lines = (line for line in each.lines() if not line.startswith(_LISTED))
-        yield Markup(f"<h3>{escape(first)}</h3>")
+        yield Markup(f"<h2>{escape(first)}</h2>")
         if lines:
             yield html.findings(line.strip() for line in lines)
 
@@ -105,10 +106,14 @@ def _golden(found: Sequence[Certified]) -> Iterator[Section]:
 def _parts(golden: GoldenResult) -> list[tuple[int, str, float]]:
     """Return each difference as a part of what is allowed."""
     return [
-        (place, readable(name), value / golden.tolerance)
+        (place, readable(name), _part(value, golden.tolerance))
         for place, (name, value) in enumerate(golden.distances)
-        if golden.tolerance > 0
     ]
+
+
+def _part(value: float, allowed: float) -> float:
+    """Return a difference as a part of what is allowed; infinite where none is."""
+    return value / allowed if allowed > 0 else (math.inf if value else 0.0)
 
 
 def _files(found: Sequence[Certified]) -> Iterator[Section]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlserve.compare.result import finite
 from mlserve.errors import as_utf8, counted, readable
+from mlserve.percentiles import in_digits
 
 _LISTED = 5
 """The most golden inputs, or files, whose difference is told in text."""
@@ -215,7 +216,7 @@ class Certified:
 
 def brief(value: float) -> str:
     """Return a number in two digits: `3e-6`."""
-    return f"{value:.2g}".replace("e-0", "e-")
+    return in_digits(value, 2).replace("e-0", "e-")
 
 
 def _listed(problems: Sequence[Problem]) -> Iterator[str]:

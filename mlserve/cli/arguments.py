@@ -1,15 +1,18 @@
 """Arguments and options that several commands share, each declared once.
 
 `with_options` makes options of the fields of a class (`mlserve.options.Options`): those of `up` are
-`mlserve.load_options` and `mlserve.settings`.
+`mlserve.load_options` and `mlserve.settings`. `with_fields` does so for groups of options that only
+the command line has, such as the server to ask.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -60,6 +63,10 @@ OutputsOption = Annotated[
 ]
 
 
+_COMPLETED = {"shadow": completion.versions}
+"""What Tab offers for a setting, by its name."""
+
+
 def names_in(option: str | None) -> tuple[str, ...] | None:
     """Return the names in an option such as `--outputs a,b`; None if it is not given."""
     return None if option is None else tuple(map(str.strip, option.split(",")))
@@ -81,6 +88,41 @@ def with_options(*groups: type[Options]) -> Callable[[Command], Command]:
     return decorate
 
 
+def with_fields(command: Command) -> Command:
+    """Decorate a command: a parameter whose type is a dataclass becomes an option for each field.
+
+    The options stand in its place in the help, and the command gets the dataclass made of them.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    kinds = {name: each.annotation for name, each in signature.parameters.items()}
+    groups: dict[str, type] = {
+        name: kind for name, kind in kinds.items() if isinstance(kind, type) and is_dataclass(kind)
+    }
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        made = {name: _taken_from(group, values) for name, group in groups.items()}
+        command(**made, **values)
+
+    parameters: list[inspect.Parameter] = []
+    for name, each in signature.parameters.items():
+        parameters += fields_of(groups[name]) if name in groups else [each]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run  # type: ignore[return-value]
+
+
+@cache
+def fields_of(group: type) -> tuple[inspect.Parameter, ...]:
+    """Return the options of such a dataclass: one parameter for each field, given by name."""
+    fields = inspect.signature(group, eval_str=True).parameters.values()
+    return tuple(field.replace(kind=field.KEYWORD_ONLY) for field in fields)
+
+
+def _taken_from(group: type, values: dict[str, Any]) -> Any:
+    """Make such a dataclass of its values among those of a whole command line."""
+    return group(**{field.name: values.pop(field.name) for field in fields_of(group)})
+
+
 def _parameter(setting: Description) -> inspect.Parameter:
     off = f"/{flag_of(f'no_{setting.name}')}" if setting.default is True else ""
     option = typer.Option(
@@ -88,6 +130,7 @@ def _parameter(setting: Description) -> inspect.Parameter:
         metavar=setting.metavar,
         help=setting.help,
         rich_help_panel=setting.panel.value,
+        autocompletion=_COMPLETED.get(setting.name),
         show_default=setting.default is not None,
     )
     kind = setting.kind if setting.default is not None else setting.kind | None

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_wrapped, say
-from mlserve.cli.server_choice import ServerChoice, TimeoutOption, with_server_choice
+from mlserve.cli.server_choice import ServerChoice, TimeoutOption
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, UsageError
 
@@ -24,7 +25,7 @@ _PATIENCE = 30.0
 """Seconds that a busy server may take to write down what it remembers."""
 
 
-@with_server_choice
+@with_fields
 def audit(
     file: Annotated[
         Path | None,
@@ -51,7 +52,11 @@ def audit(
 
     For example:
 
+    mlserve audit
+
     mlserve audit --save monday.json
+
+    mlserve audit monday.json
     """
     from mlserve.audit.regret import audit as audit_of
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlserve.cli.output import note
@@ -40,10 +44,34 @@ def open_page(record: ServerRecord) -> None:
     import webbrowser  # what few calls need
 
     address = address_of(record)
-    if not webbrowser.open(address):
+    with _holding_no_pipe():
+        is_opened = webbrowser.open(address)
+    if not is_opened:
         note(f"no browser could be started: the page is at {address}")
     if record.serving.settings.token_file is not None:
         note(f"the page asks for a token: one of {record.serving.settings.token_file}")
+
+
+@contextmanager
+def _holding_no_pipe() -> Iterator[None]:
+    """Give what is started in the block no pipe or file of ours to print to.
+
+    A browser lives on: who reads this command's output to its end would wait for the browser's.
+    """
+    kept = {}
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is not None and not os.isatty(number):
+            stream.flush()
+            kept[number] = os.dup(number)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+    try:
+        yield
+    finally:
+        for number, own in kept.items():
+            os.dup2(own, number)
+            os.close(own)
 
 
 def address_of(record: ServerRecord) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption, names_in
+from mlserve.cli.model_arguments import complete_compared
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -50,6 +51,7 @@ def compare(
             "BACKEND@VERSION or BACKEND/MODEL@VERSION for an exported model, host:port or a URL "
             "for an endpoint.",
             show_default=False,
+            autocompletion=complete_compared,
         ),
     ],
     model: Annotated[

@@ -57,25 +57,34 @@ def launchers(_ctx: typer.Context) -> Iterable[str]:
 @_completing
 def models(ctx: typer.Context) -> Iterable[str]:
     """Return the exported models, and those of running servers; of the chosen backend, if any."""
-    backend = ctx.params.get("backend")
+    wanted = _given(ctx, "backend")
     served = [(each.backend, each.model) for r in _records() for each in r.serving.models]
-    return [model for of, model in (*_store(ctx).exported(), *served) if backend in (None, of)]
+    return [model for of, model in (*_store(ctx).exported(), *served) if _fits(of, wanted)]
 
 
 @_completing
 def versions(ctx: typer.Context) -> Iterable[str]:
-    """Return the versions in the store, of the chosen backend and model, if any; and `all`."""
+    """Return the versions in the store, of the chosen backend and model, if any."""
+    return _versions(ctx)
+
+
+@_completing
+def versions_or_all(ctx: typer.Context) -> Iterable[str]:
+    """Return the same, and `all`, for commands that serve any number of versions."""
+    return _versions(ctx) | {"all"}
+
+
+def _versions(ctx: typer.Context) -> set[str]:
     from mlserve.store import present_versions
 
     store = _store(ctx)
-    wanted = [ctx.params.get(name) for name in ("backend", "model")]
-    found = {
+    wanted = [_given(ctx, name) for name in ("backend", "model")]
+    return {
         str(version)
         for pair in store.exported()
-        if all(want in (None, name) for want, name in zip(wanted, pair, strict=True))
+        if all(map(_fits, pair, wanted))
         for version in present_versions(store.base_path(*pair))
     }
-    return found | ({"all"} if ctx.info_name == "up" else set())
 
 
 @_completing
@@ -95,6 +104,16 @@ def described(_ctx: typer.Context) -> Iterable[str]:
     document = first_of(candidates(given), are_found=given is None)
     servers = {} if document is None else document.table.get(SERVERS, {})
     return servers if isinstance(servers, dict) else ()
+
+
+def _given(ctx: typer.Context, name: str) -> list[str]:
+    """Return the values of an option so far: any number of them, as some can be repeated."""
+    value = ctx.params.get(name)
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _fits(name: str, wanted: list[str]) -> bool:
+    return not wanted or name in wanted
 
 
 def _store(ctx: typer.Context) -> Store:

@@ -45,6 +45,8 @@ _ONE_CALL: Mapping[str, frozenset[str]] = {
     "compare": frozenset({"report"}),
 }
 """The commands that have a table, each with the options that make sense for one call only."""
+_ASK_TOO = ("gate calibrate", "why", "audit")
+"""Commands without a table that ask the server of `[client]`, each in a time of its own."""
 _OF_WHAT_RUNS = ("ps", "logs", "status", "down")
 """Commands that show and stop servers that run: they have to work whatever the file says."""
 _FOR_ALL = ("store", "output")
@@ -177,8 +179,8 @@ def config_option() -> Any:
         param_decls=["config", "--config"],
         type=str,
         metavar=f"FILE|{NO_FILE}",
-        help="The configuration file. Default: mlserve.toml, or the table tool.mlserve in "
-        f"pyproject.toml, in this folder or a parent; {NO_FILE} reads no file.",
+        help="The configuration file. Default: mlserve.toml, or [tool.mlserve] in pyproject.toml, "
+        f"in this folder or a parent; {NO_FILE} reads no file.",
         envvar=VARIABLE,
         show_default=False,
         is_eager=True,
@@ -237,7 +239,9 @@ def _tables(command: str, key: str, *, asks: bool) -> tuple[str, ...]:
     """Return the tables where an option may stand, the one that goes first in front."""
     has_own = command in _ONE_CALL and key not in _ONE_CALL[command]
     own = (command,) if has_own else ()
-    shared = (CLIENT,) if has_own and asks and key in _client_keys() else ()
+    asks_too = command in _ASK_TOO and key != "timeout"
+    is_shared = asks and (has_own or asks_too) and key in _client_keys()
+    shared = (CLIENT,) if is_shared else ()
     return (*own, *shared, *((_TOP,) if key in _FOR_ALL else ()))
 
 

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mlserve.cli.arguments import (
-    ExportedBackendOption,
-    ExportedModelOption,
-    StoreOption,
-    with_options,
-)
-from mlserve.cli.deploy_arguments import (
-    Cpus,
-    DeployedPath,
-    DeployedVersion,
-    DeployImage,
-    DeployName,
-    Destination,
-    Force,
-    Gpus,
-    Memory,
-    OutputDir,
-    Print,
-    Replicas,
-    Wait,
-    plan_of,
-    write_out,
-)
-from mlserve.cli.output import OutputFormat, OutputOption, note
+import typer
+
+from mlserve.cli.arguments import with_fields, with_options
+from mlserve.cli.deploy_arguments import Container, Destination, ModelToDeploy
+from mlserve.cli.output import note
 from mlserve.deploy.kubernetes.values import ClusterSetup
 from mlserve.errors import UsageError
 from mlserve.load_options import LoadOptions
@@ -41,13 +21,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many replicas run, and how long one may take to be ready."""
+
+    replicas: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MIN..MAX",
+            help="How many replicas run: a number, or MIN..MAX to let the load decide.",
+        ),
+    ] = "1"
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Seconds within which a replica must be ready, or it is started again.",
+        ),
+    ] = READY_WITHIN
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What the options of one of these commands say."""
 
     plan: DeployPlan
     setup: ClusterSetup
     where: Destination
-    output: OutputFormat
 
     def write(
         self, files: Mapping[str, str], next_step: str, command: str, *, are_manifests: bool = True
@@ -61,9 +61,9 @@ class Asked:
         secret = secret_command(self.plan, self.setup.namespace)
         if secret is not None:
             note(f"first    {secret}")
-        if are_manifests and self.where.prints and self.output is OutputFormat.TEXT:
+        if are_manifests and self.where.prints_text:
             files = _for_kubectl(files)
-        write_out(files, self.where, self.output, next_step, command=command)
+        self.where.write(files, next_step, command=command)
 
 
 def _for_kubectl(files: Mapping[str, str]) -> Mapping[str, str]:
@@ -75,51 +75,39 @@ def _for_kubectl(files: Mapping[str, str]) -> Mapping[str, str]:
     return {name: text for name, text in files.items() if name not in others}
 
 
-def _shared(
-    backend: ExportedBackendOption = None,
-    model: ExportedModelOption = None,
-    version: DeployedVersion = None,
-    path: DeployedPath = None,
-    store: StoreOption = None,
-    name: DeployName = None,
-    image: DeployImage = None,
-    replicas: Replicas = "1",
-    cpus: Cpus = 1.0,
-    memory: Memory = None,
-    gpus: Gpus = 0,
-    wait: Wait = READY_WITHIN,
-    output_dir: OutputDir = None,
-    prints: Print = False,
-    force: Force = False,
-    output: OutputOption = OutputFormat.TEXT,
-) -> None:
-    """Have the signature of every command here, but for the classes of options."""
-
-
 def _for_cluster(command: Callable[[Asked], None]) -> Callable[..., None]:
     """Make a command of it, with all options."""
 
-    def run(**given: Any) -> None:
-        command(_asked(given))
+    @with_options(ClusterSetup, LoadOptions, ServerSettings)
+    @with_fields
+    def run(
+        *,
+        deployed: ModelToDeploy,
+        container: Container,
+        scale: Replicas,
+        where: Destination,
+        **options: Any,
+    ) -> None:
+        setup = ClusterSetup.taken_from(options)
+        if setup.artifacts is not None and container.image is None:
+            raise UsageError(
+                "--artifacts needs --image: an image with mlserve's server, and without a model",
+                hint="build one with docker build -f docker/embedded/Dockerfile --target runtime, "
+                "and give its name with --image",
+            )
+        plan = deployed.plan(
+            options,
+            image=container.image,
+            memory=container.memory,
+            cpus=container.cpus,
+            gpus=container.gpus,
+            replicas=scale.replicas,
+            wait=scale.wait,
+        )
+        command(Asked(plan, setup, where))
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.signature(_shared, eval_str=True)  # type: ignore[attr-defined]
-    return with_options(ClusterSetup, LoadOptions, ServerSettings)(run)
-
-
-def _asked(given: dict[str, Any]) -> Asked:
-    where = Destination(given.pop("output_dir"), given.pop("prints"), given.pop("force"))
-    where.require()
-    setup = ClusterSetup.taken_from(given)
-    if setup.artifacts is not None and given["image"] is None:
-        raise UsageError(
-            "--artifacts needs --image: an image with mlserve's server, and without a model",
-            hint="build one with docker build -f docker/embedded/Dockerfile --target runtime, and "
-            "give its name with --image",
-        )
-    output = given.pop("output")
-    own = {name: given.pop(name) for name in inspect.signature(_shared).parameters if name in given}
-    return Asked(plan_of(given, **own), setup, where, output)
+    return run
 
 
 @_for_cluster
@@ -140,7 +128,7 @@ def kubernetes(asked: Asked) -> None:
     from mlserve.deploy.kubernetes.manifests import COMMAND, manifest_files
 
     files = manifest_files(asked.plan, asked.setup)
-    asked.write(files, f"kubectl apply -k {asked.where.folder}", COMMAND)
+    asked.write(files, f"kubectl apply -k {asked.where.output_dir}", COMMAND)
 
 
 @_for_cluster
@@ -157,7 +145,7 @@ def helm(asked: Asked) -> None:
     from mlserve.deploy.helm import COMMAND, chart_files
 
     files = chart_files(asked.plan, asked.setup)
-    next_step = f"helm install {asked.plan.name} {asked.where.folder}"
+    next_step = f"helm install {asked.plan.name} {asked.where.output_dir}"
     asked.write(files, next_step, COMMAND, are_manifests=False)
 
 
@@ -176,4 +164,4 @@ def kserve(asked: Asked) -> None:
     from mlserve.deploy.kserve import COMMAND, kserve_files
 
     files = kserve_files(asked.plan, asked.setup)
-    asked.write(files, f"kubectl apply -k {asked.where.folder}", COMMAND)
+    asked.write(files, f"kubectl apply -k {asked.where.output_dir}", COMMAND)

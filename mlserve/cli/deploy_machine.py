@@ -6,71 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from mlserve.cli.arguments import (
-    ExportedBackendOption,
-    ExportedModelOption,
-    StoreOption,
-    with_options,
-)
-from mlserve.cli.deploy_arguments import (
-    Cpus,
-    DeployedPath,
-    DeployedVersion,
-    DeployImage,
-    DeployName,
-    Destination,
-    Force,
-    Gpus,
-    Memory,
-    OutputDir,
-    Print,
-    plan_of,
-    write_out,
-)
-from mlserve.cli.output import OutputFormat, OutputOption, note
+from mlserve.cli.arguments import with_fields, with_options
+from mlserve.cli.deploy_arguments import Container, Destination, Listening, ModelToDeploy
 from mlserve.load_options import LoadOptions
-from mlserve.settings import DEFAULT_HOST, GRPC_PORT, READY_WITHIN, REST_PORT, ServerSettings
-
-Host = Annotated[
-    str, typer.Option("--host", metavar="ADDRESS", help="The IP address to listen on.")
-]
-GrpcPort = Annotated[
-    int, typer.Option("--grpc-port", min=1, max=65535, metavar="PORT", help="The gRPC port.")
-]
-RestPort = Annotated[
-    int, typer.Option("--rest-port", min=1, max=65535, metavar="PORT", help="The REST port.")
-]
-Wait = Annotated[
-    float,
-    typer.Option(
-        "--wait",
-        min=0.001,
-        metavar="SECONDS",
-        help="Seconds within which the server must be ready.",
-    ),
-]
+from mlserve.settings import ServerSettings
 
 
 @with_options(LoadOptions, ServerSettings)
+@with_fields
 def compose(
-    backend: ExportedBackendOption = None,
-    model: ExportedModelOption = None,
-    version: DeployedVersion = None,
-    path: DeployedPath = None,
-    store: StoreOption = None,
-    name: DeployName = None,
-    image: DeployImage = None,
-    host: Host = DEFAULT_HOST,
-    grpc_port: GrpcPort = GRPC_PORT,
-    rest_port: RestPort = REST_PORT,
-    cpus: Cpus = 1.0,
-    memory: Memory = None,
-    gpus: Gpus = 0,
-    wait: Wait = READY_WITHIN,
-    output_dir: OutputDir = None,
-    prints: Print = False,
-    force: Force = False,
-    output: OutputOption = OutputFormat.TEXT,
+    *,
+    deployed: ModelToDeploy,
+    container: Container,
+    listening: Listening,
+    where: Destination,
     **options: Any,
 ) -> None:
     """Write a compose file that runs the image of a model.
@@ -85,40 +34,25 @@ def compose(
     """
     from mlserve.deploy.compose import compose_files
 
-    where = Destination(output_dir, prints, force)
-    where.require()
-    plan = plan_of(
+    plan = deployed.plan(
         options,
-        backend=backend,
-        model=model,
-        path=path,
-        version=version,
-        store=store,
-        name=name,
-        image=image,
-        memory=memory,
-        cpus=cpus,
-        gpus=gpus,
-        grpc_port=grpc_port,
-        rest_port=rest_port,
-        wait=wait,
+        image=container.image,
+        memory=container.memory,
+        cpus=container.cpus,
+        gpus=container.gpus,
+        **listening.of_plan,
     )
-    _warn(plan.settings, host)
-    files = compose_files(plan, host)
-    write_out(files, where, output, f"docker compose --project-directory {output_dir} up --wait")
+    listening.warn(plan.settings)
+    next_step = f"docker compose --project-directory {where.output_dir} up --wait"
+    where.write(compose_files(plan, listening.host), next_step)
 
 
 @with_options(LoadOptions, ServerSettings)
+@with_fields
 def systemd(
-    backend: ExportedBackendOption = None,
-    model: ExportedModelOption = None,
-    version: DeployedVersion = None,
-    path: DeployedPath = None,
-    store: StoreOption = None,
-    name: DeployName = None,
-    host: Host = DEFAULT_HOST,
-    grpc_port: GrpcPort = GRPC_PORT,
-    rest_port: RestPort = REST_PORT,
+    *,
+    deployed: ModelToDeploy,
+    listening: Listening,
     user: Annotated[
         str | None,
         typer.Option(
@@ -135,18 +69,24 @@ def systemd(
     ] = None,
     cpus: Annotated[
         float | None,
-        typer.Option(metavar="N", help="CPUs that the server may use. Default: all."),
+        typer.Option(
+            metavar="N", help="CPUs that the server may use, such as 2 or 0.5. Default: all."
+        ),
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory that it may use: 2Gi. Default: all."),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory that the server may use, such as 2Gi or 1500Mi. Default: all.",
+        ),
     ] = None,
-    gpus: Gpus = 0,
-    wait: Wait = READY_WITHIN,
-    output_dir: OutputDir = None,
-    prints: Print = False,
-    force: Force = False,
-    output: OutputOption = OutputFormat.TEXT,
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="GPUs that the server may use. 0 hides the machine's devices."
+        ),
+    ] = 0,
+    where: Destination,
     **options: Any,
 ) -> None:
     """Write the units that run a model under systemd: a service and its sockets.
@@ -164,40 +104,21 @@ def systemd(
     from mlserve.deploy.systemd import Machine, as_text, this_program, unit_files, unit_name
     from mlserve.system import usable_cpus
 
-    where = Destination(output_dir, prints, force)
-    where.require()
     most = None if memory is None else memory_in(memory)
     program = this_program() if executable is None else (executable,)
-    machine = Machine(program, host, user, cpus, most)
-    plan = plan_of(
+    plan = deployed.plan(
         options,
-        backend=backend,
-        model=model,
-        path=path,
-        version=version,
-        store=store,
-        name=name,
         image=None,
         memory=memory,
-        gpus=gpus,
-        grpc_port=grpc_port,
-        rest_port=rest_port,
-        wait=wait,
         cpus=usable_cpus() if cpus is None else cpus,
+        gpus=gpus,
+        **listening.of_plan,
     )
-    _warn(plan.settings, host)
-    files = unit_files(plan, machine)
-    unit = unit_name(plan)
-    write_out(
-        files,
-        where,
-        output,
-        f"sudo cp {output_dir}/{unit}* /etc/systemd/system/ && sudo systemctl daemon-reload && "
+    listening.warn(plan.settings)
+    unit, folder = unit_name(plan), where.output_dir
+    where.write(
+        unit_files(plan, Machine(program, listening.host, user, cpus, most)),
+        f"sudo cp {folder}/{unit}* /etc/systemd/system/ && sudo systemctl daemon-reload && "
         f"sudo systemctl enable --now {unit}-grpc.socket {unit}-rest.socket {unit}",
         as_text=as_text,
     )
-
-
-def _warn(settings: ServerSettings, host: str) -> None:
-    for risk in settings.exposure(host):
-        note(f"warning: {risk}")

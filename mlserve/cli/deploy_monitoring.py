@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from mlserve.cli.deploy_arguments import Destination, Force, OutputDir, Print, write_out
-from mlserve.cli.output import OutputFormat, OutputOption
+from mlserve.cli.arguments import with_fields
+from mlserve.cli.deploy_arguments import Destination
 
 
-def monitoring(
-    output_dir: OutputDir = None,
-    prints: Print = False,
-    force: Force = False,
-    output: OutputOption = OutputFormat.TEXT,
-) -> None:
+@with_fields
+def monitoring(*, where: Destination) -> None:
     """Write a Grafana dashboard and alert rules for Prometheus, for all servers of mlserve.
 
     They know no model and no address: the dashboard asks which servers there are, and the alerts
@@ -25,11 +21,9 @@ def monitoring(
     """
     from mlserve.deploy.monitoring.files import ALERTS, DASHBOARD, monitoring_files
 
-    where = Destination(output_dir, prints, force)
-    write_out(
+    folder = where.output_dir
+    where.write(
         monitoring_files(),
-        where,
-        output,
-        f"name {output_dir}/{ALERTS} under rule_files: of prometheus.yml, and import "
-        f"{output_dir}/{DASHBOARD} into Grafana",
+        f"name {folder}/{ALERTS} under rule_files: of prometheus.yml, and import "
+        f"{folder}/{DASHBOARD} into Grafana",
     )

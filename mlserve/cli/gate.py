@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.gate_calibrate import calibrate
-from mlserve.cli.gate_verify import verify
+from mlserve.cli.gate_verify import usual_audit, verify
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, require_input, say
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import MaxAttemptsOption, PriorityOption, ServerChoice
 from mlserve.cli.usage import CommandWithCommands, as_command
 from mlserve.client import Retries
 from mlserve.client.client import DEFAULT_TIMEOUT
-from mlserve.client.endpoint import PriorityName
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline, check_seconds
 from mlserve.errors import ExitCode, UsageError, counted, readable
@@ -33,8 +33,7 @@ from mlserve.gate.errors import Alarmed
 from mlserve.gate.gate import Changed, Gate, Part, decided_before
 from mlserve.gate.guarantee import Guarantee
 from mlserve.gate.lamp import DEFAULT_BAUD, ExecLamp, Lamp, SerialLamp
-from mlserve.gate.policy import Decision, Policy
-from mlserve.paths import state_dir
+from mlserve.gate.policy import Decision, Policy, require_own_weights
 
 if TYPE_CHECKING:
     from mlserve.client import Client
@@ -53,7 +52,7 @@ class OnAlarm(StrEnum):
     STOP = "stop"
 
 
-@with_server_choice
+@with_fields
 def decide(
     file: Annotated[
         str | None,
@@ -152,23 +151,8 @@ def decide(
         ),
     ] = False,
     choice: ServerChoice,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = DEFAULT_RETRIES.max_attempts,
-    priority: Annotated[
-        PriorityName | None,
-        typer.Option(
-            help="How important it is: under overload, an mlserve server refuses sheddable calls "
-            "first, and critical ones last. Default: default.",
-            show_default=False,
-        ),
-    ] = None,
+    max_attempts: MaxAttemptsOption = DEFAULT_RETRIES.max_attempts,
+    priority: PriorityOption = None,
     command: Annotated[
         str | None,
         typer.Option(
@@ -273,11 +257,7 @@ def decide(
 
     def connect(until: Deadline) -> Client:
         found = choice.find(until)
-        if found.has_random_weights:
-            raise UsageError(
-                "the model has random weights, so that no answer of it means anything",
-                hint="export it with its own weights: mlserve export --weights FILE",
-            )
+        require_own_weights(has_random_weights=found.has_random_weights)
         return found.connect(retries=Retries(max_attempts), priority=priority)
 
     with ExitStack() as stack:
@@ -286,7 +266,7 @@ def decide(
         asker = stack.enter_context(closing(Asker(connect, guarantee)))
         asker.prepare(deadline)
         rotation = Rotation(rotate_bytes, rotate_daily)
-        path = (audit or state_dir() / "gate" / "audit.jsonl").absolute()
+        path = (audit or usual_audit()).absolute()
         lines = stack.enter_context(closing(AuditFile(path, fsync=fsync, rotation=rotation)))
         watched = _alarm(stack, lines, policy, is_on=on_alarm is not OnAlarm.OFF, reset=reset_alarm)
         gate = Gate(asker, policy, lines, alarm=watched, lamps=lamps)
@@ -375,8 +355,8 @@ def _decide_folder(
             decided = gate.decide(part, Deadline.after(timeout))
         except Changed:  # it is being written again, and comes again
             continue
-        folder.know(found.id)
         show(decided, gate)
+        folder.know(found.id)
     show.forget()
 
 

@@ -11,8 +11,9 @@ import typer
 
 from mlserve.background import run_within
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.output import OutputFormat, OutputOption, ProgressLine, note, print_json, say
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import ServerChoice
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, UsageError, counted, readable
 from mlserve.gate.audit_file import now
@@ -27,7 +28,7 @@ _LOOKING = 60.0
 _DEFAULT_TIMEOUT = 30.0
 
 
-@with_server_choice
+@with_fields
 def calibrate(
     holdout: Annotated[
         Path,

@@ -10,6 +10,7 @@ import typer
 
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 from mlserve.errors import ExitCode, UsageError, counted
+from mlserve.paths import state_dir
 
 if TYPE_CHECKING:
     from mlserve.gate.verify import Checked
@@ -19,14 +20,16 @@ _DIGEST_DIGITS = 64
 
 def verify(
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="FILE...",
             help="Audit files of one gate, in any order. A file that is still written to stands "
-            "for those too that were full before it, in its folder.",
+            "for those too that were full before it, in its folder. Default: the one that a gate "
+            "writes without --audit.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    *,
     head: Annotated[
         str | None,
         typer.Option(
@@ -52,13 +55,18 @@ def verify(
         raise UsageError(
             f"--head {head} is not a SHA-256 digest", hint="give the 64 digits that it printed"
         )
-    found = _checked(files, head)
+    found = _checked(files or [usual_audit()], head)
     if output is OutputFormat.JSON:
         print_json(found.to_json())
     else:
         _print(found, head)
     if not found.is_sound:
         raise typer.Exit(int(ExitCode.DIFFERENT))
+
+
+def usual_audit() -> Path:
+    """Return the audit file of a gate that is told no other."""
+    return state_dir() / "gate" / "audit.jsonl"
 
 
 def _checked(files: Sequence[Path], head: str | None) -> Checked:

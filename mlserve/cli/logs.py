@@ -32,6 +32,8 @@ def logs(
 
     For example:
 
+    mlserve logs
+
     mlserve logs --follow --tail 20
     """
     from mlserve.launch.logs import follow as read_log

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.contract import contract_lines_from_json
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_table, say
-from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json, with_server_choice
+from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
 from mlserve.tensors import Signature
 
 
-@with_server_choice
+@with_fields
 def metadata(
     *,
     choice: ServerChoice,
@@ -21,6 +22,8 @@ def metadata(
     """Show the signatures of a served model, its image pipeline, and how each fact is known.
 
     For example:
+
+    mlserve metadata
 
     mlserve metadata --endpoint 127.0.0.1:8500 --model inception_v3
     """

@@ -29,6 +29,18 @@ def complete_target(ctx: Any, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_compared(ctx: Any, incomplete: str) -> list[str]:
+    """Return the exported models as `mlserve compare` names them, with versions after an `@`."""
+    name, at, _ = incomplete.partition("@")
+    folders = _folders(ctx)
+    if at:
+        fits = [folder for folder in folders if name in (str(folder), folder.backend)]
+        names = [f"{name}@{number}" for folder in fits for number in _numbers(folder)]
+    else:
+        names = [*(folder.backend for folder in folders), *map(str, folders)]
+    return sorted({name for name in names if name.startswith(incomplete)})
+
+
 def _names(ctx: Any, incomplete: str) -> list[str]:
     name, at, _ = incomplete.partition("@")
     folders = _folders(ctx)
@@ -43,12 +55,11 @@ def _folders(ctx: Any) -> list[ModelFolder]:
     from mlserve.inventory import model_folders
     from mlserve.store import Store
 
-    given = ctx.params
+    given, model = ctx.params, ctx.params.get("model")
+    one = model if isinstance(model, str) else None  # `compare` takes several
     try:
-        return model_folders(
-            Store(given.get("store")), backend=given.get("backend"), model=given.get("model")
-        )
-    except MlserveError:  # a shell shows no errors
+        return model_folders(Store(given.get("store")), backend=given.get("backend"), model=one)
+    except (MlserveError, OSError):  # a shell shows no errors
         return []
 
 

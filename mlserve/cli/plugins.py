@@ -57,6 +57,8 @@ def list_plugins(ctx: typer.Context, output: OutputOption = OutputFormat.TEXT) -
 
     For example:
 
+    mlserve plugins
+
     mlserve plugins --output json
 
     mlserve plugins new my_runtime

@@ -14,15 +14,15 @@ import typer
 from mlserve.background import run_within
 from mlserve.cli import clock
 from mlserve.cli.answers import PredictFormat, PredictOptions
-from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in
+from mlserve.cli.arguments import OutputsOption, SignatureOption, names_in, with_fields
 from mlserve.cli.images import Images, Inputs, gather
 from mlserve.cli.output import require_input
-from mlserve.cli.server_choice import ServerChoice, with_server_choice
+from mlserve.cli.server_choice import MaxAttemptsOption, PriorityOption, ServerChoice
 from mlserve.cli.tracing import OtlpOption, traced
 from mlserve.client import Retries
 from mlserve.client.adapter import USUAL_TOP_K
 from mlserve.client.client import DEFAULT_TIMEOUT
-from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES, PriorityName
+from mlserve.client.endpoint import DEFAULT_MAX_ANSWER_BYTES
 from mlserve.client.retries import DEFAULT_RETRIES
 from mlserve.deadline import Deadline
 from mlserve.errors import UsageError
@@ -51,7 +51,7 @@ class InputFormat(StrEnum):
     IMAGE = "image"
 
 
-@with_server_choice
+@with_fields
 def predict(
     files: Annotated[
         list[str] | None,
@@ -105,23 +105,8 @@ def predict(
     signature: SignatureOption = None,
     outputs: OutputsOption = None,
     choice: ServerChoice,
-    max_attempts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most times to ask a server that is not ready, is overloaded or goes away, "
-            "all within the timeout. 1 asks once.",
-        ),
-    ] = DEFAULT_RETRIES.max_attempts,
-    priority: Annotated[
-        PriorityName | None,
-        typer.Option(
-            help="How important it is: under overload, an mlserve server refuses sheddable calls "
-            "first, and critical ones last. Default: default.",
-            show_default=False,
-        ),
-    ] = None,
+    max_attempts: MaxAttemptsOption = DEFAULT_RETRIES.max_attempts,
+    priority: PriorityOption = None,
     throttle: Annotated[
         bool,
         typer.Option(

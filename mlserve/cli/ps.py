@@ -29,6 +29,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 
     For example:
 
+    mlserve ps
+
     mlserve ps --output json
     """
     from mlserve.launch.ready import Seen, see, what_runs

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption
 from mlserve.cli.model_arguments import complete_model
 from mlserve.cli.output import OutputFormat, OutputOption, StatusLine, note, print_json
@@ -47,9 +49,9 @@ def replay(
         typer.Option(
             metavar="ENDPOINT|VERSION",
             help="Where to send the requests: the endpoint of a running server, once for each "
-            "transport that was recorded (HOST:PORT and http://HOST:PORT), or an exported version "
-            "(MODEL, MODEL@N or BACKEND/MODEL@N), for which a server is started. Without it, the "
-            "recording is only shown.",
+            "transport that was recorded (HOST:PORT and http://HOST:PORT), or an exported version, "
+            "[BACKEND/]MODEL[@N], for which a server is started. Without it, the recording is "
+            "only shown.",
             autocompletion=complete_model,
             show_default=False,
         ),
@@ -93,7 +95,7 @@ def replay(
             metavar="NAME",
             rich_help_panel=_PART,
             help="Only the requests for this model.",
-            autocompletion=complete_model,
+            autocompletion=completion.models,
         ),
     ] = None,
     protocol: Annotated[
@@ -114,7 +116,9 @@ def replay(
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", rich_help_panel=_PART, help="Only so many recorded seconds."
+            metavar="SECONDS",
+            rich_help_panel=_PART,
+            help="Only so many recorded seconds. Default: all.",
         ),
     ] = None,
     longest_gap: Annotated[
@@ -123,7 +127,7 @@ def replay(
             metavar="SECONDS",
             rich_help_panel=_PART,
             help="Cut times without any request, as between two runs of a server, to so many "
-            "seconds.",
+            "seconds. Default: they stay.",
         ),
     ] = None,
     version: Annotated[
@@ -133,6 +137,7 @@ def replay(
             metavar="N",
             rich_help_panel=_SERVER,
             help="Ask an endpoint for this version, whichever the recorded requests asked for.",
+            autocompletion=completion.versions,
         ),
     ] = None,
     timeout: Annotated[
@@ -158,6 +163,22 @@ def replay(
             metavar="FILE",
             rich_help_panel=_SERVER,
             help="PEM file with the authority (CA) that signed the endpoint's certificate.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_SERVER,
+            help="PEM file with a client certificate, for an endpoint that requires one.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_SERVER,
+            help="PEM file with the key of --tls-cert.",
         ),
     ] = None,
     store: StoreOption = None,
@@ -204,7 +225,8 @@ def replay(
     traffic = select(recording, summary, wanted)
     progress = StatusLine()
     plan = Replay(speed, longest_gap, timeout, _question(inputs), expected, progress.show)
-    with _asked(against, traffic, version, token_file, tls_ca, store, progress) as asked:
+    access = _Access(token_file, tls_ca, tls_cert, tls_key)
+    with _asked(against, traffic, version, access, store, progress) as asked:
         _warn_of_silence(traffic, plan)
         try:
             result = plan.run(traffic, asked)
@@ -241,8 +263,7 @@ def _asked(
     against: Sequence[str],
     traffic: Traffic,
     version: int | None,
-    token_file: Path | None,
-    tls_ca: Path | None,
+    access: _Access,
     store: Path | None,
     progress: StatusLine,
 ) -> Iterator[Asked]:
@@ -252,7 +273,7 @@ def _asked(
 
     versions = [text for text in against if ":" not in text]
     if not versions:
-        options, tokens = _access(token_file, tls_ca)
+        options, tokens = access.read()
         yield given(against, options, Renaming(None, version), tokens)
         return
     if len(against) > 1:
@@ -262,8 +283,7 @@ def _asked(
         )
     for option, value in (
         ("--version", version),
-        ("--token-file", token_file),
-        ("--tls-ca", tls_ca),
+        *access.given,
     ):
         if value is not None:
             raise UsageError(
@@ -282,24 +302,38 @@ def _asked(
         yield asked
 
 
-def _access(
-    token_file: Path | None, tls_ca: Path | None
-) -> tuple[ConnectionOptions, Mapping[str, str]]:
-    """Return the options of an endpoint, and the tokens by their names."""
-    from mlserve.client.endpoint import Tls
-    from mlserve.credentials import TOKEN_VARIABLE, tokens_of
-    from mlserve.settings import ServerSettings
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """The files by which an endpoint lets its callers in, as they are given."""
 
-    tokens: dict[str, str] = {}
-    token = os.environ.get(TOKEN_VARIABLE)
-    if token_file is not None:
-        found = tokens_of(ServerSettings(token_file=token_file))
-        token = found[0].secret.decode()
-        tokens = {each.name: each.secret.decode() for each in reversed(found) if each.name}
-    options: ConnectionOptions = {"token": token}
-    if tls_ca is not None:
-        options["tls"] = Tls(ca=tls_ca)
-    return options, tokens
+    token_file: Path | None
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+
+    @property
+    def given(self) -> list[tuple[str, Path | None]]:
+        """The options."""
+        return [
+            (f"--{each.name.replace('_', '-')}", getattr(self, each.name)) for each in fields(self)
+        ]
+
+    def read(self) -> tuple[ConnectionOptions, Mapping[str, str]]:
+        """Return the options of an endpoint, and the tokens by their names. Raises UsageError."""
+        from mlserve.client.endpoint import Tls
+        from mlserve.credentials import TOKEN_VARIABLE, tokens_of
+        from mlserve.settings import ServerSettings
+
+        tokens: dict[str, str] = {}
+        token = os.environ.get(TOKEN_VARIABLE)
+        if self.token_file is not None:
+            found = tokens_of(ServerSettings(token_file=self.token_file))
+            token = found[0].secret.decode()
+            tokens = {each.name: each.secret.decode() for each in reversed(found) if each.name}
+        options: ConnectionOptions = {"token": token}
+        if self.tls_ca or self.tls_cert or self.tls_key:
+            options["tls"] = Tls(self.tls_ca, self.tls_cert, self.tls_key)
+        return options, tokens
 
 
 def _question(inputs: list[str] | None) -> LoadQuestion | None:

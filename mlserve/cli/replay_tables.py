@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _KINDS = ("model", "version", "signature", "api", "transport", "code", "refused")
 _MOST_KINDS = 20
 _MOST_SHOWN = 10
+_MOST_ERRORS = 3
 _PERCENTILES = {"p50 ms": 0.5, "p90 ms": 0.9, "p99 ms": 0.99, "max ms": 1.0}
 _ORIGINS = {
     Origin.OWN: "with the body that they were recorded with",
@@ -105,6 +106,9 @@ def print_result(result: ReplayResult) -> None:
         print_table(("", "recorded", "replayed"), list(_rows(before, now)))
     say()
     _print_agreement(result.agreement)
+    for text, count in result.errors.most_common(_MOST_ERRORS):
+        said = f"{counted(count, 'request')} with a recorded answer: {text}"
+        print_wrapped(said, "  ", first="error of ")
     for held in result.held:
         say(str(held))
     print_wrapped(

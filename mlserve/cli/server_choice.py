@@ -1,7 +1,7 @@
-"""The options that select the server which `predict`, `status` and `metadata` ask.
+"""The options that select the server which `predict`, `status` and `metadata` ask, and how.
 
-Each is a field of `ServerChoice`. Typer reads a command's options from its signature, so
-`with_server_choice` adds them there.
+Each is a field of `ServerChoice`: a command with a parameter of that type has them all
+(`mlserve.cli.arguments.with_fields`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import warnings
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
@@ -19,10 +19,10 @@ import typer
 
 from mlserve.background import run_within
 from mlserve.cli import completion
-from mlserve.cli.arguments import Command
+from mlserve.cli.arguments import Command, fields_of
 from mlserve.cli.output import note
 from mlserve.client import Client, Tls
-from mlserve.client.endpoint import Api, ConnectionOptions, ProtocolName
+from mlserve.client.endpoint import Api, ConnectionOptions, PriorityName, ProtocolName
 from mlserve.credentials import TOKEN_VARIABLE, read_token
 from mlserve.errors import UsageError
 
@@ -37,6 +37,23 @@ TimeoutOption = Annotated[
     typer.Option(
         metavar="SECONDS",
         help="The total time allowed, in seconds, from the start of the command.",
+    ),
+]
+MaxAttemptsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The most times to ask a server that is not ready, is overloaded or goes away, all "
+        "within the timeout. 1 asks once.",
+    ),
+]
+PriorityOption = Annotated[
+    PriorityName | None,
+    typer.Option(
+        help="How important it is: under overload, an mlserve server refuses sheddable calls "
+        "first, and critical ones last. Default: default.",
+        show_default=False,
     ),
 ]
 
@@ -270,38 +287,21 @@ def address_json(client: Client) -> dict[str, str | None]:
     return {"endpoint": str(endpoint), "protocol": endpoint.protocol, "api": client.api}
 
 
-def with_server_choice(command: Command) -> Command:
-    """Decorate a command with a parameter `choice`: replace it by the options of ServerChoice."""
-
-    @wraps(command)
-    def with_choice(**values: Any) -> None:
-        choice = ServerChoice(**{option.name: values.pop(option.name) for option in _choices()})
-        command(choice=choice, **values)
-
-    signature = inspect.signature(command, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        parameters += _choices() if parameter.name == "choice" else [parameter]
-    with_choice.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=parameters
-    )
-    return with_choice  # type: ignore[return-value]
-
-
 def with_server_choices(command: Command) -> Command:
-    """Decorate a command with a parameter `choices`: as `choice`, but for several servers."""
+    """Decorate a command with a parameter `choices`: the options of several ServerChoices."""
 
     @wraps(command)
     def with_choices(**values: Any) -> None:
-        given = {option.name: values.pop(option.name) for option in _choices()}
+        given = {option.name: values.pop(option.name) for option in fields_of(ServerChoice)}
         servers = [(name, value) for name in _SERVERS for value in given.pop(name) or ()]
         choices = [ServerChoice(**{name: value}, **given) for name, value in servers]
         command(choices=choices or [ServerChoice(**given)], **values)
 
     signature = inspect.signature(command, eval_str=True)
+    options = list(map(_repeated, fields_of(ServerChoice)))
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        parameters += map(_repeated, _choices()) if parameter.name == "choices" else [parameter]
+        parameters += options if parameter.name == "choices" else [parameter]
     with_choices.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=parameters
     )
@@ -319,9 +319,3 @@ def _repeated(choice: inspect.Parameter) -> inspect.Parameter:
     option = copy(choice.annotation.__metadata__[0])
     option.help = f"{option.help.split(' Not with ')[0]} Repeat it for several."
     return choice.replace(annotation=Annotated[list[str] | None, option])
-
-
-@cache
-def _choices() -> list[inspect.Parameter]:
-    fields = inspect.signature(ServerChoice, eval_str=True).parameters.values()
-    return [field.replace(kind=field.KEYWORD_ONLY) for field in fields]

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, print_table, say
 from mlserve.cli.server_choice import (
     FoundServer,
     ServerChoice,
     TimeoutOption,
     address_json,
-    with_server_choice,
 )
 from mlserve.client import Client, ServerLoad
 from mlserve.client.client import DEFAULT_TIMEOUT
@@ -32,7 +32,7 @@ _OLD = ("AVAILABLE", "END")
 """States of versions that are not shown beside those that a replica answers with."""
 
 
-@with_server_choice
+@with_fields
 def status(
     *,
     choice: ServerChoice,
@@ -50,6 +50,8 @@ def status(
     probe.
 
     For example:
+
+    mlserve status
 
     mlserve status --endpoint http://127.0.0.1:8501 --model inception_v3
     """

@@ -70,7 +70,7 @@ def up(
             metavar="N|all",
             help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
             "also when a newer one is exported later.",
-            autocompletion=completion.versions,
+            autocompletion=completion.versions_or_all,
         ),
     ] = None,
     path: Annotated[
@@ -109,7 +109,10 @@ def up(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address to listen on.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="The address to listen on; 0.0.0.0 is all of the machine's."
+        ),
     ] = DEFAULT_HOST,
     launcher: Annotated[
         str,

@@ -27,7 +27,7 @@ from mlserve.errors import UsageError, either
 from mlserve.hints import did_you_mean, nearest
 
 _COMMANDS = {
-    "up": ("serve", "run", "start", "launch", "deploy", "server"),
+    "up": ("serve", "run", "start", "launch", "server"),
     "down": ("stop", "kill", "rm", "remove", "shutdown", "end"),
     "ps": ("list", "ls", "servers", "top"),
     "predict": ("infer", "query", "classify", "ask", "test", "request", "call", "label"),
@@ -35,7 +35,11 @@ _COMMANDS = {
     "metadata": ("info", "describe", "show", "inspect", "signatures"),
     "status": ("health", "ready", "ping", "wait"),
     "logs": ("log", "tail"),
-    "compare": ("diff", "bench", "benchmark", "parity"),
+    "compare": ("diff", "parity"),
+    "bench": ("benchmark", "load", "perf", "stress"),
+    "tune": ("optimize", "optimise", "autotune"),
+    "deploy": ("kubernetes", "k8s", "helm", "kserve", "compose", "systemd", "monitoring"),
+    "why": ("explain", "reason"),
     "build": ("image", "docker", "package"),
     "models": ("versions", "store", "registry", "artifacts", "use", "rollback", "prune", "verify"),
     "plugins": ("backends",),
@@ -71,6 +75,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "-t": ("--timeout",),
     "--deadline": ("--timeout",),
     "--device": ("--provider",),
+    "--artifacts": ("--fetch-from",),
     "--gpu": ("--provider cuda",),
     "--workers": ("--instances",),
     "-V": ("--version",),
@@ -80,6 +85,8 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 """
 _OUTPUT = "--output"
 _ASKS_FOR_JSON = re.compile(r"(^| )--output[ =]jsonl?( |$)")
+_STYLE = re.compile(r"(?=\[[a-z#/@])")
+"""Where a name of a style would begin in a text of the help."""
 _WORDS = "mlserve.hints"
 """Key under which a context keeps the whole command line."""
 _SAID = re.compile(r"(?:'(?P<quoted>.*)'|(?P<bare>\S+)) is not ")
@@ -93,6 +100,11 @@ class Command(TyperCommand):
         super().__init__(*args, **more)
         self.help = _flowing(self.help)
         self.params.append(config_option())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _brackets_kept(self):
+            super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command's name."""
@@ -124,7 +136,7 @@ class CommandWithCommands(Command):
             return super().make_context(info_name, args, parent, **more)
         bare = TyperCommand(name=self.name)  # its own arguments are no part of the others' usage
         between = self.context_class(bare, info_name=info_name, parent=parent)
-        return below.make_context(args[0], args[1:], parent=between)
+        return below.make_context(args[0], args[1:], parent=between, **more)
 
 
 def _flowing(text: str | None) -> str | None:
@@ -154,6 +166,11 @@ class CommandGroup(TyperGroup):
         self.help = _flowing(self.help)
         if self.invoke_without_command:  # it is a command too
             self.params.append(config_option())
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        with _brackets_kept(self):
+            super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name; show the help if there are none."""
@@ -185,6 +202,19 @@ def _understood(ctx: Any) -> Iterator[None]:
         yield
     except typer.TyperException as error:
         raise _usage_error(ctx, error) from error
+
+
+@contextmanager
+def _brackets_kept(command: Any) -> Iterator[None]:
+    """Mark what Typer would take for a style and leave out of the help: `[tool.mlserve]`."""
+    texts = [(each, each.help) for each in (command, *command.params) if each.help]
+    try:
+        for each, text in texts:
+            each.help = _STYLE.sub(r"\\", text)
+        yield
+    finally:
+        for each, text in texts:
+            each.help = text
 
 
 def _usage_error(ctx: Any, error: typer.TyperException) -> UsageError:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import clock
+from mlserve.cli.arguments import with_fields
 from mlserve.cli.output import OutputFormat, OutputOption, print_json, print_wrapped
-from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json, with_server_choice
+from mlserve.cli.server_choice import ServerChoice, TimeoutOption, address_json
 from mlserve.client.client import DEFAULT_TIMEOUT
 from mlserve.deadline import Deadline
 from mlserve.errors import NotFound, UsageError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _AN_ID = re.compile(r"[!-~]{1,128}")
 
 
-@with_server_choice
+@with_fields
 def why(
     request_id: Annotated[
         str,

@@ -44,7 +44,8 @@ from mlserve.client.endpoint import (
 from mlserve.client.proxies import proxy_to
 from mlserve.client.refusals import ConnectionLost, NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
-from mlserve.client.session import ModelSession, Session, TfsSession
+from mlserve.client.session import ModelSession, Session
+from mlserve.client.session_opening import open_session
 from mlserve.client.throttle import throttle_for
 from mlserve.client.tracing import CallSpan
 from mlserve.deadline import Deadline, is_count
@@ -88,7 +89,8 @@ class AsyncClient:
     sheddable, default or critical: under overload, an mlserve server refuses the less important
     calls first. `throttle` spares a server that refuses calls: of those that it would most likely
     refuse too, most are not sent and raise Overloaded at once. All processes of a user on a host
-    know of it together.
+    know of it together. `probe` says that the calls only try whether the server answers, so that an
+    mlserve server does not record them (`--record`).
 
         async with AsyncClient("127.0.0.1:8500") as client:
             answers = await asyncio.gather(*(client.predict(path) for path in paths))
@@ -442,7 +444,7 @@ class AsyncClient:
     def _session(self, api: Api, model: str) -> ModelSession:
         if api not in self._sessions:
             reference = ModelRef(model, self._connection.version)
-            session = _open_session(api, reference, self._connections)
+            session = open_session(api, reference, self._connections)
             session.is_spoken = api == self._connection.api  # the user says so
             session.throttle = throttle_for(self._connection, model)
             self._sessions[api] = session
@@ -536,42 +538,3 @@ async def _bounded(state: CallState) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise state.deadline.exceeded(state.doing) from None
-
-
-def _open_session(api: Api, model: ModelRef, connections: Connections) -> ModelSession:
-    """Return a session for the API, importing only what that API and protocol need.
-
-    Sends nothing yet.
-    """
-    is_grpc = connections.endpoint.protocol == "grpc"
-    if api == "tfs" and is_grpc:
-        from mlserve.client.tfs_grpc import TfsGrpc
-
-        return TfsSession(TfsGrpc(), model, connections)
-    if api == "tfs":
-        from mlserve.client.tfs_rest import TfsRest
-
-        return TfsSession(TfsRest(), model, connections)
-    if api == "torchserve":
-        return _open_torchserve(model, connections, is_grpc=is_grpc)
-    from mlserve.client.oip_session import OipSession
-
-    if is_grpc:
-        from mlserve.client.oip_grpc import OipGrpc
-
-        return OipSession(OipGrpc(), model, connections)
-    from mlserve.client.oip_rest import OipRest
-
-    return OipSession(OipRest(), model, connections)
-
-
-def _open_torchserve(model: ModelRef, connections: Connections, *, is_grpc: bool) -> ModelSession:
-    from mlserve.client.torchserve_session import TorchServeSession
-
-    if is_grpc:
-        from mlserve.client.torchserve_grpc import TorchServeGrpc
-
-        return TorchServeSession(TorchServeGrpc(), model, connections)
-    from mlserve.client.torchserve_rest import TorchServeRest
-
-    return TorchServeSession(TorchServeRest(), model, connections)

@@ -40,7 +40,8 @@ class Client:
 
     `endpoint` is `host:port` (gRPC) or `http://host:port` (REST), with TLS `grpcs://` or
     `https://`. The other parameters are those of `AsyncClient`: `protocol`, `model`, `version`,
-    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`, `priority`, `throttle`.
+    `api`, `token`, `tls`, `retries`, `max_answer_bytes`, `traceparent`, `priority`, `throttle`,
+    `probe`.
 
     Every error is a `mlserve.MlserveError` with a `hint`: DeadlineExceeded if there is no answer in
     time, Unavailable, Overloaded, InferenceFailed, or UsageError and its kinds for an invalid call.

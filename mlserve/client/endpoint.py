@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from mlserve.client.call import Trace
 from mlserve.client.retries import DEFAULT_RETRIES, Retries
 from mlserve.errors import UsageError, either
-from mlserve.wire.headers import REQUEST_PRIORITY
+from mlserve.wire.headers import REQUEST_PRIORITY, REQUEST_PROBE
 
 ProtocolName = Literal["grpc", "rest"]
 Api = Literal["tfs", "oip", "torchserve"]
@@ -216,6 +216,7 @@ class ConnectionOptions(TypedDict, total=False):
     traceparent: str | None
     priority: PriorityName | None
     throttle: bool
+    probe: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,8 @@ class Connection:
     size of an answer. `traceparent` is the W3C trace that the calls belong to; None takes the
     environment's TRACEPARENT, else each call begins a trace. `priority` is how important the calls
     are; None does not say it, which is `default`. With `throttle`, most of the
-    calls that a server would refuse are not sent (`mlserve.client.throttle`).
+    calls that a server would refuse are not sent (`mlserve.client.throttle`). `probe` says that the
+    calls only try whether the server answers, so that it does not record them (`--record`).
     """
 
     endpoint: Endpoint
@@ -242,6 +244,7 @@ class Connection:
     traceparent: str | None = None
     priority: PriorityName | None = None
     throttle: bool = True
+    probe: bool = False
 
     @classmethod
     def to(
@@ -284,10 +287,13 @@ class Connection:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers, or gRPC metadata, of every call: the token and the priority."""
-        if self.priority is None:
-            return self.access_headers()
-        return {REQUEST_PRIORITY: self.priority, **self.access_headers()}
+        """Return the headers, or gRPC metadata, of every call: the token, and what it is for."""
+        headers: dict[str, str] = {}
+        if self.priority is not None:
+            headers[REQUEST_PRIORITY] = self.priority
+        if self.probe:
+            headers[REQUEST_PROBE] = "1"
+        return headers | self.access_headers()
 
     def exposure(self) -> str | None:
         """Return the warning for a token that would cross a network unencrypted, else None."""

@@ -19,8 +19,8 @@ from mlserve.compare.result import (
 )
 from mlserve.compare.targets import ComparedTarget
 from mlserve.errors import counted, first_of, readable
-from mlserve.percentiles import Percentiles
-from mlserve.report.plots import FEWEST
+from mlserve.percentiles import Percentiles, in_digits
+from mlserve.report.plots import FEWEST, time_text
 
 _NAMED = 3
 """The most images that a sentence names."""
@@ -164,7 +164,7 @@ def _agreeing(reference: ComparedTarget, result: ImagesResult, count: int) -> st
     largest = {stage: found.largest for stage, found in result.stages.items()}
     images = "the image" if count == 1 else f"all {count} images"
     said = f"Stage by stage, {result.target.name} agrees with {reference.name} on {images}"
-    near = [f"`{stage}` within {value:.2g}" for stage, value in largest.items() if value]
+    near = [f"`{stage}` within {in_digits(value, 2)}" for stage, value in largest.items() if value]
     if not near:
         return f"{said}, bit for bit."
     equal = " and ".join(f"`{stage}`" for stage, value in largest.items() if not value)
@@ -175,7 +175,7 @@ def _most(found: Sequence[Difference]) -> str:
     largest = max(each.largest for each in found)
     if math.isinf(largest):
         return " (of another shape, or not finite)"
-    return f", by up to {largest:.2g}"
+    return f", by up to {in_digits(largest, 2)}"
 
 
 def said_of(reference: ComparedTarget, other: ComparedTarget, about: str, what: str) -> str:
@@ -232,13 +232,15 @@ def _answers(found: ImageComparison, result: ImagesResult) -> Iterator[str]:
     if scores is None:
         return
     if scores.largest <= found.tolerance:
-        apart = f"differ by {scores.largest:.2g} at most" if scores.largest else "are equal"
+        apart = (
+            f"differ by {in_digits(scores.largest, 2)} at most" if scores.largest else "are equal"
+        )
         yield f"The scores that the servers answer {apart}."
         return
     agrees = bool(stages) and all(each.largest <= found.tolerance for each in stages)
     lead = "although every stage agrees, " if agrees else ""
     yield _capital(
-        f"{lead}the scores that the servers answer differ by up to {scores.largest:.2g}."
+        f"{lead}the scores that the servers answer differ by up to {in_digits(scores.largest, 2)}."
     )
 
 
@@ -257,10 +259,10 @@ def latency_sentence(found: Comparison) -> str:
 
 
 def _in_words(result: TargetResult, median: float, first: TargetResult, reference: float) -> str:
-    text = f"{result.target.name} {median:.3g} ms"
+    text = f"{result.target.name} {time_text(median)}"
     if result is first or not reference:
         return text
-    times = f"{median / reference:.2g}"
+    times = in_digits(median / reference, 2)
     return f"{text} ({'about' if times == '1' else f'{times} times'} as long)"
 
 

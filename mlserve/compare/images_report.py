@@ -22,10 +22,12 @@ _ABOUT_STAGES = (
     "The largest difference from the first target, in each stage of the exports and in what the "
     "servers answer."
 )
+MOST_ROWS = 1000
+"""The most rows of a table that is folded."""
 _TITLE = "Largest score difference of each image"
 _ABOUT_DISTANCES = (
-    "The largest difference of a score, of each image in the order given. Dashed: the tolerance. "
-    "∞ is another shape, or a number that is not finite."
+    "The largest difference of a score, of each image in the order given. ∞ is another shape, or a "
+    "number that is not finite."
 )
 
 
@@ -59,11 +61,19 @@ def _images(found: ImageComparison) -> list[Markup]:
         parts += [table("Images that differ", header, differing[:_PICTURES])]
     if more := differing[_PICTURES:]:
         title = f"{counted(len(more), 'image')} more with a difference"
-        parts += [folded(title, table("More images that differ", header, more))]
+        parts += [folded(title, _first_rows("More images that differ", header, more))]
     if agreeing:
         title = f"{counted(len(agreeing), 'image')} without a difference above the tolerance"
-        parts += [folded(title, table("Images that agree", header, agreeing))]
+        parts += [folded(title, _first_rows("Images that agree", header, agreeing))]
     return parts
+
+
+def _first_rows(about: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    """Return a table of so many rows, and how many more there are."""
+    shown = table(about, header, rows[:MOST_ROWS])
+    if (more := len(rows) - MOST_ROWS) > 0:
+        shown = Markup(shown + paragraph(f"And {more} more; --output json lists them all.", "soft"))
+    return shown
 
 
 def _rank(found: ImageComparison, number: int) -> tuple[int, float, float]:
@@ -148,7 +158,8 @@ def _distances(found: ImageComparison) -> list[Markup]:
         return [paragraph("No scores were compared.", "soft")]
     tolerance = f"tolerance {found.tolerance:g}"
     drawn = distances(_TITLE, compared, len(found.images), found.tolerance, tolerance)
-    return [Markup(f"<h3>{_TITLE}</h3>"), drawn, paragraph(_ABOUT_DISTANCES, "soft")]
+    about = _ABOUT_DISTANCES + (" Dashed: the tolerance." if found.tolerance else "")
+    return [Markup(f"<h3>{_TITLE}</h3>"), drawn, paragraph(about, "soft")]
 
 
 def _apart(result: ImagesResult) -> list[tuple[int, str, float]]:

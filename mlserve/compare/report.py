@@ -54,7 +54,7 @@ def _findings(found: Comparison, said: Sequence[Findings]) -> list[Markup]:
         return [html.findings(filter(None, [*said[0].sentences, latency]))]
     parts = []
     for each in said:
-        parts += [Markup(f"<h3>{escape(readable(each.target))}</h3>")]
+        parts += [Markup(f"<h2>{escape(readable(each.target))}</h2>")]
         parts += [html.findings(each.sentences)]
     return [*parts, *([paragraph(latency)] if latency else [])]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from mlserve import errors
 from mlserve.compare.targets import ComparedTarget
-from mlserve.percentiles import Percentiles
+from mlserve.percentiles import Percentiles, in_digits
 
 STAGES = ("decoded", "resized", "scores")
 """The stages of an image pipeline, in order: methods of `mlserve.backend.ImageStages`."""
@@ -93,7 +93,7 @@ class Row:
         if self.disagreement:
             yield self.disagreement
         if (self.score_difference or 0) > tolerance:
-            yield f"scores end to end differ by {self.score_difference:.2g}"
+            yield f"scores end to end differ by {in_digits(self.score_difference or 0, 2)}"
         if self.stages:
             yield from _stage_problems(self.stages, tolerance)
 
@@ -346,7 +346,7 @@ def _stage_problems(stages: Stages, tolerance: float) -> Iterator[str]:
         if math.isinf(found.largest):
             yield f"stage {stage} has another shape, or values that are not finite"
         elif found.largest > tolerance:
-            yield f"stage {stage} differs by {found.largest:.2g}"
+            yield f"stage {stage} differs by {in_digits(found.largest, 2)}"
     if not stages.has_same_top_1:
         yield "stage scores has another best class"
 

@@ -15,6 +15,7 @@ import numpy as np  # noqa: TID253
 from mlserve.compare.result import BAD_INPUT, are_refused_alike
 from mlserve.differences import Array, distances
 from mlserve.errors import shortened
+from mlserve.percentiles import in_digits
 from mlserve.rows.asking import Outcome, RowAnswer, RowError
 from mlserve.rows.rendering import json_value
 
@@ -127,7 +128,7 @@ def _words(where: str, reference: Any, value: Any, largest: float, *, is_exact: 
     if is_exact or math.isinf(largest):
         return pair
     kind = "relative difference" if abs(reference) > 1 else "difference"
-    return f"{pair} ({kind} {largest:.2g})"
+    return f"{pair} ({kind} {in_digits(largest, 2)})"
 
 
 def _shown(value: Any) -> str:

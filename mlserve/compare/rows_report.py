@@ -94,7 +94,7 @@ def _agreeing(result: TableResult, names: list[str]) -> Iterator[str]:
         far = max(result.outputs[name].largest for name in names)
         listed = first_of([f"`{readable(name)}`" for name in names], _NAMED)
         verb = "agrees" if len(names) == 1 else "agree"
-        yield f"{listed} {verb} in every answer{f' within {far:.2g}' if far else ', exactly'}."
+        yield f"{listed} {verb} in every answer{f' within {short(far)}' if far else ', exactly'}."
 
 
 def _rows_that_differ(found: TableComparison, shown: Sequence[RowProblem]) -> Markup:

@@ -15,7 +15,7 @@ from mlserve.compare.result import (
     badness,
 )
 from mlserve.errors import counted, readable
-from mlserve.percentiles import Percentiles
+from mlserve.percentiles import Percentiles, in_digits
 
 DIFFERENCE_HEADER = ("target", "labels", *STAGES, "end to end", "mean")
 COST_HEADER = (
@@ -74,7 +74,7 @@ def short(value: float | None) -> str:
     """Return a difference in few characters; `-` for none, `inf` for other shapes."""
     if value is None:
         return NOTHING
-    return "0" if value == 0 else f"{value:.2g}"
+    return in_digits(value, 2)
 
 
 def largest(found: Difference | None) -> str:

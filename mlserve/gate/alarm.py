@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlserve.artifact import digest_of
@@ -101,10 +102,14 @@ class Alarm:
         state = {"key": self.key, "seq": self._seq, **self._game.to_json()}
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            aside.write_text(json.dumps(state))
+            with aside.open("w") as file:
+                json.dump(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # else a loss of power may leave an empty file
             aside.replace(self.path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             return
         self._saved_at = self._seq
 

@@ -50,14 +50,14 @@ class Asker:
     def prepare(self, deadline: Deadline) -> None:
         """Find the server, and see that it has the model of the guarantee.
 
-        Raises UsageError for a wrong call, and OtherModel. What may pass by itself does not matter
-        yet: it decides on the part.
+        Raises UsageError for a wrong call, and OtherModel. What may pass by itself, and a model
+        whose answers mean nothing, do not matter yet: they decide on the part.
         """
         try:
             client = self._found(deadline)
             if self._guarantee is not None:
                 self._guarantee.require(Identity.of(client.metadata(timeout=deadline)))
-        except (Transient, DeadlineExceeded, InferenceFailed):
+        except (Transient, DeadlineExceeded, InferenceFailed, NotToBeTrusted):
             self.close()
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from threading import Lock, Timer
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mlserve.errors import reason_of
 from mlserve.gate.chain import FIRST, BadLine, Line, read_line, sealed
@@ -56,8 +56,14 @@ class Rotation:
 
 
 def now() -> str:
-    """Return the time as lines hold it: UTC, ISO 8601, with microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Return the time as lines hold it."""
+    return as_time(time.time())
+
+
+def as_time(seconds: float) -> str:
+    """Return a Unix time as lines hold it: UTC, ISO 8601, with microseconds."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def family(path: Path) -> list[Path]:
@@ -222,34 +228,27 @@ class AuditFile:
 
     def _learn(self, size: int) -> None:
         """Learn the last line of a file that others have written to, or that is new to us."""
-        self._others = (-1, 0)
-        if self._last is not None and 0 <= self._size < size:
-            self._others = (self._last.seq, self._size)
         torn = _torn(self._fd, size)
         if torn:
-            size -= len(torn)
-            os.ftruncate(self._fd, size)
-        self._size = size
-        self._last = _last_line(self._fd, size, self.path)
-        if self._last is None:
-            self._follow_full()
+            os.ftruncate(self._fd, size - len(torn))
+        whole = size - len(torn)
+        last = _last_line(self._fd, whole, self.path)
+        full = _newest_full(self.path) if last is None else None
+        if full is not None:  # the chain goes on in this file
+            last = full.last
+        before, self._others = self._last, (-1, 0)
+        if before is not None:
+            _require(self.path, before, last)
+            if 0 <= self._size < size:
+                self._others = (before.seq, self._size)
+        self._size, self._last = whole, last
+        if full is not None:
+            self._append({"time": now(), "kind": "continued", "from": full.file.name})
         if torn:
             digest = hashlib.sha256(torn).hexdigest()
             self._append(
                 {"time": now(), "kind": "mended", "dropped": {"bytes": len(torn), "sha256": digest}}
             )
-
-    def _follow_full(self) -> None:
-        """Go on with the chain of the newest full file, if there is one."""
-        full = full_files(self.path)
-        if not full:
-            return
-        with full[-1].open("rb") as opened:
-            last = _last_line(opened.fileno(), os.fstat(opened.fileno()).st_size, full[-1])
-        if last is None:
-            raise _broken(full[-1], "it is empty")
-        self._last = last
-        self._append({"time": now(), "kind": "continued", "from": full[-1].name})
 
     def _append(self, record: Mapping[str, Any]) -> Line:
         if self._late is not None:
@@ -401,6 +400,32 @@ def _last_line(fd: int, size: int, path: Path) -> Line | None:
         return read_line(tail[start:])
     except BadLine as error:
         raise _broken(path, f"its last line: {error}") from error
+
+
+class _Full(NamedTuple):
+    """A full file, and its last line."""
+
+    file: Path
+    last: Line
+
+
+def _newest_full(path: Path) -> _Full | None:
+    """Return the newest full file of an audit; None if there is none."""
+    full = full_files(path)
+    if not full:
+        return None
+    with full[-1].open("rb") as opened:
+        last = _last_line(opened.fileno(), os.fstat(opened.fileno()).st_size, full[-1])
+    if last is None:
+        raise _broken(full[-1], "it is empty")
+    return _Full(full[-1], last)
+
+
+def _require(path: Path, known: Line, last: Line | None) -> None:
+    """Raise AuditBroken if the audit now ends before a line that was known to be in it."""
+    seq, digest = (0, "") if last is None else (last.seq, last.sha256)
+    if seq < known.seq or (seq == known.seq and digest != known.sha256):
+        raise _broken(path, f"it had line {known.seq}, which was removed while the gate ran")
 
 
 def _broken(path: Path, what: str) -> AuditBroken:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlserve.background import run_within
 from mlserve.errors import MlserveError, UsageError, as_utf8, reason_of
-from mlserve.gate.audit_file import lines_in, newest_first, now
+from mlserve.gate.audit_file import as_time, lines_in, newest_first, now
 from mlserve.gate.lamp import LampFailed
 from mlserve.gate.policy import Decision, Policy, Reason, Verdict, score_of
 from mlserve.gate.watch import FileId
@@ -31,10 +31,15 @@ _MOST_BYTES = 2**28
 the memory, and end the gate."""
 _VARIABLE = "MLSERVE_GATE_"
 _MOST_LATE = 1e6
+_CLOCK_STEP = 86_400.0
+"""Seconds by which the clock may have been put back between a file and the line about it."""
 
 
 class Changed(Exception):
-    """The file was changed while it was read: it is not completely written yet."""
+    """A watched file was changed before it was read to its end, or has another name now.
+
+    It comes again if it is still there.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class Gate:
         record["seconds"] = round(time.monotonic() - began, 6)
         with self._audit.held():
             verdict, line = self._written(verdict, record, answered)
-        return Decided(part, self._told(verdict, part, answered, line), line)
+        return Decided(part, self._told(verdict, part, answered, line, self._lamps), line)
 
     def _written(
         self, verdict: Verdict, record: dict[str, Any], answered: Answered | None
@@ -169,23 +174,41 @@ class Gate:
             record |= {key: error.details[key] for key in known if key in error.details}
         return record
 
-    def _told(self, verdict: Verdict, part: Part, answered: Answered | None, line: Line) -> Verdict:
-        """Tell the lamps. One that fails is an error, and can only make the decision stricter."""
-        failures = []
-        for lamp in self._lamps:
+    def _told(
+        self,
+        verdict: Verdict,
+        part: Part,
+        answered: Answered | None,
+        line: Line,
+        lamps: Sequence[Lamp],
+    ) -> Verdict:
+        """Tell the lamps. One that fails is an error, and can only make the decision stricter.
+
+        Then the others are told again, so that none of them goes on showing a milder one.
+        """
+        told, failures = [], []
+        for lamp in lamps:
             try:
                 lamp.tell(verdict.decision, _variables(verdict, part, answered))
+                told.append(lamp)
             except LampFailed as error:
                 failures.append(error.message)
         if not failures:
             return verdict
         said = "; ".join(failures)
         stricter = verdict.decision.at_least(self._policy.on_error)
+        self._write_failure(line, stricter, said)
+        failed = Verdict(stricter, Reason.ERROR, f"{said}; before that: {verdict.text}")
+        if stricter is verdict.decision:
+            return failed
+        return self._told(failed, part, answered, line, told)
+
+    def _write_failure(self, line: Line, decision: Decision, said: str) -> None:
         record = {
             "time": now(),
             "kind": "lamp_failed",
             "of": line.seq,
-            "decision": stricter.value,
+            "decision": decision.value,
             "reason": Reason.ERROR.value,
             "text": said,
         }
@@ -195,24 +218,29 @@ class Gate:
             written = self._audit.append(record)
             if self._alarm is not None:
                 self._alarm.wrote(written.seq)
-        return Verdict(stricter, Reason.ERROR, f"{said}; before that: {verdict.text}")
 
 
-def decided_before(audit: AuditFile, files: Collection[FileId]) -> set[FileId]:
+def decided_before(audit: AuditFile, files: Mapping[FileId, float]) -> set[FileId]:
     """Return which of these files have a line in the audit.
 
-    Files of an audit are read from the newest on, until all are found. It is not held: reading a
-    long one takes longer than other gates wait for it, and they would stop.
+    The values say since when each file can have been there, as Unix times: no line about it is
+    older, but for a step of the clock. So a long audit is read from its newest file back to there.
+    It is not held: that takes longer than other gates wait for it, and they would stop.
     """
-    wanted, found = set(files), set[FileId]()
+    wanted = dict(files)
     for file in newest_first(audit.path):
-        if not wanted - found:
-            break
+        first = ""
         for line in lines_in(file):
+            first = first or str(line.data.get("time", ""))
             told = line.data.get("file")
             if isinstance(told, Mapping):
-                found.add(FileId(*(int(told[name]) for name in FileId._fields)))
-    return found & wanted
+                wanted.pop(FileId(*(int(told[name]) for name in FileId._fields)), None)
+        if not wanted:
+            break
+        begin = max(min(wanted.values()) - _CLOCK_STEP, 0.0)
+        if "" < first < as_time(begin):
+            break
+    return files.keys() - wanted.keys()
 
 
 def _of_answer(answered: Answered) -> dict[str, Any]:
@@ -259,14 +287,22 @@ def _read(part: Part) -> _Image:
             content = file.read(_MOST_BYTES + 1)
             if part.id is not None and FileId.of(os.fstat(file.fileno())) != part.id:
                 raise Changed
+    except FileNotFoundError as error:
+        if part.id is not None:
+            raise Changed from error
+        raise _unreadable(part, error) from error
     except (OSError, ValueError) as error:  # a ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or reason_of(error)
-        raise UsageError(
-            f"{part.name} cannot be read: {reason}", hint="give the path of a JPEG or PNG file"
-        ) from error
+        raise _unreadable(part, error) from error
     if len(content) > _MOST_BYTES:
         raise UsageError(
             f"{part.name} has more than {_MOST_BYTES} bytes",
             hint="give the path of a JPEG or PNG file",
         )
     return _Image(content, hashlib.sha256(content).hexdigest())
+
+
+def _unreadable(part: Part, error: OSError | ValueError) -> UsageError:
+    reason = getattr(error, "strerror", None) or reason_of(error)
+    return UsageError(
+        f"{part.name} cannot be read: {reason}", hint="give the path of a JPEG or PNG file"
+    )

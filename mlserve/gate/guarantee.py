@@ -15,7 +15,7 @@ from mlserve.artifact import digest_of
 from mlserve.errors import InvalidInput, UsageError, counted, reason_of
 from mlserve.gate import conformal
 from mlserve.gate.identity import Identity
-from mlserve.gate.martingale import bin_of
+from mlserve.gate.martingale import BINS, bin_of
 
 _FORMAT = 1
 _AGAIN = "calibrate this version: mlserve gate calibrate HOLDOUT --risk RISK --accept LABEL"
@@ -142,6 +142,8 @@ class Guarantee:
         values["accept"] = tuple(map(str, values["accept"]))
         values["bins"] = tuple(map(int, values["bins"]))
         found = cls(**values, digest=digest)
+        if not all(0 <= number < BINS for number in found.bins):
+            raise ValueError("its bins are not those of the alarm")
         if found.threshold is not None and not math.isfinite(found.threshold):
             raise ValueError("its threshold is not a number")
         return found

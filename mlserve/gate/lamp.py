@@ -11,6 +11,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -112,13 +113,20 @@ class SerialLamp:
                 self._open()
             self._send(f"{decision.upper()}\n".encode("ascii"), time.monotonic() + self._seconds)
         except (OSError, termios.error) as error:
-            self.close()  # it may have been unplugged: the next decision opens it again
+            self._drop()  # it may have been unplugged: the next decision opens it again
             raise LampFailed(f"{self._device} cannot be written: {_reason(error)}") from error
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _drop(self) -> None:
+        """Close the port without what it has not sent: a late word would be of another part."""
+        if self._fd >= 0:
+            with suppress(termios.error):
+                termios.tcflush(self._fd, termios.TCOFLUSH)
+        self.close()
 
     def _open(self) -> None:
         fd = os.open(self._device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -91,24 +92,33 @@ class Policy:
             text = f"the label is {shown}, not {wanted}"
             return Verdict(Decision.REJECT, Reason.OTHER_LABEL, text)
         score = score_of(answer, self.accept)
-        if score is None:
-            if self.min_score is not None or self.guarantee is not None:
-                raise NotToBeTrusted(
-                    "the server gives a label without a score, and a score is asked for",
-                    hint="serve a model that was exported with scores, or leave --min-score and "
-                    "--calibration out",
-                )
-            return Verdict(Decision.ACCEPT, Reason.LABEL, f"the label is {shown}")
-        if self.min_score is not None and score < self.min_score:
-            text = f"{shown} has {score:.4f}, below {self.min_score:g}"
-            return Verdict(self.on_unsure, Reason.LOW_SCORE, text)
-        if self.guarantee is not None and not self.guarantee.lets_in(score):
-            text = f"{shown} has {score:.4f}, not above the calibrated {self.guarantee.threshold}"
-            return Verdict(self.on_unsure, Reason.LOW_SCORE, text)
+        if score is None and (self.min_score is not None or self.guarantee is not None):
+            raise NotToBeTrusted(
+                "the server gives a label without a score, and a score is asked for",
+                hint="serve a model that was exported with scores, or leave --min-score and "
+                "--calibration out",
+            )
+        doubt = self._doubt(answer, score)
+        if doubt is not None:
+            return Verdict(self.on_unsure, *doubt)
+        text = f"the label is {shown}" if score is None else f"{shown} has {score:.4f}"
+        return Verdict(Decision.ACCEPT, Reason.LABEL, text)
+
+    def _doubt(self, answer: Prediction, score: float | None) -> tuple[Reason, str] | None:
+        """Return why an accepted label is not enough; None if it is."""
+        shown = shortened(answer.label)
+        if score is not None and self.min_score is not None and score < as_single(self.min_score):
+            return Reason.LOW_SCORE, f"{shown} has {score:.4f}, below {self.min_score:g}"
+        if score is not None and self.guarantee is not None and not self.guarantee.lets_in(score):
+            least = self.guarantee.threshold
+            return Reason.LOW_SCORE, f"{shown} has {score:.4f}, not above the calibrated {least}"
         if answer.is_uncertain:
-            text = f"{shown} comes from a rung of the ladder that may be wrong"
-            return Verdict(self.on_unsure, Reason.UNCERTAIN, text)
-        return Verdict(Decision.ACCEPT, Reason.LABEL, f"{shown} has {score:.4f}")
+            return Reason.UNCERTAIN, f"{shown} comes from a rung of the ladder that may be wrong"
+        for other in answer.scores:
+            if as_single(other.score) == score and other.label not in self.accept:
+                both = f"{shown} and {shortened(other.label)}"  # which is first means nothing
+                return Reason.UNCERTAIN, f"{both} have the same score, {other.score:.4f}"
+        return None
 
     def on(self, error: MlserveError) -> Verdict:
         """Return the verdict on a part without an answer.
@@ -133,22 +143,32 @@ class Policy:
 def score_of(answer: Prediction, accept: Collection[str]) -> float | None:
     """Return the score of the answer's label if that is accepted; None otherwise, or without one.
 
-    It is the one score that thresholds are about.
+    It is the one score that thresholds are about, the same over every protocol.
     """
     if answer.label not in accept or not answer.scores:
         return None
-    return answer.scores[0].score
+    return as_single(answer.scores[0].score)
+
+
+def as_single(score: float) -> float:
+    """Return the nearest float32. A model's 0.95 comes as 0.95 over REST, else as 0.949999988."""
+    return array("f", [score])[0]
 
 
 def require_meaning(answer: Prediction) -> None:
     """Raise NotToBeTrusted for an answer that says itself that it means nothing."""
-    if answer.has_random_weights:
-        raise NotToBeTrusted(
-            "the model has random weights, so that its answer means nothing",
-            hint="export it with its own weights: mlserve export --weights FILE",
-        )
+    require_own_weights(has_random_weights=answer.has_random_weights)
     if has_drifted(answer.served_by):
         raise NotToBeTrusted(
             "the model does not answer there as its certificate says",
             hint="see mlserve status, and mlserve certify on that machine",
+        )
+
+
+def require_own_weights(*, has_random_weights: bool) -> None:
+    """Raise NotToBeTrusted for a model that is known to have random weights."""
+    if has_random_weights:
+        raise NotToBeTrusted(
+            "the model has random weights, so that its answer means nothing",
+            hint="export it with its own weights: mlserve export --weights FILE",
         )

@@ -46,11 +46,15 @@ class FileId(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that is completely written. `changed_at` is the time of that, in seconds (Unix)."""
+    """A file that is completely written. `changed_at` is the time of that, in seconds (Unix).
+
+    `since` is one at which it was not yet as it is now, or just became so.
+    """
 
     path: Path
     id: FileId
     changed_at: float
+    since: float
 
 
 class FolderWatch:
@@ -75,9 +79,10 @@ class FolderWatch:
         # ignored, as the programs that are started here would inherit that.
         signal.signal(signal.SIGIO, lambda *_: None)
 
-    def present(self) -> set[FileId]:
-        """Return the files that are in the folder now, written or not."""
-        return {each.id for name in self._names() if (each := self._look(name)) is not None}
+    def present(self) -> dict[FileId, float]:
+        """Return the files that are in the folder now, written or not, and their `Found.since`."""
+        found = map(self._look, self._names())
+        return {each.id: each.since for each in found if each is not None}
 
     def know(self, decided: FileId) -> None:
         """Never yield that file."""
@@ -136,7 +141,8 @@ class FolderWatch:
             return None
         if not stat.S_ISREG(found.st_mode):
             return None
-        return Found(path, FileId.of(found), max(found.st_mtime, found.st_ctime))
+        times = found.st_mtime, found.st_ctime
+        return Found(path, FileId.of(found), max(times), min(times))
 
     def _wait(self) -> None:
         """Wait for events, or until a file has settled, or for the end, and not for long."""

@@ -252,4 +252,5 @@ def client_of(record: ServerRecord, model: ServedModel, version: int | None = No
         tls=tls_of(record),
         retries=ONCE,
         throttle=False,
+        probe=True,
     )

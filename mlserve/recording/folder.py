@@ -15,8 +15,9 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _NAME = re.compile(r"(?P<process>\d{8}T\d{6}Z-\d+-[0-9a-f]{4})\.(?P<number>\d{6,
 _FOLDER, _FILE = 0o700, 0o600
 _OTHERS = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,41 @@ def create(path: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, _FILE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(
+            descriptor, fcntl.LOCK_EX
+        )  # at once: only `is_written` may have it, for a moment
     except OSError:
         os.close(descriptor)
         path.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Let no other server remove or begin files in the folder meanwhile. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def oldest_first(files: Sequence[SegmentFile], now: int) -> Iterator[SegmentFile]:
+    """Yield the files by their age; `now` is the wall clock's time in nanoseconds.
+
+    Those of a process come in their order, also after its clock has been set back. A file of later
+    than now is from before that, so it is older than any from after it.
+    """
+    left: dict[str, deque[SegmentFile]] = {}
+    for file in sorted(files, key=lambda file: (file.process, file.number)):
+        left.setdefault(file.process, deque()).append(file)
+    while left:
+        name = min(left, key=lambda each: (left[each][0].written <= now, left[each][0].written))
+        yield left[name].popleft()
+        if not left[name]:
+            del left[name]
 
 
 def is_at(descriptor: int, path: Path) -> bool:
@@ -134,7 +165,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 def is_written(path: Path) -> bool:
     """Return whether a server has the file open to write to it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _READ_ONLY)
     except OSError:
         return False
     try:
@@ -159,7 +190,9 @@ def _segments(folder: Path) -> Iterator[SegmentFile]:
         if found is None:
             continue
         with suppress(FileNotFoundError):  # its server has just let it go
-            about = path.stat()
+            about = path.lstat()
+            if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for without end
+                continue
             number = int(found["number"])
             yield SegmentFile(path, found["process"], number, about.st_size, about.st_mtime_ns)
 

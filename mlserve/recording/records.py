@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -35,13 +37,19 @@ class Kind(NamedTuple):
     refused: str = ""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Any) -> Self:
         """Read what `_asdict` gave; what a later mlserve adds is left out.
 
-        Raises TypeError or ValueError for data of another shape.
+        Raises TypeError, ValueError or ArithmeticError for data of another shape.
         """
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a kind is an object, not {type(data).__name__}")
         version = data.get("version")
-        texts = {name: str(data.get(name, "")) for name in cls._fields if name != "version"}
+        texts = {
+            name: str(data.get(name, "")).encode(errors="replace").decode()
+            for name in cls._fields
+            if name != "version"
+        }
         return cls(**texts, version=None if version is None else int(version))
 
     @property
@@ -64,6 +72,74 @@ class SampledBytes:
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
 
+    @property
+    def size(self) -> int:
+        """The bytes of the body."""
+        return len(self.body)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the answer was kept."""
+        return self.answer is not None
+
+
+class OpenFile:
+    """A file whose bytes can be read for as long as this lives, even once it is removed."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take the file that is open under that descriptor, which may be closed."""
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, at: int, size: int) -> bytes:
+        """Return so many bytes from that place on. Raises OSError, also if there are fewer."""
+        parts = []
+        while size:
+            part = os.pread(self._descriptor, size, at)
+            if not part:
+                raise OSError("the file was cut")
+            parts.append(part)
+            at, size = at + len(part), size - len(part)
+        return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """The same as `SampledBytes`, left in its file until it is asked for.
+
+    So a recording may have more of them than fits in memory. `body_at` and `answer_at` are places
+    in the file; `answer_size` None means that no answer was kept. `body` and `answer` raise
+    OSError.
+    """
+
+    file: OpenFile
+    body_at: int
+    size: int
+    headers: Mapping[str, str]
+    answer_at: int
+    answer_size: int | None
+    answer_headers: Mapping[str, str]
+    digest: str
+
+    @property
+    def body(self) -> bytes:
+        """The body, read now."""
+        return self.file.read(self.body_at, self.size)
+
+    @property
+    def answer(self) -> bytes | None:
+        """The answer, read now."""
+        size = self.answer_size
+        return None if size is None else self.file.read(self.answer_at, size)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the answer was kept."""
+        return self.answer_size is not None
+
+
+Sampled = SampledBytes | StoredBytes
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
@@ -72,8 +148,8 @@ class RecordedRequest:
     `arrived` is a Unix time. `timeout` is what the caller allowed, 0 if it set no deadline.
     `seconds` is how long it was in the server, until its answer was written or its caller left;
     `queue`, `decode`, `run` and `encode` are the stages that it reached. `bytes_in` is the size of
-    its body as sent. `sample` are its bytes, if they were kept and are read; `is_sampled` says that
-    they were kept.
+    its body as sent. `sample` are its bytes, if they were kept and are wanted; `is_sampled` says
+    that they were kept.
     """
 
     kind: Kind
@@ -85,7 +161,7 @@ class RecordedRequest:
     run: float
     encode: float
     bytes_in: int
-    sample: SampledBytes | None = None
+    sample: Sampled | None = None
     is_sampled: bool = False
 
     @property
@@ -106,6 +182,6 @@ class RecordedRequest:
                 for name in ("queue", "decode", "run", "encode")
             },
             "total_ms": round(self.seconds * 1000, 3),
-            "body_bytes": None if sample is None else len(sample.body),
+            "body_bytes": None if sample is None else sample.size,
             "answer_sha256": None if sample is None else sample.digest or None,
         }

@@ -1,11 +1,13 @@
 """The files of one server's recording: written block by block, and the oldest of the folder go.
 
 All files of the folder together keep below a limit, also those of earlier processes and of other
-servers that record to it. A file that is being written to is never removed.
+servers that record to it. A file that is being written to is never removed, so it counts as what it
+may grow to.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -18,13 +20,12 @@ from mlserve import __version__
 from mlserve.recording import folder as folders
 from mlserve.recording.segment import SegmentHeader
 
-_PARTS = 16
-"""A file has about this part of the limit, so that little is lost when the oldest one goes."""
-_LARGEST_FILE = 16 * 2**20
+_PARTS = 15
+"""A file has at most this part of the limit, so that little is lost when the oldest one goes."""
+_LARGEST_FILE = 17 * 2**20
+_PARTS_BODY = 32
+"""A body has at most this part of the limit: a file takes one with its answer, and their heads."""
 _LARGEST_BODY = 8 * 2**20
-_AT_ONCE = 4
-"""How many parts of the limit the file that is written to may take: itself, a block beyond its
-size, and the body and the answer of one request."""
 LEAST_BYTES = 2**20
 """The smallest limit: below it not even one photo fits."""
 
@@ -37,7 +38,7 @@ class RingSizes:
 
     @property
     def file(self) -> int:
-        """The size from which on a file is full."""
+        """The most bytes of a file."""
         return min(_LARGEST_FILE, self.most // _PARTS)
 
     @property
@@ -48,7 +49,7 @@ class RingSizes:
     @property
     def body(self) -> int:
         """The most bytes of a body, and of an answer, that are kept."""
-        return min(_LARGEST_BODY, self.file)
+        return min(_LARGEST_BODY, self.most // _PARTS_BODY)
 
 
 class Ring:
@@ -85,21 +86,23 @@ class Ring:
         self._size = 0
 
     @property
-    def is_due(self) -> bool:
-        """Whether the next block belongs to a new file: this one is full, or somebody took it."""
-        if self._descriptor < 0 or self._size >= self.sizes.file:
-            return True
-        return not folders.is_at(self._descriptor, self._path)
+    def room(self) -> int:
+        """How many bytes the file still takes; 0 without one, or if somebody took it away."""
+        if self._descriptor < 0 or not folders.is_at(self._descriptor, self._path):
+            return 0
+        return max(0, self.sizes.file - self._size)
 
     def begin(self) -> None:
         """Begin a new file, once the oldest files have made room for it."""
         self.close()
-        self._make_room()
-        header = replace(
-            self._header, number=self._header.number + 1, wall=time.time(), offset=self._clock()
-        )
-        self._path = self.folder / folders.segment_name(header.process, header.number)
-        self._descriptor = folders.create(self._path)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with folders.changing(self.folder):
+            self._make_room()
+            header = replace(
+                self._header, number=self._header.number + 1, wall=time.time(), offset=self._clock()
+            )
+            self._path = self.folder / folders.segment_name(header.process, header.number)
+            self._descriptor = folders.create(self._path)
         self._header, self._size = header, 0
         try:
             self.write(header.to_bytes())
@@ -110,7 +113,7 @@ class Ring:
             raise
 
     def write(self, data: bytes) -> None:
-        """Append to the file: all of it, or nothing."""
+        """Append to the file: all of it, or nothing. It is no longer than `room`."""
         view = memoryview(data)
         try:
             while view:
@@ -131,13 +134,18 @@ class Ring:
                 os.close(descriptor)
 
     def _make_room(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = sorted(folders.segments_in(self.folder), key=lambda file: file.written)
-        total = sum(file.size for file in found)
-        room = self.sizes.most - _AT_ONCE * self.sizes.file
-        for file in found:
+        """Remove the oldest files until one more fits, whatever those that are written grow to."""
+        found = list(folders.segments_in(self.folder))
+        written = [file for file in found if folders.is_written(file.path)]
+        total = sum(max(file.size, self.sizes.file) for file in written)
+        total += sum(file.size for file in found if file not in written)
+        room = self.sizes.most - self.sizes.file
+        for file in folders.oldest_first(found, time.time_ns()):
             if total <= room:
                 return
-            if not folders.is_written(file.path):
+            if file not in written:
                 file.path.unlink(missing_ok=True)
                 total -= file.size
+        if total > room:
+            told = f"other servers that record to it take its {self.sizes.most} bytes already"
+            raise OSError(errno.EDQUOT, told)

@@ -9,11 +9,13 @@ import base64
 import binascii
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from mlserve.client.adapter import Reply
 from mlserve.client.oip_grpc import OipGrpc
@@ -21,7 +23,7 @@ from mlserve.client.oip_rest import OipRest
 from mlserve.client.tensor import Tensor, nested
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.errors import MlserveError, readable
-from mlserve.recording.records import Kind, RecordedRequest
+from mlserve.recording.records import Kind, RecordedRequest, Sampled
 from mlserve.replay.paths import verb_of
 from mlserve.wire.headers import JSON_LENGTH
 from mlserve.wire.proto import serving_pb2
@@ -38,6 +40,11 @@ _RESULTS = {
 _BEST = ("labels", "scores")
 _USUAL = "output_0"
 _SHOWN = 60
+_UNREADABLE = (
+    *(MlserveError, DecodeError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError, OSError, struct.error),
+)
+"""What reading and comparing answers raises that are not of the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +57,15 @@ class Difference:
 
     index: int
     distance: float
+    arrived: float = 0.0
+    is_label_changed: bool = False
     before: str | None = None
     now: str | None = None
-
-    @property
-    def is_label_changed(self) -> bool:
-        """Whether the label is another one."""
-        return self.before != self.now
 
     def to_json(self) -> dict[str, Any]:
         return {
             "request": self.index,
+            "arrived": round(self.arrived, 6),
             "distance": self.distance if math.isfinite(self.distance) else None,
             "label": self.before,
             "replayed_label": self.now,
@@ -71,7 +76,7 @@ class Difference:
 class Agreement:
     """How many recorded answers there were, how many were compared, and what differs.
 
-    `labelled` of the compared ones have labels. `unreadable` cannot be read, then or now.
+    `labelled` of the compared ones had labels. `unreadable` recorded ones cannot be read.
     `identical` have the same bytes.
     """
 
@@ -93,12 +98,13 @@ class Agreement:
         """The share of the answers with labels that have the same; None if there are none."""
         if not self.labelled:
             return None
-        return 1 - len(self.label_changes) / self.labelled
+        return (self.labelled - len(self.label_changes)) / self.labelled
 
     @property
     def output_share(self) -> float | None:
         """The share of the compared answers with all values the same; None if there are none."""
-        return 1 - len(self.differences) / self.compared if self.compared else None
+        same = self.compared - len(self.differences)
+        return same / self.compared if self.compared else None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as data, with the first hundred differences, changes of labels first."""
@@ -120,52 +126,71 @@ class Agreement:
 def agreement(
     requests: Sequence[RecordedRequest], found: Mapping[int, tuple[Mapping[str, str], bytes]]
 ) -> Agreement:
-    """Compare the answers that were found, by the number of their request, with the recorded."""
+    """Compare the answers that were found, by the number of their request, with the recorded.
+
+    Only the two of one request are in memory at once.
+    """
     result = Agreement()
     for index, request in enumerate(requests):
-        sample = request.sample
-        if sample is None or sample.answer is None:
+        if request.sample is None or not request.sample.has_answer:
             continue
         result.recorded += 1
-        if index not in found:
-            continue
-        headers, body = found[index]
-        _compare(
-            result, index, request.kind, (sample.answer_headers, sample.answer), (headers, body)
-        )
+        if index in found:
+            _compare(result, index, request, request.sample, found)
     return result
 
 
 def _compare(
     result: Agreement,
     index: int,
-    kind: Kind,
-    before: tuple[Mapping[str, str], bytes],
-    now: tuple[Mapping[str, str], bytes],
+    request: RecordedRequest,
+    sample: Sampled,
+    found: Mapping[int, tuple[Mapping[str, str], bytes]],
 ) -> None:
+    """Compare one answer. One that cannot be read now differs in everything."""
     try:
-        one, two = (values_of(kind, *each) for each in (before, now))
-    except (MlserveError, ValueError, TypeError, KeyError, RecursionError):
+        recorded = sample.answer or b""
+        before = values_of(request.kind, sample.answer_headers, recorded)
+        labels = labels_of(before)
+    except _UNREADABLE:
         result.unreadable += 1
         return
+    distance, labels_now = math.inf, None
+    try:
+        headers, body = found[index]
+        now = values_of(request.kind, headers, body)
+        labels_now = labels_of(now)
+        distance = 0.0 if before == now else distance_of(before, now)
+        result.identical += recorded == body
+    except _UNREADABLE:
+        distance = math.inf
     result.compared += 1
-    result.identical += before[1] == now[1]
-    labels = labels_of(one), labels_of(two)
-    result.labelled += labels[0] is not None
-    distance = distance_of(one, two)
+    result.labelled += labels is not None
     result.largest = max(result.largest, distance)
-    is_changed = labels[0] is not None and labels[0] != labels[1]
+    is_changed = labels is not None and labels != labels_now
     if distance > TOLERANCE or is_changed:
-        before_label, now_label = map(_told, labels) if labels[0] is not None else (None, None)
-        result.differences.append(Difference(index, distance, before_label, now_label))
+        told = _told(labels, labels_now)
+        result.differences.append(
+            Difference(index, distance, request.arrived, is_changed, *told),
+        )
 
 
-def _told(labels: Sequence[str] | None) -> str:
+def _told(before: Sequence[str] | None, now: Sequence[str] | None) -> tuple[str | None, str | None]:
+    """Return the labels in words: those that changed, if some did."""
+    if before is None:
+        return None, None
+    if now is not None and len(now) == len(before) and now != before:
+        changed = [(one, two) for one, two in zip(before, now, strict=True) if one != two]
+        before, now = [one for one, _ in changed], [two for _, two in changed]
+    return _joined(before), _joined(now)
+
+
+def _joined(labels: Sequence[str] | None) -> str:
     return readable(", ".join(labels))[:_SHOWN] if labels else "none"
 
 
 def values_of(kind: Kind, headers: Mapping[str, str], body: bytes) -> Any:
-    """Return what an answer says as plain data. Raises MlserveError or ValueError if unreadable."""
+    """Return what an answer says as plain data. Raises one of `_UNREADABLE`."""
     if kind.transport == "grpc":
         return _of_message(kind, body)
     if JSON_LENGTH in headers:

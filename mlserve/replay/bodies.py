@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mlserve.client.adapter import Call, SentRequest
 from mlserve.errors import NotFound, counted, first_of
-from mlserve.recording.records import Kind, RecordedRequest, SampledBytes
+from mlserve.recording.records import Kind, RecordedRequest, Sampled
 from mlserve.replay.paths import model_asked, path_for, verb_of
 from mlserve.wire.proto import inference_pb2, serving_pb2
 
@@ -48,12 +48,15 @@ class Renaming:
     model: str | None = None
     version: int | None = None
 
-    def call(self, kind: Kind, sample: SampledBytes) -> Call:
-        """Return the recorded call, for that model and version."""
-        body = sample.body
-        if kind.transport == "grpc" and (self.model is not None or self.version is not None):
-            body = self._message(verb_of(kind), body)
-        return Call(path_for(kind, self.model, self.version), body, dict(sample.headers))
+    def path(self, kind: Kind) -> str:
+        """Return the path of the recorded call, for that model and version."""
+        return path_for(kind, self.model, self.version)
+
+    def body(self, kind: Kind, body: bytes) -> bytes:
+        """Return the recorded body, for that model and version, which only messages name."""
+        if kind.transport != "grpc" or (self.model is None and self.version is None):
+            return body
+        return self._message(verb_of(kind), body)
 
     def _message(self, method: str, body: bytes) -> bytes:
         """Return a message that names them; one that cannot be read stays as it is."""
@@ -93,21 +96,32 @@ def _written(message: Message) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A recorded call for the model and the version that are asked; its body stays in its file."""
+
+    kind: Kind
+    sample: Sampled
+    renaming: Renaming
+
+    @property
+    def head(self) -> Call:
+        """The call without its body."""
+        return Call(self.renaming.path(self.kind), None, dict(self.sample.headers))
+
+    def body(self) -> bytes:
+        """Return the body, read now. Raises OSError."""
+        return self.renaming.body(self.kind, self.sample.body)
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """What a request says: a recorded call, or an input that is encoded for each timeout anew."""
 
     origin: Origin
     key: tuple[object, ...]
     """Stands for the content: equal keys, equal bytes."""
-    recorded: Call | None = None
+    recorded: RecordedCall | None = None
     input: SentRequest | None = None
-
-    def call(self, seconds: float) -> Call:
-        """Return the call with that time limit; infinity tells none."""
-        if self.recorded is not None:
-            return self.recorded
-        assert self.input is not None
-        return self.input.call(seconds)
 
 
 def input_of(kind: Kind, transport: Transport) -> InputOf:
@@ -122,8 +136,7 @@ class Bodies:
     renaming: Renaming
     inputs: Mapping[InputOf, Sequence[SentRequest]] = field(default_factory=dict)
     counts: Counter[Origin] = field(default_factory=Counter)
-    _own: dict[int, Call] = field(default_factory=dict)
-    _alike: defaultdict[tuple[str, ...], list[Content]] = field(
+    _alike: defaultdict[tuple[object, ...], list[tuple[int, Sampled]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     _turns: Counter[tuple[object, ...]] = field(default_factory=Counter)
@@ -134,13 +147,9 @@ class Bodies:
         Those of requests that were not answered may be wrong, and are not lent.
         """
         for index, request in enumerate(requests):
-            if request.sample is None:
-                continue
-            call = self._own[index] = self.renaming.call(request.kind, request.sample)
-            if request.kind.is_ok:
-                content = Content(Origin.ALIKE, (index,), call)
+            if request.sample is not None and request.kind.is_ok:
                 for group in _groups(request.kind):
-                    self._alike[group].append(content)
+                    self._alike[group].append((index, request.sample))
 
     def missing(self, requests: Sequence[RecordedRequest]) -> Counter[str]:
         """Return how many requests have nothing to say, by what they asked."""
@@ -159,9 +168,9 @@ class Bodies:
         return content
 
     def _content(self, index: int, request: RecordedRequest, transport: Transport) -> Content:
-        kind = request.kind
-        if request.sample is not None:
-            return Content(Origin.OWN, (index,), self._own[index])
+        kind, sample = request.kind, request.sample
+        if sample is not None:
+            return self._recorded(Origin.OWN, index, kind, sample)
         if self.inputs:
             key = input_of(kind, transport)
             given = self.inputs[key]
@@ -169,9 +178,14 @@ class Bodies:
             return Content(Origin.INPUT, (*key, turn), input=given[turn])
         group = self._lender(kind)
         assert group is not None, "`missing` was not asked"
-        return self._alike[group][self._turn(group) % len(self._alike[group])]
+        lender, lent = self._alike[group][self._turn(group) % len(self._alike[group])]
+        return self._recorded(Origin.ALIKE, lender, kind, lent)
 
-    def _lender(self, kind: Kind) -> tuple[str, ...] | None:
+    def _recorded(self, origin: Origin, index: int, kind: Kind, sample: Sampled) -> Content:
+        """Return the bytes of the request of that number, asked as one of this kind."""
+        return Content(origin, (index, kind.path), RecordedCall(kind, sample, self.renaming))
+
+    def _lender(self, kind: Kind) -> tuple[object, ...] | None:
         groups = _groups(kind)
         if model_asked(kind):
             groups = groups[:-1]  # what another model takes is no guess at what this one does
@@ -191,11 +205,19 @@ def require_bodies(bodies: Bodies, requests: Sequence[RecordedRequest]) -> None:
             f"{counted(missing.total(), 'recorded request')} of {len(requests)} have no body, and "
             f"no other request of their kind has one ({first_of(list(missing), _NAMED)})",
             hint="give what to ask about: --input FILE or --input NAME=VALUE; a server that "
-            "records with --record-bodies keeps bodies",
+            "records with --record-bodies keeps bodies; --model NAME replays those of one model",
         )
 
 
-def _groups(kind: Kind) -> list[tuple[str, ...]]:
-    """Return what two requests have in common that are alike: the most first."""
+def _groups(kind: Kind) -> list[tuple[object, ...]]:
+    """Return what two requests have in common that are alike: the most first.
+
+    Over gRPC the body says which version is asked, and over REST the path, which is not lent.
+    """
     usual, model = (kind.transport, kind.api, verb_of(kind)), model_asked(kind)
-    return [(*usual, model, kind.signature), (*usual, model), usual]
+    return [
+        (*usual, model, kind.signature, kind.version),
+        (*usual, model, kind.signature),
+        (*usual, model),
+        usual,
+    ]

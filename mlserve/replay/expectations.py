@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Self
 
 from mlserve.bench.slo import Slo
@@ -32,7 +33,7 @@ class Held:
     found: float | None
 
     def __str__(self) -> str:
-        found = "nothing to judge by" if self.found is None else f"{self.found:.2%}"
+        found = "nothing to judge by" if self.found is None else f"{self.found * 100:.6g}%"
         return f"{self.what}: {'held' if self.is_held else 'not held'} ({found})"
 
     def to_json(self) -> dict[str, Any]:
@@ -57,9 +58,11 @@ class Expectations:
                 levels.append(part)
                 continue
             found = _SHARE.fullmatch(value)
-            share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
+            share = float(Fraction(found[1]) / (100 if found[2] else 1)) if found else -1.0
             if name not in _SHARES or not 0 <= share <= 1:
                 raise UsageError(f"--expect {shortened(part)!r} is not an expectation", hint=_USAGE)
+            if name in shares:
+                raise UsageError(f"--expect names {name} twice", hint="give the least share once")
             shares[name] = share
         return cls(shares, Slo.parse(",".join(levels)) if levels else None)
 

@@ -7,6 +7,8 @@ from urllib.parse import quote, unquote
 
 from mlserve.recording.records import Kind
 
+_MARKS = "%/:@!$&'()*+,;="
+"""What a path may hold as it is, besides letters, digits and `-._~` (RFC 3986, section 3.3)."""
 _REST = re.compile(
     r"/(?P<api>v1|v2)/models/(?P<model>[^/:]+)"
     r"(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
@@ -42,7 +44,7 @@ def path_for(kind: Kind, model: str | None, version: int | None) -> str:
     """
     found = _REST.search(kind.path)
     if kind.transport == "grpc" or found is None:
-        return kind.path
+        return _escaped(kind.path)
     place = f"/{found['api']}/models/{found['model'] if model is None else quote(model, safe='')}"
     if version is not None:
         place += f"/versions/{version}"
@@ -50,4 +52,9 @@ def path_for(kind: Kind, model: str | None, version: int | None) -> str:
         place += f"/versions/{found['version']}"
     elif found["label"] is not None:
         place += f"/labels/{found['label']}"
-    return place + found["verb"]
+    return _escaped(place + found["verb"])
+
+
+def _escaped(path: str) -> str:
+    """Return the path without what would end it: not every recording is written by a server."""
+    return quote(path, safe=_MARKS)

@@ -24,7 +24,8 @@ class ReplayResult:
 
     `recorded` is what became of the requests then: its latencies are times in the server. Those of
     `replayed` are what the callers saw. `seconds` are how long each took from the first request to
-    the last. `origins` say where the bodies came from.
+    the last. `origins` say where the bodies came from, `errors` what the server said in place of
+    answers that were recorded.
     """
 
     asked: str
@@ -34,6 +35,7 @@ class ReplayResult:
     replayed: Measurement
     agreement: Agreement
     origins: Mapping[Origin, int]
+    errors: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     by_model: Mapping[str, tuple[Tally, Tally]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -83,6 +85,7 @@ class ReplayResult:
                 for name, (before, now) in self.by_model.items()
             },
             "agreement": self.agreement.to_json(),
+            "errors": [{"error": text, "requests": n} for text, n in self.errors.most_common()],
             "expected": [each.to_json() for each in self.held],
             "is_as_expected": self.is_as_expected,
             "warnings": self.warnings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from mlserve.bench.arrivals import PlannedArrivals
@@ -17,7 +18,7 @@ from mlserve.bench.target import Target
 from mlserve.client.adapter import SentRequest
 from mlserve.client.endpoint import Connection
 from mlserve.deadline import Deadline
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, counted
 from mlserve.recording.records import RecordedRequest
 from mlserve.replay.agreement import agreement
 from mlserve.replay.asking import Asked
@@ -62,11 +63,14 @@ class Replay:
         bodies.learn(requests)
         require_bodies(bodies, requests)
         moments = traffic.moments(self.speed, self.longest_gap)
-        answers = Answers()
-        sent = sendings(Sender(asked, bodies, answers, self.patience), requests, moments)
-        seconds = moments[-1] + _LAST
-        self.tell(f"replaying {len(requests)} requests to {asked.endpoints}: {seconds:.0f} s")
-        tallies = run_loads([each.load(seconds) for each in _watched(sent)])
+        with closing(Answers()) as answers:
+            sender = Sender(asked, bodies, answers, self.patience)
+            sent = sendings(sender, requests, moments)
+            seconds = moments[-1] + _LAST
+            self.tell(f"replaying {len(requests)} requests to {asked.endpoints}: {seconds:.0f} s")
+            tallies = run_loads([each.load(seconds) for each in _watched(sent)])
+            self.tell(f"comparing {counted(len(answers), 'answer')}")
+            found = agreement(requests, answers)
         whole = _merged(tallies, seconds)
         result = ReplayResult(
             asked=asked.name,
@@ -74,16 +78,18 @@ class Replay:
             speed=self.speed,
             recorded=recorded_tally(requests, self.speed * seconds),
             replayed=_measurement(sent, whole, seconds),
-            agreement=agreement(requests, answers.found),
+            agreement=found,
             origins=bodies.counts,
             left_out=traffic.left_out,
             by_model=_by_model(requests, whole, self.speed * seconds, seconds),
+            errors=answers.errors,
+            problems=[*sender.problems, *answers.problems],
         )
         result.held = self.expected.judge(whole, result.agreement)
         return result
 
     def _require_answers(self, requests: Sequence[RecordedRequest]) -> None:
-        has_any = any(each.sample and each.sample.answer is not None for each in requests)
+        has_any = any(each.sample is not None and each.sample.has_answer for each in requests)
         if self.expected.needs_answers and not has_any:
             raise UsageError(
                 "--expect labels or outputs needs recorded answers, and this recording has none",

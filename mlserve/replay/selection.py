@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 
+from mlserve import errors
+from mlserve.bench.connection import kind_of, kind_of_grpc, kind_of_http
 from mlserve.bench.tally import ANSWERED, LATE, LEFT, Tally
 from mlserve.client.endpoint import ProtocolName
 from mlserve.errors import NotFound, UsageError, counted, first_of
 from mlserve.recording.reading import Recording, Summary
 from mlserve.recording.records import Kind, RecordedRequest
 from mlserve.replay.paths import model_asked
+from mlserve.wire.status import grpc_status, http_status
 
 MOST_REQUESTS = 500_000
 """Requests that are replayed at once, at most: each takes about half a kilobyte of memory."""
@@ -21,6 +25,12 @@ _LEAST_SECONDS = 1e-3
 _SILENCE = 60.0
 """Seconds without a request that are worth a word before they are waited through."""
 _NAMED = 5
+_ERRORS = {
+    kind_of(each): each
+    for each in vars(errors).values()
+    if isinstance(each, type) and issubclass(each, errors.MlserveError)
+}
+"""The errors by the code under which a server records them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,20 @@ _STAGES = ("queue", "decode", "run", "encode")
 
 
 def kind_of_outcome(request: RecordedRequest) -> str:
-    """Return the kind by which a load counts how the request ended."""
+    """Return the kind by which a load counts how the request ended: by what its caller saw."""
     if request.kind.is_ok:
         return ANSWERED if request.is_in_time else LATE
-    return LEFT if request.kind.code == _CANCELLED else request.kind.code
+    if request.kind.code == _CANCELLED:
+        return LEFT
+    return _as_seen(request.kind.code, request.kind.transport)
+
+
+@cache
+def _as_seen(code: str, transport: str) -> str:
+    """Return the kind of error that a caller takes that one for: its status does not say all."""
+    error = _ERRORS.get(code)
+    if error is None:
+        return code
+    if transport == "grpc":
+        return kind_of_grpc(grpc_status(error("")))
+    return kind_of_http(http_status(error("")))

@@ -24,7 +24,7 @@ def how_it_was_made(line: str, more: Iterable[tuple[str, str]]) -> Section:
     known = [*more, *machine(), ("written", now())]
     parts: list[Markup] = [facts(known)]
     if line:
-        parts += [paragraph("To do it again:"), command(line)]
+        parts += [paragraph("To do it again, in the same folder:"), command(line)]
     return Section("How it was made", parts)
 
 

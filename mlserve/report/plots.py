@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from mlserve.percentiles import Percentiles
+from mlserve.percentiles import Percentiles, in_digits
 from mlserve.report.page import Markup, colour, legend, paragraph
 from mlserve.report.svg import (
     Axis,
@@ -42,6 +42,9 @@ _SPREAD = 10.0
 """How many times the shortest the longest time may be on a linear axis."""
 _SECOND = 1000.0
 _MOST_POWERS = 11
+_MOST_PLACES = 300
+"""The most distances that are all drawn: the narrow plot is as many pixels wide."""
+_THINNED = "Where several would lie on each other, only the one that is furthest away is drawn."
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,8 @@ def time_axis(times: Sequence[Times], frame: Frame) -> Axis:
 def time_text(milliseconds: float) -> str:
     """Return a time in three digits: `8.13 ms`, `1.2 s`."""
     if milliseconds >= _SECOND:
-        return f"{milliseconds / _SECOND:.3g} s"
-    return f"{milliseconds:.3g} ms"
+        return f"{in_digits(milliseconds / _SECOND, 3)} s"
+    return f"{in_digits(milliseconds, 3)} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +173,18 @@ def distances(
 ) -> Markup:
     """Plot each distance on a scale of powers of ten, and the `limit`, which `what` names.
 
-    `count` is the number of places. Zero is drawn on the lowest line, infinite on the highest.
+    `count` is the number of places. Zero is drawn on the lowest line, infinite on the highest. Of
+    more than can be told apart, only the furthest ones are drawn.
     """
-    if not any(value for each in found for _, _, value in each.values):
-        return paragraph("Every difference is 0.", "soft")
+    values = [value for each in found for _, _, value in each.values]
+    if not any(values):
+        return paragraph("Every difference is 0." if values else "Nothing was compared.", "soft")
     drawn = plot(title, partial(_draw_distances, found, count, limit, what))
-    return figure(drawn, "", legend((each.number, each.name) for each in found))
+    return figure(
+        drawn,
+        _THINNED if count > _MOST_PLACES else "",
+        legend((each.number, each.name) for each in found),
+    )
 
 
 def _draw_distances(
@@ -183,7 +192,7 @@ def _draw_distances(
 ) -> Iterator[str]:
     values = [value for each in found for _, _, value in each.values]
     up, powers = _decades([*values, limit], frame)
-    has_zero, has_infinite = 0.0 in values, math.inf in values
+    has_zero, has_infinite = 0.0 in values, not all(map(math.isfinite, values))
     for power in powers:
         yield frame.horizontal(up.place(power), f"1e{power}")
     if has_zero:
@@ -195,8 +204,9 @@ def _draw_distances(
         y = up.place(math.log10(limit))
         yield frame.horizontal(y, "", "limit")
     for each in found:
-        for place, name, value in each.values:
-            title = f"{each.name}, {name}: {value:.2g}"
+        values_shown = each.values if count <= _MOST_PLACES else _furthest(each.values, across)
+        for place, name, value in values_shown:
+            title = f"{each.name}, {name}: {in_digits(value, 2)}"
             y = up.place(logarithm(value) if math.isfinite(value) else math.inf)
             yield dot(across.place(place), y, title, colour(each.number), 3.5)
     if limit > 0:
@@ -204,9 +214,21 @@ def _draw_distances(
         yield label(frame.width - frame.right, y, what, "end", "of-limit")
 
 
+def _furthest(
+    values: Sequence[tuple[int, str, float]], across: Axis
+) -> Iterable[tuple[int, str, float]]:
+    """Return the one that is furthest away of those that lie on the same pixel across."""
+    kept: dict[int, tuple[int, str, float]] = {}
+    for each in values:
+        x = round(across.place(each[0]))
+        if x not in kept or each[2] > kept[x][2]:
+            kept[x] = each
+    return kept.values()
+
+
 def _decades(values: Sequence[float], frame: Frame) -> tuple[Axis, range]:
     """Return the axis of the powers of ten around these values, and those that have a line."""
-    powers = [math.log10(value) for value in values if 0 < value < math.inf]
+    powers = [math.log10(value) for value in values if 0 < value < math.inf] or [0.0]
     low, high = math.floor(min(powers)), math.ceil(max(powers))
     high = max(high, low + 1)
     step = 1 + (high - low) // _MOST_POWERS
@@ -224,6 +246,8 @@ class Series:
 
 def series(title: str, found: Sequence[Series], write: Callable[[float], str]) -> Markup:
     """Plot a figure of each target over a load; `write` is how the figure is written."""
+    if not found:
+        return paragraph("There was no answer, so there is nothing to draw.", "soft")
     drawn = plot(title, partial(_draw_series, found, write))
     return figure(drawn, "", legend((each.number, each.name) for each in found))
 

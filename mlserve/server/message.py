@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from mlserve.server.peer import UNKNOWN_PEER, Peer
+from mlserve.wire.headers import TRACEPARENT, TRACESTATE
 
 Result = TypeVar("Result")
+_OF_TRACES = (TRACEPARENT.encode(), TRACESTATE.encode())
 _IPV4_IN_IPV6 = "::ffff:"
 RawHeaders = Sequence[tuple[bytes, bytes]]
 LINGER = 1.0
@@ -47,8 +49,8 @@ class Headers:
     def __init__(self, raw: RawHeaders = ()) -> None:
         self._raw = raw
         first = dict(raw)
-        if len(first) != len(raw):  # the first of equal names counts
-            first = dict(reversed(raw))
+        if len(first) != len(raw):  # the first of equal names counts, but for those that are joined
+            first = dict(reversed(raw)) | _joined(raw)
         self._first = first
 
     @classmethod
@@ -78,6 +80,12 @@ class Headers:
         if wanted not in self._first:
             return []
         return [value.decode("latin-1") for key, value in self._raw if key == wanted]
+
+
+def _joined(raw: RawHeaders) -> dict[bytes, bytes]:
+    """Return the headers of traces, whose values W3C has joined: two traceparents are none."""
+    values = ((wanted, [value for name, value in raw if name == wanted]) for wanted in _OF_TRACES)
+    return {name: b",".join(found) for name, found in values if found}
 
 
 class Response:

@@ -337,6 +337,10 @@ DOCUMENT: Json = {
             ),
             query=(_REQUEST_ID,),
         ),
+        paths.SHADOW: _get(
+            "What a second version of a model has shown: its shadow, or a split of its requests",
+            _answer("the shadows and splits, by model", ref("Rollouts")),
+        ),
         METRICS_PATHS[0]: _get(
             "The metrics of the server; the same at " + METRICS_PATHS[1],
             _answer(

@@ -26,6 +26,10 @@ def object_of(required: Json, optional: Json | None = None) -> Json:
     return {"type": "object", "required": list(required), "properties": properties}
 
 
+def _by_name(value: Json) -> Json:
+    return {"type": "object", "additionalProperties": value}
+
+
 _PARAMETERS: Json = {
     "type": "object",
     "additionalProperties": {"type": ["boolean", "number", "string"]},
@@ -55,6 +59,43 @@ _CONFIGURED = list_of(
         {"optional": {"type": "boolean"}},
     )
 )
+
+_INTERVAL: Json = {**list_of(_NUMBER), "minItems": 2, "maxItems": 2}
+_COMPARED: Json = {
+    **dict.fromkeys(("agrees", "differs", "failed", "dropped", "tops", "same_top"), _COUNT),
+    "share": _NUMBER,
+    "interval": _INTERVAL,
+    "interval_is": TEXT,
+}
+_NUMBER_OR_NONE: Json = {"type": ["number", "null"]}
+_SIDE = object_of({"label": {"type": ["string", "null"]}, "score": _NUMBER_OR_NONE})
+_MIRRORED: Json = {
+    "asked": {**TEXT, "description": "what was asked, beside what answers"},
+    **_COMPARED,
+    "signatures": _by_name(object_of(_COMPARED)),
+    "last": list_of(
+        object_of(
+            {
+                **dict.fromkeys(("request_id", "at", "signature", "what"), TEXT),
+                "served": _SIDE,
+                "other": _SIDE,
+            }
+        )
+    ),
+    "error": TEXT,
+    "error_at": TEXT,
+}
+_ARM = object_of(
+    {
+        "version": _COUNT,
+        **dict.fromkeys(("asked", "answered", "late", "refused", "failed"), _COUNT),
+        **dict.fromkeys(("p50_ms", "p99_ms", "goodput"), _NUMBER_OR_NONE),
+        "interval": _INTERVAL,
+        "interval_is": TEXT,
+    }
+)
+_ROLLOUT_STATE: Json = {"enum": ["loading", "running", "stopped", "failed", "in use"]}
+_VERSION_OR_NONE: Json = {"type": ["integer", "null"]}
 
 SCHEMAS: Json = {
     "ModelConfig": object_of(
@@ -113,6 +154,33 @@ SCHEMAS: Json = {
             "callers": list_of(list_of(TEXT)),
             "columns": list_of(TEXT),
             "calls": list_of({"type": "array"}),
+        }
+    ),
+    "Rollouts": object_of(
+        {
+            "shadow": _by_name(
+                object_of(
+                    {
+                        "model": TEXT,
+                        "state": _ROLLOUT_STATE,
+                        "served": _VERSION_OR_NONE,
+                        **_MIRRORED,
+                    }
+                )
+            ),
+            "split": _by_name(
+                object_of(
+                    {
+                        "model": TEXT,
+                        "version": _COUNT,
+                        "share": _NUMBER,
+                        "state": _ROLLOUT_STATE,
+                        "arms": list_of(_ARM),
+                        "checked": object_of(_MIRRORED),
+                        **dict.fromkeys(("why", "stopped_at", "error"), TEXT),
+                    }
+                )
+            ),
         }
     ),
     "Error": object_of({"error": TEXT}),

@@ -77,8 +77,7 @@ class ServerParts:
         if self.recorder is not None:
             self.telemetry.add_observer(self.recorder)
             self.metrics.registry.register(RecordingMetrics(self.recorder))
-            if settings.record_bodies:
-                self.telemetry.sample_with(self.recorder.sample)
+            self.telemetry.sample_with(self.recorder.sample)
         self._on_change = on_change
         opener = Opener(settings.log_format, self._note_change)
         open_ = open_served if host is None else opener.open

@@ -184,16 +184,19 @@ class Sample:
     """
 
     takes: Callable[[int], bool]
-    body: bytes | bytearray | None = None
+    body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     answer: bytes | None = None
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
 
     def keep_body(self, body: bytes | bytearray, headers: Mapping[str, str] = _NONE) -> None:
-        """Keep the body, as it was sent, if there is room for it."""
+        """Keep the body, as it was sent, if there is room for it.
+
+        What was received in parts is copied: a model may write to the arrays that are made of it.
+        """
         if self.takes(len(body)):
-            self.body, self.headers = body, headers
+            self.body, self.headers = bytes(body), headers
             self.size += len(body)
 
     def keep_answer(self, answer: bytes, headers: Mapping[str, str] = _NONE) -> None:
@@ -219,7 +222,8 @@ class RequestRecord:
     what admission goes by. `times` are the sum of those of its `parts`, where it has some. `arm` is
     the version that a split gave it to; None if there is no split, or if it named a version.
     `deadline` is how many seconds the caller allowed when it asked, 0 if it set no deadline.
-    `sample` holds its bytes, if they are recorded. `peer` is what the kernel knows of the client.
+    `sample` holds its bytes, if they are recorded. `is_probe`: it only tries whether the server
+    answers; known only where requests are recorded. `peer` is what the kernel knows of the client.
     `began` is when the request had arrived, even if it was read later.
     """
 
@@ -244,6 +248,7 @@ class RequestRecord:
     began: float = field(default_factory=time.monotonic)
     deadline: float = 0.0
     sample: Sample | None = None
+    is_probe: bool = False
     peer: Peer = UNKNOWN_PEER
 
     @classmethod

@@ -22,6 +22,9 @@ REQUEST_TIMEOUT_MS = "x-request-timeout-ms"
 """The client's timeout in milliseconds over HTTP; gRPC has `grpc-timeout`."""
 REQUEST_PRIORITY = "x-request-priority"
 """How important the call is: sheddable, default or critical; also gRPC metadata."""
+REQUEST_PROBE = "x-request-probe"
+"""`1` on a call that only tries whether the server answers, which it does not record; also gRPC
+metadata."""
 USER_AGENT = "user-agent"
 """The client's name and version, first of all."""
 ENVOY_TIMEOUT_MS = "x-envoy-expected-rq-timeout-ms"
@@ -69,6 +72,8 @@ HANDLER_HEADERS = "mlserve-headers"
 
 STAGES = ("queue", "decode", "run", "encode")
 """The stages of a request in the server, in order: the metrics of `Server-Timing`."""
+_KNOWN_FLAGS = 3
+"""Sampled, and that the trace id is random."""
 _TRACEPARENT = re.compile(
     r"(?!ff|00.{54})[0-9a-f]{2}"  # a version: never ff, and 00 has no more than its 55 characters
     r"-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
@@ -102,10 +107,14 @@ def write_price(price: float) -> str:
 def read_traceparent(text: str) -> tuple[str, ...] | None:
     """Return the trace id (32 hex digits), span id (16) and flags (2); None if malformed.
 
-    The form is that of W3C Trace Context, https://www.w3.org/TR/trace-context/.
+    The form is that of W3C Trace Context, https://www.w3.org/TR/trace-context-2/. Flags that it
+    does not know are left out, as it asks for what is passed on.
     """
     match = _TRACEPARENT.fullmatch(text)
-    return None if match is None else match.groups()
+    if match is None:
+        return None
+    trace_id, span_id, flags = match.groups()
+    return trace_id, span_id, f"{int(flags, 16) & _KNOWN_FLAGS:02x}"
 
 
 def write_traceparent(trace_id: str, span_id: str, flags: str) -> str:

@@ -17,6 +17,19 @@ INTERVAL = "Wilson, 95 %"
 """What the interval of a share is."""
 
 
+def percent(share: float) -> str:
+    """Return a share in words: `5 %`."""
+    return f"{100 * share:g} %"
+
+
+def how_to_go_on(version: int) -> str:
+    """Return what to do about a split of that version that is stopped."""
+    return (
+        "it stays stopped until the split is changed, for example to a mended version, or the "
+        f"server is started again; `mlserve models use {version}` gives the version all requests"
+    )
+
+
 class RolloutState(StrEnum):
     """What a second version does. One that is in use answers all requests: nothing is compared."""
 
@@ -134,7 +147,8 @@ class Mirrored:
     signatures: Mapping[str, Comparison]
     last: tuple[Disagreement, ...] = ()
     error: str = ""
-    """The latest failure; empty if there was none."""
+    error_at: str = ""
+    """The latest failure, and when it was; empty if there was none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return data for `from_json`."""
@@ -144,6 +158,7 @@ class Mirrored:
             "signatures": {name: each.to_json() for name, each in self.signatures.items()},
             "last": [asdict(each) for each in self.last],
             "error": self.error,
+            "error_at": self.error_at,
         }
 
     @classmethod
@@ -155,33 +170,52 @@ class Mirrored:
             {str(k): Comparison.from_json(each) for k, each in data["signatures"].items()},
             tuple(map(Disagreement.from_json, data["last"])),
             str(data["error"]),
+            str(data["error_at"]),
         )
+
+    def error_in_words(self) -> str:
+        """Return the latest failure, with its time where it has one."""
+        at = f" ({self.error_at})" if self.error_at else ""
+        return f"{readable(self.error)}{at}"
 
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """The shadow of a model."""
+    """The shadow of a model. `served` is the version whose answers are compared with its own.
+
+    It is None until there is one.
+    """
 
     model: str
     state: RolloutState
     mirrored: Mirrored
+    served: int | None = None
 
     def lines(self) -> list[str]:
         """Return what `mlserve status` prints of it."""
         told = self.mirrored
-        lines = [f"shadow: {told.asked} beside {self.model} ({self.state}): {told.counts}"]
-        lines += [f"shadow: last error: {readable(told.error)}"] if told.error else []
+        if self.state is RolloutState.IN_USE:
+            what = f"{told.asked} of {self.model} is the one in use, so there is nothing to compare"
+            return [f"shadow: {what} (in use)"]
+        beside = self.model if self.served is None else f"version {self.served} of {self.model}"
+        lines = [f"shadow: {told.asked} beside {beside} ({self.state}): {told.counts}"]
+        if told.error:
+            is_off = self.state is RolloutState.FAILED
+            what = "WARNING: the shadow is not asked" if is_off else "shadow: last failure"
+            lines.append(f"{what}: {told.error_in_words()}")
         return lines + [f"  {each}" for each in told.last]
 
     def to_json(self) -> dict[str, Any]:
         """Return data for `from_json`."""
-        return {"model": self.model, "state": self.state.value, **self.mirrored.to_json()}
+        about = {"model": self.model, "state": self.state.value, "served": self.served}
+        return {**about, **self.mirrored.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Shadow:
         """Read what `to_json` wrote; raises as `Mirrored.from_json`."""
-        state = RolloutState(data["state"])
-        return cls(str(data["model"]), state, Mirrored.from_json(data))
+        state, served = RolloutState(data["state"]), data["served"]
+        mirrored = Mirrored.from_json(data)
+        return cls(str(data["model"]), state, mirrored, None if served is None else int(served))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,17 +285,26 @@ class Split:
 
     def lines(self) -> list[str]:
         """Return what `mlserve status` prints of it."""
-        lines = [
-            f"split: version {self.version} of {self.model} gets {self.share:g} ({self.state})"
-        ]
-        lines += [f"WARNING: the split is stopped since {self.stopped_at}: {self.why}"] * bool(
-            self.why
-        )
-        lines += [f"split: {readable(self.error)}"] if self.error else []
+        lines = [f"split: version {self.version} of {self.model} {self._gets()} ({self.state})"]
+        if self.why:
+            lines.append(f"WARNING: the split is stopped since {self.stopped_at}: {self.why}")
+            lines.append(f"split: {how_to_go_on(self.version)}")
+        if self.error:
+            lines.append(f"WARNING: {readable(self.error)}")
         lines += [f"split: {arm}" for arm in self.arms]
         lines.append(f"split: asked beside version {self.version}: {self.checked.counts}")
-        lines += [f"split: last error: {readable(self.checked.error)}"] * bool(self.checked.error)
+        if self.checked.error:
+            lines.append(f"split: last failure: {self.checked.error_in_words()}")
         return lines + [f"  {each}" for each in self.checked.last]
+
+    def _gets(self) -> str:
+        """Return what part of the requests the version gets now."""
+        if self.state is RolloutState.IN_USE:
+            return "is the one in use, and gets all requests"
+        if self.state in (RolloutState.STOPPED, RolloutState.FAILED):
+            return "gets none of the requests that name no version"
+        what = f"gets {percent(self.share)} of the requests that name no version"
+        return what if self.state is RolloutState.RUNNING else f"{what}, once it is loaded"
 
     def to_json(self) -> dict[str, Any]:
         """Return data for `from_json`."""

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mlserve.cli.app import app
 from mlserve.store import Store
+from tests.harness.cli import commands
 from tests.harness.command import Command
 
 Offered = Callable[[str], list[str]]
@@ -59,6 +60,34 @@ def test_versions_are_those_of_the_model(offered: Offered) -> None:
     assert offered("up --model iris --version ") == ["1", "12", "all"]
     assert offered("build --model iris --backend torch --version ") == ["12"]
     assert offered("predict --model x --version ") == ["3"]
+
+
+def test_versions_to_serve_are_those_of_the_model_and_all(offered: Offered) -> None:
+    for command in ("up", "deploy kubernetes", "deploy compose", "deploy systemd"):
+        assert offered(f"{command} --model x --version ") == ["3", "all"], command
+    for command in ("tune", "certify", "replay", "gate", "gate calibrate", "bench", "why"):
+        assert offered(f"{command} --model x --version ") == ["3"], command
+    assert offered("up --model x --shadow ") == ["3"]
+    assert offered("bench --backend sklearn --backend torch --model ") == ["iris", "x"]
+
+
+def test_what_compare_takes_are_backends_models_and_their_versions(offered: Offered) -> None:
+    assert offered("compare t") == ["torch", "torch/iris", "torch/x"]
+    assert offered("compare sklearn@") == ["sklearn@1"]
+    assert offered("compare sklearn/iris torch/x@") == ["torch/x@3"]
+    assert offered("compare --model iris torch/iris@") == ["torch/iris@12"]
+
+
+def test_every_option_that_names_what_is_exported_is_completed(offered: Offered) -> None:
+    named = ("--backend", "--model", "--version", "--against", "--launcher")
+    options = [(name, o) for name, c in commands().items() for p in c.params for o in p.opts[:1]]
+    lacking = [
+        f"{name} {option}"
+        for name, option in options
+        if option in named and not offered(f"{name} {option} ")
+    ]
+
+    assert lacking == ["export --version"], "the number of a version that is not there yet"
 
 
 def test_servers_are_those_that_run(cli: Command, export: Callable[..., Path]) -> None:

@@ -67,7 +67,15 @@ def test_show_as_json_names_the_commands(folder: Path) -> None:
                 "value": "m",
                 "source": "file",
                 "from": "pyproject.toml:2:9",
-                "commands": ["predict", "gate", "metadata", "status"],
+                "commands": [
+                    "predict",
+                    "gate",
+                    "gate calibrate",
+                    "metadata",
+                    "status",
+                    "why",
+                    "audit",
+                ],
             },
         ],
     }

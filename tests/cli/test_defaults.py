@@ -65,6 +65,22 @@ def test_a_command_takes_its_defaults_from_the_file(
     assert (code, out) == (ExitCode.UNAVAILABLE, "")
 
 
+def test_a_refusal_is_explained_by_the_server_that_refused(
+    echo: EchoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`why` and `audit` ask the server that `predict` asks, in a time of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlserve.toml").write_text(
+        f'[client]\nendpoint = "{echo.endpoint("rest")}"\ntimeout = 0.001\n'
+    )
+    code, out, err = run("audit", "--output", "json")
+    assert code == 0, err
+    assert "regret" in out
+    code, _, err = run("why", "never-asked")
+    assert code == ExitCode.USAGE
+    assert "never-asked" in err
+
+
 def test_of_flag_environment_and_file_the_first_counts(folder: Path) -> None:
     (folder / "mlserve.toml").write_text("[client]\ntimeout = 1\n[predict]\ntimeout = 2\n")
     assert shown() == {

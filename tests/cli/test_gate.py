@@ -17,7 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
-from mlserve.gate.audit_file import family, lines_in
+from mlserve.cli.gate_verify import usual_audit
+from mlserve.cli.server_choice import FoundServer, ServerChoice
+from mlserve.gate.audit_file import AuditFile, family, lines_in
 from mlserve.gate.verify import verify
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import PHOTO, manifest
@@ -513,3 +515,23 @@ def test_random_weights_are_never_accepted(
     found = cli("gate", part(), *ACCEPT, *to(server, audit), "--on-error", "accept")
     assert found.returncode == 11
     assert "random weights" in found.stdout
+
+
+def test_random_weights_of_a_running_server_are_never_accepted(
+    part: Any, audit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third-party server's answers do not tell of them; the record of `mlserve up` does."""
+    found = FoundServer("127.0.0.1:1", None, {}, has_random_weights=True)
+    monkeypatch.setattr(ServerChoice, "find", lambda *_: found)
+    args = ("gate", str(part()), *ACCEPT, "--audit", str(audit), "--on-error", "accept")
+    result = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert result.exit_code == 11
+    assert result.stdout.startswith("ask\tthe model has random weights")
+
+
+def test_the_usual_audit_is_verified_without_its_name(home: Path) -> None:
+    audit = AuditFile(usual_audit())
+    audit.append({"kind": "decision", "decision": "accept"})
+    audit.close()
+    found = CliRunner().invoke(app, ["gate", "verify"], catch_exceptions=False)
+    assert (found.exit_code, found.stdout[:35]) == (0, "nothing is wrong: 1 line (1 accept)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +48,26 @@ def test_what_the_configuration_gives_is_told_as_options() -> None:
         *("mlserve", "x", "--runs", "1", "--report", "r.html")
     ]
     assert _told("x", "--runs", "5", runs=1) == ["mlserve", "x", "--runs", "5"]
+
+
+def test_files_with_any_name_are_given_again(tmp_path: Path) -> None:
+    """As a shell reads them, to which the command is pasted."""
+    names = ["-x.jpg", "a'b\"c $HOME `d`.jpg", "tab\there\nand there.jpg", "nicht-\udcff.jpg"]
+    names += ["größe.jpg", "back\\slash \x07.jpg", "-"]
+    told: list[str] = []
+    app = typer.Typer()
+
+    @app.command()
+    def asked(ctx: typer.Context, files: list[str], model: str = "") -> None:
+        assert files == names
+        told.append(command_line(ctx))
+
+    done = CliRunner().invoke(app, ["--model", "-m", "--", *names], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    [line] = told
+    assert line.isprintable()
+    printed = subprocess.run(
+        ["bash", "-c", f"set -- {line}; printf '%s\\0' \"$@\""], capture_output=True, check=True
+    ).stdout
+    words = [os.fsdecode(word) for word in printed.split(b"\0")[:-1]]
+    assert words == ["mlserve", "--model", "-m", "--", *names]

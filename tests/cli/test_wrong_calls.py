@@ -36,6 +36,7 @@ def refused(*words: str) -> tuple[str, str]:
         *(("infer", "predict"), ("query", "predict"), ("test", "predict"), ("prdict", "predict")),
         *(("convert", "export"), ("exprot", "export"), ("version", "--version")),
         *(("help", "--help"), ("health", "status"), ("info", "metadata"), ("diff", "compare")),
+        *(("benchmark", "bench"), ("k8s", "deploy"), ("explain", "why"), ("optimize", "tune")),
     ],
 )
 def test_a_word_of_another_tool_leads_to_the_command(word: str, command: str) -> None:
@@ -74,6 +75,7 @@ def test_an_image_in_place_of_a_command_is_for_predict() -> None:
         (("predict", "x", "--url", "y"), "did you mean --endpoint? see mlserve predict --help"),
         (("ps", "--json"), "did you mean --output json? see mlserve ps --help"),
         (("up", "--port", "1"), "did you mean --grpc-port? see mlserve up --help"),
+        (("up", "--artifacts", "s3://b"), "did you mean --fetch-from? see mlserve up --help"),
         (("up", "--gpu"), "did you mean --provider cuda? see mlserve up --help"),
         (("export", "--dir", "x"), "did you mean --store? see mlserve export --help"),
         (

@@ -181,3 +181,15 @@ def test_a_collector_that_is_away_does_not_keep_the_command(
     assert (done.returncode, done.stdout) == (0, "sorrel\n")
     [line] = done.stderr.splitlines()
     assert line.startswith(f"warning: the spans were not sent to {url}: ")
+
+
+def test_a_part_that_is_rejected_is_told(cli: Command, photo: Path, server: EchoServer) -> None:
+    with receiving() as receiver:
+        receiver.reject(1, "too old")
+        asked = ("predict", photo, "--endpoint", server.grpc, "--timeout", 20)
+        done = cli(*asked, "--otlp", receiver.http)
+        assert (done.returncode, done.stdout) == (0, "sorrel\n")
+        url = receiver.http
+    assert done.stderr == (
+        f"warning: the spans were not sent to {url}: it rejects 1 of them: too old\n"
+    )

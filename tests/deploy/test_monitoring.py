@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from mlserve.deploy.monitoring.files import ALERTS, DASHBOARD, monitoring_files
 from tests.foreign.servers import environment
@@ -28,6 +29,12 @@ RULES: dict[str, dict[str, Any]] = {
     for rule in group["rules"]
 }
 NAME = re.compile(r"\b(?:mlserve|process)_\w+")
+ROW = re.compile(r"^\| (`mlserve_.*?) \| (?:counter|gauge|histogram) \| (.*?) ?\|", re.MULTILINE)
+SELECTOR = re.compile(r"\b(\w+)\{([^}]*)\}")
+LABEL = re.compile(r"(\w+)(?:=|!=|=~|!~)\"")
+GROUPED = re.compile(r"\bby \(([^)]*)\)")
+SHOWN = re.compile(r"\{\{(?: \$labels\.)?(\w+)(?: \}\}|\}\})")
+OF_PROMETHEUS = {"job", "instance", "le"}
 HERE = {"job": "vision", "instance": "a:8501"}
 MODEL = HERE | {"model": "m", "version": "3"}
 Series = dict[str, str]
@@ -259,6 +266,42 @@ def test_every_metric_that_is_named_is_one_of_a_server(page: str) -> None:
     document = Path(__file__).parents[2] / "docs" / "observability.md"
     told = set(re.findall(r"`(mlserve_\w+)`", document.read_text()))
     assert {name for name in known if name.startswith("mlserve_otlp")} <= told
+
+
+@pytest.mark.server
+def test_every_label_that_is_named_is_one_of_its_metric(page: str) -> None:
+    told = told_labels()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            name = sample.name if family.type == "counter" else family.name
+            if name in told and not sample.name.endswith("_created"):
+                assert set(sample.labels) - {"le"} == told[name], name
+    legends = [
+        (target["expr"], target["legendFormat"])
+        for panel in PANELS
+        for target in panel.get("targets", ())
+    ]
+    texts = [*legends, *((rule["expr"], str(rule["annotations"])) for rule in RULES.values())]
+    for expr, shown in texts:
+        names = {re.sub("_(bucket|sum|count)$", "", name) for name in NAME.findall(expr)}
+        known = set.union(OF_PROMETHEUS, *(told.get(name, set()) for name in names))
+        for metric, inside in SELECTOR.findall(expr):
+            of_metric = told.get(re.sub("_(bucket|sum|count)$", "", metric), set())
+            assert set(LABEL.findall(inside)) <= of_metric | OF_PROMETHEUS, expr
+        kept = [set(re.findall(r"\w+", listed)) for listed in GROUPED.findall(expr)]
+        assert all(labels <= known for labels in kept), expr
+        left = set.intersection(*kept) if kept else known
+        assert set(SHOWN.findall(shown)) <= left, (expr, shown)
+
+
+def told_labels() -> dict[str, set[str]]:
+    """The labels of each metric, as the table of the documentation has them."""
+    document = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    found = {}
+    for names, labels in ROW.findall(document):
+        for name in re.findall(r"`(mlserve_\w+)`", names):
+            found[name] = set(re.findall(r"\w+", labels))
+    return found
 
 
 def test_panels_have_places_of_their_own() -> None:

@@ -17,6 +17,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     fail_stages  a message: the stages end their process with it
     together     how many requests it likes to run as one (default 0: it does not say)
     offset       what is added to the sum of `two`, `lenient` and `fragile` (default 0)
+    released     a path: `slow` ends early once there is such a file
     journal      a path: each run and the close append a line (the signature's name, "close")
 """
 
@@ -63,6 +64,7 @@ class EchoConfig:
     fail_stages: str | None = None
     together: int = 0
     offset: float = 0.0
+    released: str | None = None
     journal: str | None = None
 
 

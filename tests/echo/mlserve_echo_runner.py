@@ -54,7 +54,7 @@ class EchoRunner:
         if signature == "lenient":
             return {"sum": inputs["a"] + inputs.get("b", np.float32(100)) + offset}
         if signature == "slow":
-            self._closed.wait(float(inputs["seconds"].max(initial=0)))
+            self._wait(float(inputs["seconds"].max(initial=0)))
             return {"done": inputs["seconds"]}
         if signature == "crash":
             raise RuntimeError("a secret of the server")
@@ -65,6 +65,17 @@ class EchoRunner:
     def close(self) -> None:
         self._closed.set()
         self._note("close")
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long, or until the model is closed or released."""
+        released = self._config.released
+        if released is None:
+            self._closed.wait(seconds)
+            return
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not Path(released).exists():
+            if self._closed.wait(0.02):
+                return
 
     def _answer(self, signature: str, images: Array) -> dict[str, Array]:
         if not WARM_UP.issuperset(images):

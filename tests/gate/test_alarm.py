@@ -113,7 +113,7 @@ def test_a_start_does_not_keep_other_gates_waiting(
     alarm.save()
     assert {**json.loads(alarm.path.read_bytes()), "seq": 0} == {**wanted, "seq": 0}
     with first.audit.held():
-        assert decided_before(starting, {FileId(1, 2, 3)}) == set()
+        assert decided_before(starting, {FileId(1, 2, 3): 0.0}) == set()
     starting.close()
     first.end()
 

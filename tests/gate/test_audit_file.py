@@ -86,6 +86,26 @@ def test_no_line_follows_one_that_was_changed(path: Path) -> None:
         AuditFile(path)
 
 
+@pytest.mark.parametrize("how", ["cut", "removed", "replaced"])
+def test_lines_that_vanish_while_a_gate_runs_stop_it(path: Path, how: str) -> None:
+    """It knows what it wrote, so that this needs no head that was noted elsewhere."""
+    audit = AuditFile(path, rotation=Rotation(max_bytes=1500))
+    for number in range(10):
+        audit.append({**PART, "part": number})
+    lines = path.read_bytes().splitlines(keepends=True)
+    if how == "cut":
+        path.write_bytes(b"".join(lines[:-1]))
+    else:
+        path.unlink()
+    if how == "replaced":
+        path.write_bytes(family(path)[0].read_bytes())
+    before = [file.read_bytes() for file in family(path)]
+    with pytest.raises(AuditBroken, match=r"it had line .*, which was removed while the gate ran"):
+        audit.append(PART)
+    audit.close()
+    assert [file.read_bytes() for file in family(path) if file.stat().st_size] == before
+
+
 def test_full_files_are_renamed_and_the_chain_goes_on(path: Path) -> None:
     written(path, 25, rotation=Rotation(max_bytes=1500))
     written(path, 5, rotation=Rotation(max_bytes=1500))

@@ -209,10 +209,10 @@ def test_more_files_than_are_kept_in_mind(
     monkeypatch.setattr(watch, "_MOST_KNOWN", 10)
     for number in range(50):
         (folder / f"{number}.jpg").write_bytes(b"x")
-    reads: list[set[FileId]] = []
+    reads: list[dict[FileId, float]] = []
     present = watcher.watch.present
 
-    def counted() -> set[FileId]:
+    def counted() -> dict[FileId, float]:
         reads.append(present())
         return reads[-1]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,14 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 
 from mlserve.testing.processes import stopping, wait_until
 
 T = TypeVar("T")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key of an element in JSON (WebDriver, section 12.1)."""
-_PATIENCE = 20.0
-"""Seconds for the page to come to what a test expects."""
+_PATIENCE = 60.0
+"""Seconds for the page to come to what a test expects, on a machine with much else to do."""
+_SCRIPT = 120
+"""Seconds for a script, such as one that looks at each element of a page."""
 _ARGUMENTS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
@@ -40,6 +44,15 @@ def why_absent() -> str | None:
         if absent
         else None
     )
+
+
+def require() -> None:
+    """Skip the test without a browser; fail it where one is required."""
+    reason = why_absent()
+    if reason is not None and os.environ.get("MLSERVE_TEST_BROWSER") == "required":
+        pytest.fail(reason)
+    if reason is not None:
+        pytest.skip(reason)
 
 
 class Browser:
@@ -206,6 +219,8 @@ def browsing(folder: Path) -> Iterator[Browser]:
     }
     wanted = {
         "browserName": "chrome",
+        "acceptInsecureCerts": True,
+        "timeouts": {"script": _SCRIPT * 1000},
         "goog:chromeOptions": options,
         "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
     }
@@ -215,7 +230,7 @@ def browsing(folder: Path) -> Iterator[Browser]:
         stopping(process),
     ):
         port = wait_until(lambda: _port_in(log.read_text()))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as driver:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=2 * _SCRIPT) as driver:
             answer = driver.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
             assert answer.status_code == 200, answer.text
             session = answer.json()["value"]["sessionId"]

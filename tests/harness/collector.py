@@ -6,7 +6,7 @@ import gzip
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -57,7 +57,10 @@ class Point:
 
 
 class Receiver:
-    """What came, and the ports. `is_open`: it answers; `status` is what it says over HTTP."""
+    """What came, and the ports. `is_open`: it answers; `status` is what it says over HTTP.
+
+    `answers` are its messages by signal, `more` the headers beside them over HTTP.
+    """
 
     def __init__(self) -> None:
         self.http_port = self.grpc_port = 0
@@ -65,6 +68,9 @@ class Receiver:
         self.is_open = threading.Event()
         self.is_open.set()
         self.headers: list[dict[str, str]] = []
+        self.peers: set[Any] = set()
+        self.answers = dict.fromkeys(_SERVICES, b"")
+        self.more: dict[str, str] = {"content-type": "application/x-protobuf"}
         self._lock = threading.Lock()
         self._requests: dict[str, list[Any]] = {"traces": [], "metrics": []}
 
@@ -75,6 +81,19 @@ class Receiver:
     @property
     def grpc(self) -> str:
         return f"grpc://127.0.0.1:{self.grpc_port}"
+
+    def reject(self, count: int, why: str) -> None:
+        """Answer from now on that so many spans and points are not taken."""
+        spans = trace_service.ExportTracePartialSuccess(rejected_spans=count, error_message=why)
+        points = metrics_service.ExportMetricsPartialSuccess(
+            rejected_data_points=count, error_message=why
+        )
+        of_spans = trace_service.ExportTraceServiceResponse(partial_success=spans)
+        of_points = metrics_service.ExportMetricsServiceResponse(partial_success=points)
+        self.answers = {
+            "traces": of_spans.SerializeToString(),
+            "metrics": of_points.SerializeToString(),
+        }
 
     def url(self, protocol: str) -> str:
         return self.http if protocol == "http" else self.grpc
@@ -155,17 +174,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["content-length"]))
-        receiver = self.receiver
+        receiver, signal = self.receiver, self.path.rpartition("/")[2]
+        receiver.peers.add(self.client_address)
         receiver.is_open.wait()
         receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
         if receiver.status == 200:
             if self.headers.get("content-encoding") == "gzip":
                 data = gzip.decompress(data)
-            receiver.take(self.path.rpartition("/")[2], data)
+            receiver.take(signal, data)
         self.send_response(receiver.status)
-        self.send_header("content-type", "application/x-protobuf")
-        self.send_header("content-length", "0")
+        for name, value in receiver.more.items():
+            self.send_header(name, value)
+        answer = receiver.answers.get(signal, b"")
+        self.send_header("content-length", str(len(answer)))
         self.end_headers()
+        with suppress(OSError):  # who has read enough goes
+            self.wfile.write(answer)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -179,7 +203,7 @@ def _service(receiver: Receiver, signal: str) -> grpc.GenericRpcHandler:
         if receiver.status != 200:
             context.abort(grpc.StatusCode.UNAVAILABLE, "it is told to be away")
         receiver.take(signal, data)
-        return b""
+        return receiver.answers[signal]
 
     method = grpc.unary_unary_rpc_method_handler(export)
     return grpc.method_handlers_generic_handler(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,18 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a browser was asked to open: a file with its address."""
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What a browser was asked to open: a file with its address. It prints, and lives on."""
     script, opened = tmp_path / "browser", tmp_path / "opened"
-    script.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    script.write_text(
+        f"#!/bin/sh\necho a browser prints\ntail -f {script} & echo $! >> {opened}.pids\n"
+        f'echo "$1" > {opened}.part && mv {opened}.part {opened}\n'
+    )
     script.chmod(0o755)
     monkeypatch.setenv("BROWSER", f"{script} %s")
-    return opened
+    yield opened
+    for pid in Path(f"{opened}.pids").read_text().split() if opened.exists() else ():
+        os.kill(int(pid), signal.SIGTERM)
 
 
 def test_the_page_is_opened_once_the_server_is_ready(cli: Any, export: Any, browser: Path) -> None:
@@ -35,8 +44,9 @@ def test_the_page_is_opened_once_the_server_is_ready(cli: Any, export: Any, brow
     assert httpx.get(address).headers["content-type"].startswith("text/html")
 
     browser.unlink()
-    assert cli.up("--open", "--output", "json").returncode == 0  # it runs already
+    again = cli.up("--open", "--output", "json")  # it runs already
     wait_until(browser.exists)
+    assert json.loads(again.stdout)["rest_port"] == server["rest_port"]
 
 
 def test_a_server_without_a_page(cli: Any, export: Any, browser: Path) -> None:

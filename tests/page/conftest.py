@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,26 +12,23 @@ from tests.harness import chromium
 from tests.harness.chromium import Browser
 from tests.harness.echo import EchoModel
 from tests.harness.server import EchoServer, running
-from tests.page.scenes import TOKEN
+from tests.page.scenes import TOKEN, faults
 
 
 @pytest.fixture(scope="session")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The one browser of these tests."""
-    reason = chromium.why_absent()
-    if reason is not None and os.environ.get("MLSERVE_TEST_BROWSER") == "required":
-        pytest.fail(reason)
-    if reason is not None:
-        pytest.skip(reason)
+    chromium.require()
     with chromium.browsing(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
 
 @pytest.fixture
 def browser(window: Browser) -> Iterator[Browser]:
-    """A window of the usual size, in light. Whatever is asked for in it, it asks of one server."""
+    """A window of the usual size, in light. No script in it may fail."""
     window.look(width=1280)
     yield window
+    assert faults(window) == []
     window.open("about:blank")
 
 
@@ -44,7 +40,8 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServe
     model.put(1, label="sorrel", classes=40)
     model.put(2, label="zebra", classes=40, offset=0.5)
     with running(model, folder / "log", "--all-versions") as server:
-        server.wait_ready()
+        server.wait_ready(1)
+        server.wait_ready(2)
         yield server
 
 

@@ -117,12 +117,13 @@ def test_a_deadline_that_passes(browser: Browser, two_versions: EchoServer) -> N
 
 def test_a_refusal_and_the_way_back(browser: Browser, tmp_path: Path, image: Path) -> None:
     model = EchoModel(tmp_path / "m")
-    model.put(1)
+    released = tmp_path / "released"
+    model.put(1, released=str(released))
     flags = ("--threads=1", "--max-queue=0", "--processes=1")
     with running(model, tmp_path / "log", *flags) as server:
         server.wait_ready()
         opened(browser, server)
-        body = {"signature_name": "slow", "inputs": {"seconds": [3]}}
+        body = {"signature_name": "slow", "inputs": {"seconds": [25]}}
         busy = threading.Thread(target=server.post, args=(body,))
         busy.start()
         page = f"http://{server.rest}/metrics"
@@ -134,6 +135,7 @@ def test_a_refusal_and_the_way_back(browser: Browser, tmp_path: Path, image: Pat
         assert "the queue is full" in browser.text(".answer .message")
         assert "send fewer requests at once" in browser.text(".answer .hint")
         browser.wait(lambda: "queue full 1" in browser.text("#tile-refused"))
+        released.touch()
         busy.join()
         browser.run(
             "const all = [...document.querySelectorAll('.answer button')];"

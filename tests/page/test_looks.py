@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.foreign.servers import ENVIRONMENTS
+from tests.harness.axe import axe_script, overflow, violations
 from tests.harness.chromium import Browser
 from tests.harness.server import EchoServer
 from tests.page.scenes import ENTER, opened, unlocked
 
 pytestmark = pytest.mark.server
 
-SIZES = pytest.mark.parametrize("width", [420, 1280])
+SIZES = pytest.mark.parametrize("width", [320, 420, 1280])
 THEMES = pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
 TAB, SPACE = "\ue004", " "
 
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """The script of axe-core, from the environment that `make foreign` builds."""
-    root = ENVIRONMENTS.environment("browser")
-    found = list(root.glob("lib/python3*/site-packages/axe_playwright_python/axe.min.js"))
-    if not found:
-        pytest.skip(f"no axe-core: {ENVIRONMENTS.reason('browser')}")
-    return found[0].read_text()
-
-
-def violations(browser: Browser, axe: str) -> list[str]:
-    """Return what axe-core finds, of any weight: the rule, and where."""
-    browser.run(axe + "; window.axe = axe;")
-    found: dict[str, Any] = browser.run("return axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{each['id']}: {node['html']} {node['any']}"
-        for each in found["violations"]
-        for node in each["nodes"]
-    ]
-
-
-def overflow(browser: Browser) -> int:
-    """Return by how many pixels the page is wider than the window."""
-    return int(browser.run("return document.documentElement.scrollWidth - window.innerWidth"))
+    """The script of axe-core."""
+    return axe_script()
 
 
 @SIZES

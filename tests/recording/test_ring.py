@@ -12,11 +12,26 @@ import pytest
 
 from mlserve.errors import UsageError
 from mlserve.recording import folder as folders
-from mlserve.recording.folder import is_written, prepare, require_writable, segments_in
+from mlserve.recording.folder import (
+    SegmentFile,
+    is_written,
+    oldest_first,
+    prepare,
+    require_writable,
+    segments_in,
+)
 from mlserve.recording.reading import Recording
 from mlserve.recording.records import Kind, SampledBytes
 from mlserve.recording.ring import LEAST_BYTES, Ring
-from mlserve.recording.segment import Entries
+from mlserve.recording.segment import (
+    BLOCK_HEAD,
+    REQUEST_SIZE,
+    Entries,
+    size_of_bytes,
+    size_of_kind,
+)
+
+KIND = Kind(code="ok")
 
 
 def ring_in(folder: Path, most: int = LEAST_BYTES) -> Ring:
@@ -31,15 +46,20 @@ class Writer:
         self.entries = Entries()
 
     def write(self, numbers: range, body: int = 0) -> None:
-        if self.ring.is_due:
+        if not self._fits(numbers, body):
             self.entries.begin_file()
             self.ring.begin()
         for number in numbers:
             known = self.entries.kinds.get(())
-            known = self.entries.add_kind((), Kind(code="ok")) if known is None else known
+            known = self.entries.add_kind((), KIND) if known is None else known
             sample = SampledBytes(bytes(body)) if body else None
             self.entries.add(known, float(number), 0.0, 0.1, 0.0, 0.0, 0.0, 0.0, number, sample)
         self.ring.write(self.entries.take())
+
+    def _fits(self, numbers: range, body: int) -> bool:
+        each = REQUEST_SIZE + (size_of_bytes(body) if body else 0)
+        size = BLOCK_HEAD + size_of_kind(KIND) + len(numbers) * each
+        return size <= self.ring.room
 
 
 def numbers_in(folder: Path) -> list[int]:
@@ -68,6 +88,7 @@ def test_bodies_count_within_the_limit_too(tmp_path: Path) -> None:
         writer.write(range(number, number + 1), body=2 * ring.sizes.body)
         assert size_of(tmp_path) <= LEAST_BYTES
     assert numbers_in(tmp_path)[-1] == 59
+    assert len(numbers_in(tmp_path)) > 10
 
 
 def test_each_process_has_files_of_its_own_and_one_limit_holds_for_all(tmp_path: Path) -> None:
@@ -196,3 +217,42 @@ def test_no_file_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first.begin()
     with pytest.raises(FileExistsError):
         second.begin()
+
+
+def test_the_limit_holds_while_many_servers_fill_their_files(tmp_path: Path) -> None:
+    """Each file that is written counts as what it may grow to; a server too many does not begin."""
+    writers = [Writer(ring_in(tmp_path)) for _ in range(13)]
+    for block in range(40):
+        for writer in writers:
+            writer.write(range(block * 200, block * 200 + 200))
+            assert size_of(tmp_path) <= LEAST_BYTES
+    for _ in range(2):
+        writers.append(Writer(ring_in(tmp_path)))
+        writers[-1].write(range(5))
+    one_too_many = Writer(ring_in(tmp_path))
+    with pytest.raises(OSError, match="other servers that record to it take its 1048576 bytes"):
+        one_too_many.write(range(5))
+    for writer in writers:
+        writer.ring.close()
+    one_too_many.write(range(5))
+
+
+def test_after_a_clock_was_set_back_the_newest_are_kept() -> None:
+    def file(process: str, number: int, written: int) -> SegmentFile:
+        return SegmentFile(Path(f"{process}.{number}"), process, number, 1, written)
+
+    now = 150
+    set_back = [file("b", 1, 190), file("b", 2, 200), file("b", 3, 120), file("b", 4, 150)]
+    earlier = [file("a", 1, 100), file("a", 2, 110)]
+    found = [str(each.path) for each in oldest_first([*set_back, *earlier], now)]
+    assert found == ["b.1", "b.2", "a.1", "a.2", "b.3", "b.4"]
+    assert found.index("b.4") == len(found) - 1
+
+
+def test_a_pipe_or_a_link_that_is_named_as_a_recording_is_none(tmp_path: Path) -> None:
+    name = "20261127T163400Z-1-aaaa.000001.mlrec"
+    os.mkfifo(tmp_path / name)
+    (tmp_path / name.replace("000001", "000002")).symlink_to("/dev/zero")
+    assert segments_in(tmp_path) == []
+    Writer(ring_in(tmp_path)).write(range(3))
+    assert numbers_in(tmp_path) == [0, 1, 2]

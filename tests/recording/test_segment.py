@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (first.timeout, first.seconds, first.bytes_in) == (0.5, 0.25, 64)
     stages = (first.queue, first.decode, first.run, first.encode)
     assert stages == pytest.approx((0.01, 0.02, 0.03, 0.04))
-    assert (first.sample, sampled.sample) == (None, SAMPLE)
+    assert first.sample is None
+    assert sampled.sample is not None
+    kept = sampled.sample
+    told = kept.body, dict(kept.headers), kept.answer, dict(kept.answer_headers), kept.digest
+    assert told == (SAMPLE.body, SAMPLE.headers, SAMPLE.answer, {}, SAMPLE.digest)
+    assert (kept.size, kept.has_answer) == (len(SAMPLE.body), True)
     assert (recording.problems, recording.shares) == ([], {0.5})
     without = list(Recording.open([tmp_path]).requests())
     assert [each.sample for each in without] == [None] * 3
@@ -154,3 +162,100 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: Any) ->
     path.mkdir()
     with pytest.raises(UsageError, match="cannot be read"):
         list(recording.requests())
+
+
+def raw(payload: bytes, count: int = 1, size: int | None = None) -> bytes:
+    """A block with a checksum that is right, whatever it holds."""
+    length = len(payload) if size is None else size
+    return struct.pack("<4sIII", b"mlrb", length, zlib.crc32(payload), count) + payload
+
+
+def kind_entry(text: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<BIH", 1, 0, len(text) if length is None else length) + text
+
+
+def request_entry(tag: int = 2, *, at: float = 1.0, times: tuple[float, ...] = (0.1,) * 6) -> bytes:
+    return struct.pack("<BIdffffffQ", tag, 0, at, *times, 10)
+
+
+KIND = kind_entry(b'{"api": "tfs", "code": "ok"}')
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        kind_entry(b"[]"),
+        kind_entry(b"7"),
+        kind_entry(b'{"version": Infinity}'),
+        kind_entry(b'{"version": "x"}'),
+        kind_entry(b"[" * 60_000),
+        kind_entry(b"\xff\xff"),
+        kind_entry(b"{}", length=60_000),
+        KIND + request_entry(at=math.nan),
+        KIND + request_entry(at=1e300),
+        KIND + request_entry(at=-1.0),
+        KIND + request_entry(times=(math.inf, 0, 0, 0, 0, 0)),
+        KIND + request_entry(times=(0, 0, 0, 0, 0, math.nan)),
+        KIND + request_entry()[:-1],
+        KIND + b"\x09",
+        KIND + request_entry(3) + struct.pack("<HIHI32s", 0, 2**31, 0, 2**31, bytes(32)),
+        KIND + request_entry(3) + struct.pack("<HIHI32s", 2, 0, 0, 0, bytes(32)) + b"[]",
+        KIND + request_entry(3) + struct.pack("<HIHI32s", 1, 0, 0, 0, bytes(32)) + b"{",
+        KIND
+        + request_entry(3)
+        + struct.pack("<HIHI32s", 32, 0, 0, 0, bytes(32))
+        + rb'{"content-type":"a\r\nx-evil: y"}',
+    ],
+)
+def test_a_block_that_no_server_has_written_is_left_out(tmp_path: Path, payload: bytes) -> None:
+    """Though its checksum is right; and the blocks after it are read."""
+    written(tmp_path, HEADER.to_bytes() + raw(payload) + block((1, None)))
+    found, recording = read(tmp_path)
+    assert [each.kind for each in found] == [kind(1)]
+    assert (recording.damaged, len(recording.problems)) == (1, 1)
+
+
+def test_counts_and_lengths_that_are_not_true_cost_nothing(tmp_path: Path) -> None:
+    head = HEADER.to_bytes()
+    lying = bytearray(raw(KIND + request_entry(), count=2**32 - 1))
+    lying[-1] ^= 1
+    written(tmp_path, head + bytes(lying) + block((1, None)))
+    found, recording = read(tmp_path)
+    assert (len(found), recording.damaged, recording.lost) == (1, 1, 1)
+    written(tmp_path, head + raw(KIND, size=2**26))
+    found, recording = read(tmp_path)
+    assert (found, recording.torn) == ([], 1)
+    written(tmp_path, head + raw(KIND, size=2**32 - 1))
+    found, recording = read(tmp_path)
+    assert (found, recording.damaged) == ([], 1)
+
+
+@pytest.mark.parametrize("began", [math.nan, math.inf, -1.0, 1e300, "9" * 400])
+def test_a_file_that_begins_at_no_time_is_refused(tmp_path: Path, began: Any) -> None:
+    path = written(tmp_path, json.dumps({**json.loads(HEADER.to_bytes()), "began": began}).encode())
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(NotASegment, match=path.name):
+        read(tmp_path)
+
+
+def test_of_the_headers_only_those_about_a_body_are_read(tmp_path: Path) -> None:
+    """A recording that somebody else has made gives no token and no host to who replays it."""
+    told = {"content-type": "image/png", "authorization": "Bearer x", "host": "elsewhere"}
+    written(tmp_path, HEADER.to_bytes() + block((1, SampledBytes(b"x", told))))
+    found, _ = read(tmp_path)
+    assert found[0].sample is not None
+    assert found[0].sample.headers == {"content-type": "image/png"}
+
+
+def test_bytes_are_read_when_they_are_asked_for_also_of_a_file_that_is_gone(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER.to_bytes() + block((1, SAMPLE)))
+    [found], _ = read(tmp_path)
+    path.unlink()
+    assert found.sample is not None
+    assert (found.sample.body, found.sample.answer) == (SAMPLE.body, SAMPLE.answer)
+    path = written(tmp_path, HEADER.to_bytes() + block((1, SAMPLE)))
+    [found], _ = read(tmp_path)
+    path.write_bytes(b"")
+    assert found.sample is not None
+    with pytest.raises(OSError, match="cut"):
+        _ = found.sample.body

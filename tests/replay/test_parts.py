@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import struct
 from collections.abc import Mapping
+from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +18,14 @@ from mlserve.bench.tally import LATE, LEFT, Tally
 from mlserve.client.endpoint import Connection
 from mlserve.errors import NotFound, UsageError
 from mlserve.recording.records import Kind, RecordedRequest, SampledBytes
-from mlserve.replay.agreement import Agreement, agreement, distance_of, labels_of, values_of
+from mlserve.replay.agreement import (
+    Agreement,
+    Difference,
+    agreement,
+    distance_of,
+    labels_of,
+    values_of,
+)
 from mlserve.replay.asking import Asked
 from mlserve.replay.bodies import Bodies, Origin, Renaming, require_bodies
 from mlserve.replay.expectations import Expectations
@@ -98,9 +109,7 @@ def test_a_request_that_was_refused_by_its_head_names_its_model_over_rest_only()
 
 
 def _sent(kind: Kind, message: Any, renaming: Renaming) -> bytes:
-    body = renaming.call(kind, SampledBytes(message.SerializeToString())).body
-    assert body is not None
-    return body
+    return renaming.body(kind, message.SerializeToString())
 
 
 def test_messages_name_the_model_and_version_that_are_asked() -> None:
@@ -163,7 +172,7 @@ def test_bodies_are_lent_to_requests_of_the_same_kind_only() -> None:
         require_bodies(bodies, requests)
     contents = [bodies.content(number, requests[number], "rest") for number in range(3)]
     assert [each.origin for each in contents] == [Origin.OWN, Origin.OWN, Origin.ALIKE]
-    assert [each.call(1.0).body for each in contents] == [b"1", b"2", b"1"]
+    assert [each.recorded and each.recorded.body() for each in contents] == [b"1", b"2", b"1"]
 
 
 @pytest.mark.parametrize(
@@ -250,3 +259,160 @@ def test_tallies_of_nothing_are_no_fault() -> None:
     assert [each.is_held for each in held] == [False]
     headers: Mapping[str, str] = {}
     assert agreement([recorded()], {0: (headers, b"")}).recorded == 0
+
+
+def test_a_lent_body_is_sent_to_the_path_that_was_asked() -> None:
+    """Also if it is that of a request for another version."""
+    first, second = (REST._replace(path=f"/v1/models/m/versions/{n}:predict") for n in (1, 2))
+    requests = [recorded(first, sample=SampledBytes(b"1")), recorded(second._replace(version=2))]
+    asked = Asked("s", {"rest": Connection.to("http://127.0.0.1:1")})
+    sender = Sender(asked, Bodies(Renaming()), Answers())
+    sender.bodies.learn(requests)
+    sent = [sender.request(number, each)[1] for number, each in enumerate(requests)]
+    assert [each.content() for each in sent] == [b"1", b"1"]
+    assert b"/v1/models/m/versions/2:predict" in sent[1].head
+
+
+def test_a_label_that_changed_is_told_however_many_rows_an_answer_has() -> None:
+    rows = [f"label of the row {number}" for number in range(40)]
+    changed = [*rows[:-1], "another label"]
+    sample = SampledBytes(b"{}", answer=json.dumps({"predictions": rows}).encode())
+    now: Mapping[str, str] = {}
+    found = agreement(
+        [recorded(sample=sample)], {0: (now, json.dumps({"predictions": changed}).encode())}
+    )
+    assert (found.label_share, len(found.label_changes)) == (0.0, 1)
+    [told] = found.label_changes
+    assert (told.before, told.now) == ("label of the row 39", "another label")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"garbage",
+        b'{"predictions": 5}',
+        b'{"predictions": {"a": 1}}',
+        b'{"predictions": [[1e400]]}',
+        b'{"predictions": [' + b"9" * 400 + b"]}",
+        b"[" * 100_000,
+        b'{"outputs": [{"name": "y", "shape": ["a"], "data": [1]}]}',
+        b'{"outputs": [5]}',
+        b"",
+    ],
+)
+def test_an_answer_that_says_nothing_now_differs_and_ends_nothing(body: bytes) -> None:
+    for kind in (REST, Kind("oip", "rest", "/v2/models/m/infer", "m", 1, code="ok")):
+        sample = SampledBytes(b"{}", answer=b'{"predictions": ["sorrel"]}')
+        found = agreement([recorded(kind, sample=sample)], {0: ({}, body)})
+        assert (found.compared, found.unreadable) == (1, 0)
+        assert (found.output_share, found.label_share) == (0.0, 0.0)
+        json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_message_that_cannot_be_read_ends_nothing() -> None:
+    classify = GRPC._replace(path=PREDICT.replace("/Predict", "/Classify"))
+    for kind in (GRPC, classify, GRPC._replace(path="/x/Unknown", api="oip")):
+        sample = SampledBytes(b"", answer=b"\xff\xff\xff")
+        found = agreement([recorded(kind, sample=sample)], {0: ({}, b"\xff\xff")})
+        assert (found.compared, found.unreadable) == (0, 1)
+
+
+def test_recorded_errors_have_the_kind_that_their_callers_saw() -> None:
+    """A server says more of an error than its status does, by which a replay counts it."""
+    codes = ("not_an_image", "input_too_large", "not_allowed", "not_found", "unavailable")
+    kinds = [kind._replace(code=code) for kind in (REST, GRPC) for code in codes]
+    tally = recorded_tally([recorded(kind) for kind in kinds], 1.0)
+    assert tally.refused == {"unavailable": 2}
+    assert tally.failed == {
+        "not_an_image": 1,
+        "input_too_large": 1,
+        "invalid_input": 2,
+        "access_denied": 2,
+        "not_found": 2,
+    }
+
+
+def test_what_a_hostile_recording_says_ends_no_head() -> None:
+    """Its file may be of somebody who wants the token of who replays it, or another request."""
+    evil = "x HTTP/1.1\r\nx-evil: y\r\n\r\nGET /"
+    asked = Asked("s", {"rest": Connection.to("http://127.0.0.1:1"), "grpc": Connection.to("h:1")})
+    sender = Sender(asked, Bodies(Renaming()), Answers())
+    kinds = [
+        REST._replace(path=f"/v1/models/{evil}:predict"),
+        REST._replace(path=evil),
+        REST._replace(priority=evil),
+        REST._replace(token=evil),
+        REST._replace(path="/v1/models/\ud800:predict".encode(errors="replace").decode()),
+        GRPC._replace(path=evil, priority=evil),
+    ]
+    requests = [recorded(kind, sample=SampledBytes(b"{}")) for kind in kinds]
+    sender.bodies.learn(requests)
+    for number, each in enumerate(requests):
+        head = sender.request(number, each)[1].head
+        assert b"evil: y" not in head
+        assert head.count(b"\r\n\r\n") == (each.kind.transport == "rest")
+
+
+def test_callers_without_a_token_that_held_have_none() -> None:
+    doors = {"rest": Connection.to("http://127.0.0.1:1", token="first")}
+    sender = Sender(Asked("s", doors), Bodies(Renaming()), Answers())
+    denied = REST._replace(code="access_denied")
+    requests = [recorded(kind, sample=SampledBytes(b"{}")) for kind in (denied, REST)]
+    sender.bodies.learn(requests)
+    heads = [sender.request(number, each)[1].head for number, each in enumerate(requests)]
+    assert [b"authorization: Bearer first" in head for head in heads] == [False, True]
+
+
+@pytest.mark.parametrize("milliseconds", [1, 57, 569, 570, 699, 700, 1234, 99_999])
+def test_a_deadline_of_whole_milliseconds_stays_one(milliseconds: int) -> None:
+    """It is kept as a short float, which may be a little less."""
+    [kept] = struct.unpack("<f", struct.pack("<f", milliseconds / 1000))
+    sender = Sender(
+        Asked("s", {"rest": Connection.to("http://127.0.0.1:1")}), Bodies(Renaming()), Answers()
+    )
+    request = recorded(timeout=kept, sample=SampledBytes(b"{}"))
+    sender.bodies.learn([request])
+    head = sender.request(0, request)[1].head
+    assert f"x-request-timeout-ms: {milliseconds}\r\n".encode() in head
+
+
+def test_answers_are_kept_in_a_file_and_one_without_room_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    headers = {"content-type": "a/b", "date": "x"}
+
+    def full(_data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Answers()) as answers:
+        answers.take(3, headers, b"three")
+        answers.take(5, {}, b"five!")
+        assert (answers[3], answers[5]) == (({"content-type": "a/b"}, b"three"), ({}, b"five!"))
+        assert (list(answers), answers.get(4), answers.problems) == ([3, 5], None, [])
+        disk = SimpleNamespace(seek=lambda _at: 0, write=full)
+        with monkeypatch.context() as patch:
+            patch.setattr(answers, "_file", disk)
+            answers.take(7, {}, b"seven")
+    told = "1 answer could not be kept to compare: No space left on device"
+    assert (list(answers), answers.problems) == ([3, 5], [told])
+
+
+def test_what_errors_say_is_counted() -> None:
+    answers = Answers()
+    for text in ('{"error": "no signature x"}', '{"error": "no signature x"}', "a\nb", "[1]"):
+        answers.fail(text)
+    assert answers.errors.most_common(1) == [("no signature x", 2)]
+    assert set(answers.errors) == {"no signature x", "a\\nb", "[1]"}
+    for number in range(100):
+        answers.fail(str(number))
+    assert len(answers.errors) == 10
+
+
+def test_shares_are_exact_and_named_once() -> None:
+    for text, same, of in (("99.9%", 999, 1000), ("10%", 1, 10), ("0.7", 7, 10), ("95%", 19, 20)):
+        found = Agreement(recorded=of, compared=of, labelled=of)
+        found.differences = [Difference(n, 1.0, is_label_changed=True) for n in range(of - same)]
+        [held] = Expectations.parse(f"labels={text}").judge(Tally(), found)
+        assert held.is_held, text
+    with pytest.raises(UsageError, match="names labels twice"):
+        Expectations.parse("labels=99%,labels=50%")

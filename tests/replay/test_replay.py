@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,13 +15,19 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from mlserve.client import Client
 from mlserve.recording.reading import Recording
-from mlserve.recording.records import Kind, RecordedRequest
+from mlserve.recording.records import Kind, RecordedRequest, SampledBytes
 from mlserve.recording.ring import Ring
 from mlserve.recording.segment import Entries
+from mlserve.replay.asking import given
+from mlserve.replay.bodies import Renaming
+from mlserve.replay.run import Replay
+from mlserve.replay.selection import Selection, select, summary_of
 from mlserve.testing.processes import wait_until
+from mlserve.wire.proto import serving_pb2
 from tests.harness.echo import EchoModel
 from tests.harness.ports import free_ports
 from tests.harness.requests import PHOTO
@@ -28,6 +36,7 @@ from tests.harness.server import EchoServer, running
 TOKENS = "web = the-token-of-the-web\nbatch = the-token-of-the-night\n"
 WEB, BATCH = "the-token-of-the-web", "the-token-of-the-night"
 EVERYTHING = ("--record-bodies=1", "--record-bytes=16777216")
+PACKED = json.dumps({"inputs": ["packed"]}).encode()
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,17 @@ def ask(found: Recorded) -> None:
     assert httpx.post(url, json=rows, headers=headers).status_code == 200
     two = {"inputs": {"a": [1.0, 2.0], "b": [3.0, 4.0]}, "signature_name": "two"}
     assert httpx.post(url, json=two, headers=headers).status_code == 200
+    for upload in (
+        {"files": {"image": ("a.jpg", PHOTO + b" of a form", "image/jpeg")}},
+        {"content": PHOTO + b" as it is", "headers": {"content-type": "image/jpeg"}},
+        {"content": gzip.compress(PACKED), "headers": {"content-encoding": "gzip"}},
+    ):
+        sent = {**upload, "headers": {**headers, **upload.get("headers", {})}}  # type: ignore[dict-item]
+        assert httpx.post(url, **sent).status_code == 200  # type: ignore[arg-type]
     assert httpx.post(url, content=b"{", headers=headers).status_code == 400
 
 
-ASKED = 11
+ASKED = 14
 """How many requests `ask` sends; all but the last are answered."""
 
 
@@ -124,6 +140,23 @@ def synthetic(folder: Path, requests: list[tuple[Kind, float, float]]) -> Path:
         entries.add_kind((number,), kind)
         entries.add(number, at, timeout, 0.01, 0.0, 0.001, 0.002, 0.0, 10)
     ring.write(entries.take())
+    ring.close()
+    return folder
+
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+def sampled(folder: Path, samples: list[tuple[Kind, SampledBytes]], most: int = 2**20) -> Path:
+    """Record answered requests with these bytes, twenty a second."""
+    ring = Ring(folder, most, began=1000.0, share=1.0, clock=lambda: 0.0)
+    entries = Entries()
+    for number, (kind, sample) in enumerate(samples):
+        ring.begin()
+        entries.begin_file()
+        entries.add_kind((number,), kind)
+        entries.add(0, number / 20, 5.0, 0.01, 0.0, 0.001, 0.002, 0.0, sample.size, sample)
+        ring.write(entries.take())
     ring.close()
     return folder
 
@@ -205,7 +238,7 @@ def test_requests_without_bodies_have_those_of_their_kind_or_the_input_that_is_g
     first: Recorded, second: Recorded, tmp_path: Path, cli: Any, photo: Path
 ) -> None:
     """As of a recording of which only a share has bodies, or none."""
-    kinds = [each.kind for each in first.requests()[: ASKED - 3]]
+    kinds = [each.kind for each in first.requests()[:8]]
     bare = synthetic(tmp_path / "bare", [(kind, 0.02 * n, 5.0) for n, kind in enumerate(kinds)])
     unread = Kind("tfs", "grpc", kinds[0].path, priority="default", code="overloaded")
     refused = synthetic(tmp_path / "refused", [(unread._replace(refused="deadline"), 0.0, 5.0)])
@@ -246,8 +279,8 @@ def test_a_recording_is_shown_and_printed(first: Recorded, cli: Any) -> None:
     assert f"{ASKED} requests in" in outcome.stdout
     assert f"{ASKED} have their bodies" in outcome.stdout
     found = cli.json("replay", first.folder)
-    assert found["by_transport"] == {"rest": 7, "grpc": 4}
-    assert found["by_token"] == {"web": 7, "batch": 4}
+    assert found["by_transport"] == {"rest": 10, "grpc": 4}
+    assert found["by_token"] == {"web": 10, "batch": 4}
     assert found["by_code"] == {"ok": ASKED - 1, "invalid_input": 1}
     lines = cli("replay", first.folder, "--print", "--protocol", "grpc").stdout.splitlines()
     rows = [json.loads(line) for line in lines]
@@ -295,3 +328,79 @@ def test_a_version_of_one_model_takes_no_requests_for_several(
     assert outcome.returncode == 2
     assert "2 models" in outcome.stderr
     assert "m, other" in outcome.stderr
+
+
+def test_what_a_version_refuses_that_the_recorded_one_answered_is_told_in_its_words(
+    tmp_path: Path, second: Recorded, cli: Any
+) -> None:
+    """As of a version with other signatures, over both transports."""
+    message = serving_pb2.PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = "m", "gone"
+    rest = json.dumps({"inputs": ["x"], "signature_name": "gone"}).encode()
+    samples = [
+        (Kind("tfs", "grpc", PREDICT, "m", 1, "gone", code="ok"), message.SerializeToString()),
+        (Kind("tfs", "rest", "/v1/models/m:predict", "m", 1, "gone", code="ok"), rest),
+    ]
+    folder = sampled(tmp_path / "r", [(kind, SampledBytes(b, answer=b"{}")) for kind, b in samples])
+    to = (*second.doors, "--token-file", second.tokens)
+    found = cli.json("replay", folder, *to, code=8)
+    assert sum(each["requests"] for each in found["errors"]) == 2
+    assert all("gone" in each["error"] for each in found["errors"])
+    outcome = cli("replay", folder, *to)
+    assert outcome.returncode == 8
+    assert "with a recorded answer: " in outcome.stdout
+    assert "gone" in outcome.stdout
+
+
+def test_a_recording_with_more_bodies_than_are_kept_in_memory_is_replayed(
+    tmp_path: Path, second: Recorded
+) -> None:
+    """Bodies are read as they are sent, also from files that are removed meanwhile."""
+    body = json.dumps({"inputs": ["x" * 2**20]}).encode()
+    kind = Kind("tfs", "rest", "/v1/models/m:predict", "m", 1, code="ok")
+    folder = sampled(tmp_path / "r", [(kind, SampledBytes(body, answer=b"{}"))] * 24, 2**26)
+    recording = Recording.open([folder])
+    traffic = select(recording, summary_of(recording), Selection())
+    for file in folder.iterdir():
+        file.unlink()
+    asked = given([second.server.endpoint("rest")], {"token": WEB}, Renaming(), {})
+    tracemalloc.start()
+    try:
+        result = Replay().run(traffic, asked)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (result.tally.in_time, result.problems) == (24, [])
+    assert peak < 12 * 2**20
+
+
+def test_an_endpoint_that_requires_a_certificate_is_replayed_to(
+    first: Recorded, tmp_path: Path, cli: Any
+) -> None:
+    files = certificate_files(tmp_path)
+    flags = (f"--tls-cert={files['cert']}", f"--tls-key={files['key']}")
+    with ExitStack() as stack:
+        (tmp_path / "tls").mkdir()
+        found = serve(stack, tmp_path / "tls", *flags, f"--tls-client-ca={files['ca']}")
+        to = (
+            *("--against", found.server.endpoint("rest")),
+            *("--against", f"grpcs://{found.server.grpc}"),
+            *("--token-file", found.tokens, "--tls-ca", files["ca"]),
+        )
+        own = ("--tls-cert", files["client"], "--tls-key", files["client_key"])
+        replayed = cli.json("replay", first.folder, *to, *own, "--expect", "outputs=100%")
+        assert replayed["replayed"]["in_time"] == ASKED - 1
+        assert cli("replay", first.folder, *to).returncode == 8
+
+
+def certificate_files(folder: Path) -> dict[str, Path]:
+    """The files of an authority, of a server at 127.0.0.1, and of a client."""
+    authority = trustme.CA()
+    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("client.example")
+    files = {name: folder / name for name in ("ca", "cert", "key", "client", "client_key")}
+    authority.cert_pem.write_to_path(files["ca"])
+    for leaf, cert, key in ((server, "cert", "key"), (client, "client", "client_key")):
+        for blob in leaf.cert_chain_pems:
+            blob.write_to_path(files[cert], append=True)
+        leaf.private_key_pem.write_to_path(files[key])
+    return files

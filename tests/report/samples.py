@@ -31,6 +31,14 @@ from tests.harness.echo import manifest, put_version
 
 LONG = "onnxruntime/a-model-with-a-very-long-name-that-somebody-chose-in-a-hurry@20261127"
 COMMAND = "mlserve compare tfserving@1 onnxruntime@2 photos/ --runs 3 --report report.html"
+HOSTILE = (
+    "<script>document.title = 'run'</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</td></table><h1>`code` &lt; ]]> -->",
+    "\u202egpj.\u200b\t\n\x07",
+    "<svg onload=alert(1)>",
+)
 _LABELS = ("ox", "zebra", "an-unusually-long-label-of-a-class-without-any-space-in-it", "cat")
 
 
@@ -247,7 +255,26 @@ def certify(images: list[str]) -> str:
     return certify_report.page(found, "mlserve certify --report report.html")
 
 
+def hostile(images: list[str]) -> str:
+    """Names that are markup, in every place that a name has."""
+    chance = random.Random(6)
+    folder = Path(tempfile.mkdtemp(dir=Path(images[0]).parents[1])) / "<b>photos & more<!--"
+    folder.mkdir()
+    for number, name in enumerate(HOSTILE):
+        (folder / f"{name.replace('/', '_')}.jpg").write_bytes(saved(noise(64, 48, seed=number)))
+    own = sorted(map(str, folder.iterdir()))
+    own.append(images[-1])
+    rows = _with_stages(_rows(own, chance, 18.0), lambda _: _stages(0, 255.0, 0.5), 0.5)
+    for row, label in zip(rows[:-1], HOSTILE, strict=True):
+        row.label, row.disagreement = label, f"{label!r}, the reference 'sorrel'"
+    first = _result(HOSTILE[0], _rows(own, chance, 21.0), 912, 6.2)
+    other = _result(HOSTILE[1], rows, 214, 0.8, scale=2 / 255, offset=-1.0)
+    other.runs_on = HOSTILE[2]
+    found = ImageComparison(images=own, targets=[first, other], tolerance=0.0, runs=3)
+    return images_report.page(found, f"mlserve compare {' '.join(HOSTILE)}")
+
+
 SAMPLES: dict[str, Callable[[list[str]], str]] = {
     each.__name__: each
-    for each in (agreeing, differing, failing, nothing, rows_of_tables, bench, certify)
+    for each in (*(agreeing, differing, failing, nothing, hostile, rows_of_tables, bench, certify),)
 }

@@ -58,6 +58,7 @@ def test_nothing_is_cut_off_and_no_text_lies_on_another(pages: dict[str, str], w
         "differing": (2, 6 + 23, 20),
         "failing": (1, 7, 6),
         "nothing": (0, 0, 1),
+        "hostile": (2, 42, 6),
         "rows_of_tables": (1, 6, 0),
         "bench": (8, 6 * 3 + 2 * 15 + 4 * 4, 0),
         "certify": (1, 32, 3),

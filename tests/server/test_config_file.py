@@ -176,6 +176,30 @@ def test_a_split_of_a_model_comes_and_goes_with_the_file(
 
 
 @pytest.mark.server
+def test_a_split_that_was_stopped_stays_so_whatever_else_changes(
+    tmp_path: Path, launch: Callable[..., FileServer]
+) -> None:
+    put(tmp_path, "a", label="a")
+    put_version(tmp_path / "a" / "2", label="b")
+    table = '[servers.line]\n[servers.line.models.a]\npath = "a"\nbackend = "echo"\nversion = 1\n'
+    table += 'split = "v2=50%"\n'
+    write_text(tmp_path, table)
+    server = launch("--poll-seconds=0.05")
+    wait_until(lambda: server.label("a") == "a")
+
+    def state() -> Any:
+        return httpx.get(f"http://{server.rest}/mlserve/shadow").json()["split"]["a"]["state"]
+
+    wait_until(lambda: server.label("a") and state() == "stopped")
+    write_text(tmp_path, table + "threads = 1\n")
+    wait_until(lambda: "the configuration is in force" in server.log())
+    assert state() == "stopped"
+    assert {server.label("a") for _ in range(40)} == {"a"}
+    write_text(tmp_path, table.replace("v2=50%", "v2=40%,differ=100%"))
+    wait_until(lambda: {server.label("a") for _ in range(10)} == {"a", "b"})
+
+
+@pytest.mark.server
 def test_sighup_has_it_read_at_once(
     tmp_path: Path, write: Write, launch: Callable[..., FileServer]
 ) -> None:

@@ -45,7 +45,13 @@ class ClusterSetup(Options):
     """
 
     namespace: str | None = field(
-        default=None, metadata=option(HelpPanel.CLUSTER, "The namespace.", unit="name")
+        default=None,
+        metadata=option(
+            HelpPanel.CLUSTER,
+            "The namespace of all that is written.",
+            unit="name",
+            chosen="the one that kubectl uses",
+        ),
     )
     artifacts: str | None = field(
         default=None,

@@ -33,10 +33,10 @@ from mlserve.admission.patience import Patience, SeenKind
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal, Verdict, error_of
-from mlserve.backend import Batching, batching_of
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
 from mlserve.server import request
+from mlserve.server.engine.batches import Batches
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Companion, Head, InferenceCall, Job
 from mlserve.server.engine.stalls import Stalls
@@ -69,6 +69,7 @@ class Engine:
             settings.queue_bytes,
             token_shares=settings.shares,
         )
+        self._batches = Batches(self._admission, settings)
         self._decisions = Decisions()
         self._lock = RLock()
         """Held by whoever uses admission; never while waiting for anything."""
@@ -280,7 +281,7 @@ class Engine:
             verdict = admission.check(now, job)
             self._decisions.arrived(now, record.request_id, job, admission, verdict)
             if verdict is None:
-                admission.widen(self._batching(job).most)
+                admission.widen(self._batches.rule(job).most)
                 admission.enter(job)
             shed, admission.shed = admission.shed, []
             for other in shed:
@@ -318,10 +319,10 @@ class Engine:
                 self._take_out(job, verdict.why)
                 job.settle(self._error_of(verdict, job.deadline))
                 continue
-            alike = self._alike(job)
+            alike = self._batches.alike(job)
             others = (other for other in alike if other is not job)
-            jobs = [job, *islice(others, self._batching(job).most - 1)]
-            due = self._start_of(now, jobs)
+            jobs = [job, *islice(others, self._batches.rule(job).most - 1)]
+            due = now if self._is_draining else self._batches.start_of(now, jobs)
             if due > now:
                 due_next = min(due, due_next)
                 held.update(alike)  # also those beyond one batch: this loop has to come to an end
@@ -329,44 +330,6 @@ class Engine:
                 self._start(now, jobs)
         if held:
             self._wake_at(due_next)
-
-    def _alike(self, first: Job[Any]) -> list[Job[Any]]:
-        """Return the waiting jobs that may run together with the first, and that one itself."""
-        if self._batching(first).most == 1 or not first.can_join(first):
-            return [first]
-        asked = first.signature_asked  # one that asks for the same can join: most do, of many
-        return [
-            job
-            for job in self._admission.waiting
-            if (job.loaded is first.loaded and job.signature_asked == asked) or first.can_join(job)
-        ]
-
-    def _start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
-        """Return when to start them: now, or later if others may still join the batch."""
-        batching = self._batching(jobs[0])
-        is_alone = batching.most == 1 or not jobs[0].can_join(jobs[0])
-        if is_alone or self._is_draining:
-            return now
-        half_time = min((job.work.entered_at + job.deadline.expires_at) / 2 for job in jobs)
-        if batching.at_once is not None and self._running_like(jobs[0]) >= batching.at_once:
-            return half_time  # the end of a batch that runs starts the next
-        is_runtimes = batching.at_once is not None and self.settings.max_batch_size is None
-        if is_runtimes or len(jobs) >= batching.most:
-            return now
-        patience = min(job.work.entered_at for job in jobs) + self.settings.max_batch_delay
-        latest = self._admission.latest_start(now, jobs)
-        return min(patience, half_time, latest)
-
-    def _batching(self, job: Job[Any]) -> Batching:
-        """Return how calls are run together: as the user says, else as the runtime likes it."""
-        own = batching_of(job.loaded.runner)
-        if self.settings.max_batch_size is not None:
-            return Batching(self.settings.max_batch_size, own.at_once if own else None)
-        return own or Batching(1)
-
-    def _running_like(self, job: Job[Any]) -> int:
-        """Return the number of slots in which the same version of the model runs."""
-        return sum(slot.tickets[0].loaded is job.loaded for slot in self._admission.running)
 
     def _wake_at(self, due: float) -> None:
         if self._alarm is not None:
@@ -400,7 +363,7 @@ class Engine:
             now = time.monotonic()
             self._end(now, slot, ended)
             job = self._admission.next(now) if self._admission.has_slot() else None
-            if job is None or job.loaded.processes is not None or self._batching(job).most > 1:
+            if job is None or job.loaded.processes is not None or self._batches.rule(job).most > 1:
                 return None
             is_refused = self._admission.judge(now, job) is not None
             return None if is_refused else self._task(now, [job])
@@ -423,7 +386,7 @@ class Engine:
                 self._end(time.monotonic(), slot, ended)
             self._unsettled -= len(jobs)
         sizes = () if isinstance(ended, BaseException) else ended
-        for size in () if self._batching(jobs[0]).most == 1 else sizes:
+        for size in () if self._batches.rule(jobs[0]).most == 1 else sizes:
             self._telemetry.metrics.batch(size)
         for execution in dict.fromkeys(job.work.execution for job in jobs):  # a batch shares one
             if execution is not None:

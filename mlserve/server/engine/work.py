@@ -10,6 +10,7 @@ index in it. Nothing here raises: what goes wrong is a work's `error`.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +43,8 @@ Answer = TypeVar("Answer")
 _DOING = (IN_QUEUE, "reading the request", "running the model", "writing the answer")
 _DECODE, _RUN, _ENCODE = 1, 2, 3
 """The places in `_DOING` of the stages that a work goes through."""
+_MOST_TEXTS = 20_000
+"""The most texts of a call that is kept: counting their bytes takes two milliseconds."""
 
 
 class Codec(ABC, Generic[Answer]):
@@ -87,17 +90,46 @@ class Kept(NamedTuple):
     outputs: Tensors
 
     @property
+    def length(self) -> float:
+        """The bytes of a copy; infinite with too many texts, or with anything but these in them."""
+        own: int = sum(array.nbytes for array in self._arrays)
+        return own + _size_of_texts(self._arrays)
+
+    @property
     def size(self) -> float:
-        """The bytes of all arrays; infinite if one holds anything but numbers and strings."""
-        arrays = (*self.inputs.values(), *self.outputs.values())
-        return sum(map(_size_of, arrays))
+        """The bytes that it keeps in memory; infinite as `length` is.
+
+        An array may be a part of another one, such as a whole batch's or a request's body, which
+        stays in memory with it.
+        """
+        owners = dict(map(_owner_of, self._arrays))
+        return sum(owners.values()) + _size_of_texts(self._arrays)
+
+    @property
+    def _arrays(self) -> list[Any]:
+        return [*self.inputs.values(), *self.outputs.values()]
 
 
-def _size_of(array: Any) -> float:
-    if array.dtype != object:
-        return float(array.nbytes)
-    is_plain = all(type(item) in (bytes, str) for item in array.flat)
-    return sum(map(len, array.flat)) if is_plain else math.inf
+def _size_of_texts(arrays: Iterable[Any]) -> float:
+    """Return the bytes of what arrays of objects refer to."""
+    texts = [array for array in arrays if array.dtype == object]
+    if sum(array.size for array in texts) > _MOST_TEXTS:
+        return math.inf  # looking at each would keep the event loop from other work
+    items = [item for array in texts for item in array.flat]
+    is_plain = all(type(item) in (bytes, str) for item in items)
+    return sum(map(sys.getsizeof, items)) if is_plain else math.inf
+
+
+def _owner_of(array: Any) -> tuple[int, int]:
+    """Return the identity of what has the array's memory, and its bytes."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    owner = array.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if isinstance(owner, bytes | bytearray):
+        return id(owner), len(owner)
+    return id(array if owner is None else owner), array.nbytes
 
 
 class Caller(Protocol):

@@ -17,21 +17,18 @@ client has stopped reading.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 
 import httptools
 
-from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.listen.drain import is_readable, outgoing_bytes
-from mlserve.server.listen.hangups import Hangups
+from mlserve.server.listen.http_connections import HttpConnections
 from mlserve.server.listen.http_framing import (
     MOST_HEAD_BYTES,
     Fault,
@@ -39,13 +36,10 @@ from mlserve.server.listen.http_framing import (
     not_http,
     too_long,
 )
-from mlserve.server.listen.http_request import STATUS_LINES, HttpRequest
-from mlserve.server.message import LINGER, Request, address_of
+from mlserve.server.listen.http_request import HttpRequest, last_response
+from mlserve.server.message import LINGER, address_of
 from mlserve.server.peer import UNKNOWN_PEER, Peer
-from mlserve.wire.headers import RETRY_AFTER
 
-_MOST_LINGERING = 100
-"""Refused clients that linger at the same time; at most a quarter of the connections."""
 _KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept open: longer than clients keep theirs.
 
@@ -59,9 +53,6 @@ _MOST_JOINED = 64 * 2**10
 """Bytes of a body above which joining it to the head costs more than a second write."""
 _log = logging.getLogger(__name__)
 
-Begin = Callable[[Request], Coroutine[Any, Any, None] | None]
-"""Begins to answer a request, and returns what goes on with it; None if it has been answered."""
-
 
 class _Part(Enum):
     """The part of a request that the parser is in."""
@@ -69,51 +60,6 @@ class _Part(Enum):
     NOTHING = "nothing"
     HEAD = "head"
     BODY = "body"
-
-
-class HttpConnections:
-    """State shared by the connections of a port: limits, and the waiting ones, longest first.
-
-    `most` is the number of connections, `head_timeout` the seconds for a request's head. `begin` is
-    called for each request, in a context of its own, as soon as its head is there and it is its
-    turn.
-    """
-
-    def __init__(self, most: int, head_timeout: float, begin: Begin) -> None:
-        self.most = most
-        self.head_timeout = head_timeout
-        self.begin = begin
-        self.open: set[HttpConnection] = set()
-        self.waiting: dict[HttpConnection, None] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.hangups = Hangups()
-        self.is_ending = False
-        """Whether each connection ends with its next answer."""
-        self.lingering = 0
-        self.most_lingering = min(_MOST_LINGERING, max(1, most // 4))
-
-    def close_longest_waiting(self) -> bool:
-        """Close the longest-waiting connection without unread data; return whether one.
-
-        One that still sends its answer comes last. It ends at once, as its client may never read.
-        """
-        for is_sending in (False, True):
-            for connection in self.waiting:
-                if connection.is_sending == is_sending and not connection.has_unread():
-                    connection.give_way()
-                    return True
-        return False
-
-    async def end(self, seconds: float) -> None:
-        """Close the idle connections, and the others after their answers or after that time."""
-        for connection in list(self.open):
-            connection.shutdown()
-        if self.tasks:
-            _, late = await asyncio.wait(self.tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-        await asyncio.sleep(0)  # lets transports that were closed end
-        self.hangups.close()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -540,11 +486,4 @@ class HttpConnection(asyncio.Protocol):
 
     def _respond(self, status: HTTPStatus, message: str) -> None:
         """Write a complete response outside of any request's turn."""
-        body = json.dumps({"error": message}).encode()
-        head = (
-            f"{STATUS_LINES[status.value]}Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-        )
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            head += f"{RETRY_AFTER.title()}: {math.ceil(UNKNOWN)}\r\n"
-        self._transport.write(head.encode() + b"\r\n" + body)
+        self._transport.write(last_response(status, message))

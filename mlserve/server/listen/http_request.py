@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import re
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from mlserve.admission.retry_after import UNKNOWN
 from mlserve.server.message import LINGER, ClientGone, Headers, Request, Response, Result
 from mlserve.server.peer import Peer
+from mlserve.wire.headers import RETRY_AFTER
 
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
@@ -202,3 +206,15 @@ class HttpRequest(Request):
 def _waits_for_continue(headers: Headers, version: str) -> bool:
     """Return whether the client may wait for a 100 before the body; in HTTP/1.0 there is none."""
     return version != "1.0" and headers.get("expect").lower() == "100-continue"
+
+
+def last_response(status: HTTPStatus, message: str) -> bytes:
+    """Return a whole response that is an error, after which the connection closes."""
+    body = json.dumps({"error": message}).encode()
+    head = (
+        f"{STATUS_LINES[status.value]}Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+    )
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        head += f"{RETRY_AFTER.title()}: {math.ceil(UNKNOWN)}\r\n"
+    return head.encode() + b"\r\n" + body

@@ -32,7 +32,8 @@ from mlserve.server.listen.grpc.connection import GrpcConnection
 from mlserve.server.listen.grpc.health import Health
 from mlserve.server.listen.grpc.reflection import Reflection
 from mlserve.server.listen.grpc.server import GrpcServer, Method
-from mlserve.server.listen.http_connection import Begin, HttpConnection, HttpConnections
+from mlserve.server.listen.http_connection import HttpConnection
+from mlserve.server.listen.http_connections import Begin, HttpConnections
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire.proto._pool import POOL

@@ -1,14 +1,16 @@
 "use strict";
 /* An answer, or an error, as it is shown. */
 
-/** Rows of a table, and numbers of a row, that are shown; all of them can be saved. */
+/** Rows of a table, numbers of a row, bars, and characters of a text that are shown; all can be saved. */
 const MOST_ROWS = 200;
 const MOST_NUMBERS = 6;
+const MOST_BARS = 1000;
+const LONGEST_TEXT = 4000;
 
 /** Return what is shown of one version's answer. */
 function showAnswer(result, asked) {
   const { target } = result;
-  const title = make("h3", {}, target.model, make("span", { class: "muted", text: ` version ${target.version}` }));
+  const title = make("h3", {}, apart(target.model), make("span", { class: "muted", text: ` version ${target.version}` }));
   const body = result.error ? showError(result.error, asked) : showOutputs(result, asked);
   const about = result.error ? [] : [showFacts(result)];
   return make("article", { class: `answer card${result.error ? " failed" : ""}` }, title, ...body, ...showTime(result), ...about);
@@ -18,9 +20,9 @@ function showAnswer(result, asked) {
 function showError(error, asked) {
   const status = error.status ? `${error.status} ${error.reason}`.trim() : "";
   const parts = [
-    make("p", { class: "error" }, status ? make("strong", { text: status }) : null, status ? " " : null, make("span", { class: "message", text: error.message })),
+    make("p", { class: "error" }, status ? make("strong", { text: status }) : null, status ? " " : null, make("bdi", { class: "message", text: error.message })),
   ];
-  if (error.hint) parts.push(make("p", { class: "hint" }, make("strong", { text: "Hint " }), error.hint));
+  if (error.hint) parts.push(make("p", { class: "hint" }, make("strong", { text: "Hint " }), make("bdi", { text: error.hint })));
   if (!(error instanceof Refused)) return parts;
   if (error.price !== null) {
     parts.push(make("p", { class: "muted", text: `The server refuses ${Math.round(error.price * 100)} % of calls like this one now.` }));
@@ -63,11 +65,17 @@ function rowsOf(outputs) {
   return Array.from({ length }, (_, at) => Object.fromEntries(columns.map(([name, value]) => [name, value[at]])));
 }
 
+/** Order numbers of any size from the largest to the smallest; what is not a number comes last. */
+function fromLargest(one, other) {
+  if (Number.isNaN(one) || Number.isNaN(other)) return Number.isNaN(one) - Number.isNaN(other);
+  return one > other ? -1 : one < other ? 1 : 0;
+}
+
 /** Return labels with their scores, the best first; null if the row has none. */
 function rankingOf({ labels, scores, indices }) {
   if (!Array.isArray(labels) || !Array.isArray(scores) || labels.length !== scores.length) return null;
   const ranked = labels.map((label, at) => ({ label: textOf(label), score: scores[at], index: indices?.[at] }));
-  return ranked.sort((a, b) => b.score - a.score);
+  return ranked.sort((a, b) => fromLargest(a.score, b.score));
 }
 
 /** Return the label that a row gives, as text; null if it gives none. */
@@ -75,54 +83,61 @@ function labelOf(row) {
   const ranking = rankingOf(row);
   if (ranking?.length) return ranking[0].label;
   const values = Object.entries(row).filter(([name, value]) => name === "label" || typeof value === "string" || isBytes(value));
-  return values.length === 1 && !Array.isArray(values[0][1]) ? textOf(values[0][1]) : null;
+  if (values.length !== 1 || Array.isArray(values[0][1])) return null;
+  const [[, value]] = values;
+  const text = isBytes(value) ? textIn(value) : textOf(value);
+  return text === null || text.length > MOST_TEXT ? null : text;  // a longer one is no label
 }
 
 function showRow(row, count) {
   const ranking = rankingOf(row);
   const label = labelOf(row);
   const parts = [];
-  if (label !== null) parts.push(make("p", { class: "label", text: label }));
-  if (ranking) parts.push(showBars(ranking.slice(0, count), "The best labels"));
+  if (label !== null) parts.push(make("p", { class: "label" }, apart(label)));
+  if (ranking) parts.push(...showBars(ranking, count, "The best labels"));
   for (const [name, value] of Object.entries(row)) {
     if (ranking && ["labels", "scores", "indices"].includes(name)) continue;
-    if (label !== null && textOf(value) === label && !Array.isArray(value)) continue;
+    if (label !== null && !Array.isArray(value) && textOf(value) === label) continue;
     parts.push(...showOutput(name, value, count));
   }
   return parts;
 }
 
 function showOutput(name, value, count) {
-  const head = make("h4", { text: name });
+  const head = make("h4", {}, apart(name));
   if (isVector(value) && value.length > 1 && value.every((each) => typeof each === "number") && value.some((each) => !Number.isInteger(each))) {
     const ranked = value.map((score, index) => ({ label: String(index), score }));
-    ranked.sort((a, b) => b.score - a.score);
-    return [head, showBars(ranked.slice(0, count), `The largest of ${name}, by their place`)];
+    ranked.sort((a, b) => fromLargest(a.score, b.score));
+    return [head, ...showBars(ranked, count, `The largest of ${cut(name)}, by their place`)];
   }
-  return [head, make("p", { class: "value", text: inLine(value, 40) })];
+  return [head, make("p", { class: "value" }, make("bdi", { text: inLine(value, 40, LONGEST_TEXT) }))];
 }
 
-/** Return a list of labels, each with its score and a bar; of scores below 0, bars are by their range. */
-function showBars(ranked, title) {
-  const finite = ranked.map(({ score }) => score).filter(Number.isFinite);
+/** Return a list of the first labels with scores and bars; of scores below 0, bars are by their range. */
+function showBars(ranking, count, title) {
+  const ranked = ranking.slice(0, Math.min(count, MOST_BARS));
+  const finite = ranked.map(({ score }) => Number(score)).filter(Number.isFinite);
   const low = Math.min(0, ...finite);
   const high = Math.max(finite.every((score) => score >= 0 && score <= 1) ? 1 : 0, ...finite);
   const items = ranked.map(({ label, score, index }) => {
     const fill = make("span", { class: "fill" });
-    fill.style.inlineSize = `${(100 * (score - low)) / (high - low || 1)}%`;
+    const share = (Math.min(Math.max(Number(score), low), high) - low) / (high - low || 1);
+    fill.style.inlineSize = `${100 * (share || 0)}%`;  // of what is not a number: none
     return make("li", { title: index === undefined ? undefined : `class ${index}` },
-      make("span", { class: "name", text: label }),
-      make("span", { class: "number", text: inShort(score), title: String(score) }),
+      make("span", { class: "name" }, apart(label)),
+      make("span", { class: "number", text: cut(inShort(score), 40), title: cut(String(score)) }),
       make("span", { class: "bar", "aria-hidden": "true" }, fill));
   });
-  return make("ol", { class: "bars", "aria-label": title }, ...items);
+  const rest = Math.min(count, ranking.length) - ranked.length;
+  const more = rest > 0 ? [make("p", { class: "muted", text: `and ${rest.toLocaleString("en")} more: save the answer to see all` })] : [];
+  return [make("ol", { class: "bars", "aria-label": title }, ...items), ...more];
 }
 
 function showRows(rows) {
   const names = Object.keys(rows[0]);
-  const head = make("tr", {}, make("th", { scope: "col", text: "row" }), ...names.map((name) => make("th", { scope: "col", text: name })));
+  const head = make("tr", {}, make("th", { scope: "col", text: "row" }), ...names.map((name) => make("th", { scope: "col" }, apart(name))));
   const body = rows.slice(0, MOST_ROWS).map((row, at) =>
-    make("tr", {}, make("th", { scope: "row", text: String(at + 1) }), ...names.map((name) => make("td", { text: inLine(row[name], MOST_NUMBERS) }))));
+    make("tr", {}, make("th", { scope: "row", text: String(at + 1) }), ...names.map((name) => make("td", {}, make("bdi", { text: inLine(row[name], MOST_NUMBERS) })))));
   const rest = rows.length - body.length;
   return make("div", { class: "rows", tabindex: "0", role: "group", "aria-label": `Answers to ${counted(rows.length, "row")}` },
     make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)),
@@ -130,17 +145,35 @@ function showRows(rows) {
 }
 
 const isVector = (value) => Array.isArray(value) && value.every((each) => !Array.isArray(each));
-const isBytes = (value) => value !== null && typeof value === "object" && Object.keys(value).join() === "b64";
+const isBytes = (value) => value !== null && typeof value === "object" && typeof value.b64 === "string" && Object.keys(value).length === 1;
 
+/** Return the text that bytes are, as those of an output whose name ends in `_bytes`; null if none. */
+function textIn({ b64 }) {
+  try {
+    const binary = atob(b64);
+    const bytes = new Uint8Array(binary.length);
+    for (let at = 0; at < bytes.length; at += 1) bytes[at] = binary.charCodeAt(at);
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return /[\0-\x08\x0e-\x1f]/.test(text) ? null : text;
+  } catch {
+    return null;
+  }
+}
+
+/** Return a value as text: of bytes that are none, how many there are and how they begin. */
 function textOf(value) {
-  if (isBytes(value)) return `${inBytes(atob(value.b64).length)} that are not text`;
-  return typeof value === "string" ? value : String(value);
+  if (Array.isArray(value)) return inLine(value, MOST_NUMBERS);
+  if (value === null || typeof value !== "object") return String(value);
+  if (!isBytes(value)) return JSON.stringify(value, (key, each) => (typeof each === "bigint" ? String(each) : each));
+  const { b64 } = value;
+  const size = Math.floor((b64.replace(/=+$/, "").length * 3) / 4);
+  return textIn(value) ?? `${inBytes(size)} that are not text: ${b64.slice(0, 24)}${b64.length > 24 ? "…" : ""}`;
 }
 
 /** Return a value on one line: the first elements of a list, and how many there are. */
-function inLine(value, most) {
-  if (!Array.isArray(value)) return typeof value === "object" && !isBytes(value) ? JSON.stringify(value) : typeof value === "number" ? inShort(value) : textOf(value);
-  const shown = value.slice(0, most).map((each) => inLine(each, most)).join(", ");
+function inLine(value, most, longest = MOST_TEXT) {
+  if (!Array.isArray(value)) return typeof value === "number" ? inShort(value) : cut(textOf(value), longest);
+  const shown = value.slice(0, most).map((each) => inLine(each, Math.min(most, MOST_NUMBERS))).join(", ");
   return `[${shown}${value.length > most ? `, … ${value.length} in all` : ""}]`;
 }
 
@@ -217,35 +250,41 @@ function showTime({ headers, elapsed }) {
 
 // Two answers
 
-/** Return in words whether two answers agree; null if one of them is none. */
+/** Return whether two answers agree, in words of which every second is a label; null if one is none. */
 function agreement([first, second]) {
   if (!first || !second || first.error || second.error) return null;
   const rows = [first, second].map(({ outputs }) => rowsOf(outputs) ?? [Object.fromEntries(outputs)]);
-  if (rows[0].length !== rows[1].length) return { isSame: false, text: "The answers have another number of rows." };
+  if (rows[0].length !== rows[1].length) return { isSame: false, words: ["The answers have another number of rows."] };
   const labels = rows.map((each) => each.map(labelOf));
   if (labels.flat().every((label) => label !== null)) return agreementOfLabels(labels, rows);
   const far = farthest(rows[0], rows[1]);
-  if (far === null) return { isSame: false, text: "The answers are of another form." };
-  return far === 0 ? { isSame: true, text: "The answers are the same." } : { isSame: far < 1e-4, text: `The largest difference is ${inShort(far)}.` };
+  if (far === null) return { isSame: false, words: ["The answers are of another form."] };
+  if (far === Infinity) return { isSame: false, words: ["The answers differ."] };
+  return far === 0 ? { isSame: true, words: ["The answers are the same."] } : { isSame: far < 1e-4, words: [`The largest difference is ${inShort(far)}.`] };
 }
 
 function agreementOfLabels([mine, others], rows) {
   const differing = mine.filter((label, at) => label !== others[at]).length;
   if (mine.length > 1) {
     return differing === 0
-      ? { isSame: true, text: `Both give all ${mine.length} rows the same label.` }
-      : { isSame: false, text: `${differing} of ${mine.length} rows get another label.` };
+      ? { isSame: true, words: [`Both give all ${mine.length} rows the same label.`] }
+      : { isSame: false, words: [`${differing} of ${mine.length} rows get another label.`] };
   }
-  if (differing) return { isSame: false, text: `They differ: ${mine[0]}, and ${others[0]}.` };
+  if (differing) return { isSame: false, words: ["They differ: ", mine[0], ", and ", others[0], "."] };
   const scores = rows.map(([row]) => rankingOf(row)?.[0]?.score);
-  const apart = scores.every(Number.isFinite) ? ` The scores of the best are ${inShort(Math.abs(scores[0] - scores[1]))} apart.` : "";
-  return { isSame: true, text: `Both say ${mine[0]}.${apart}` };
+  const far = scores.every(isNumeric) ? farthest(...scores) : NaN;
+  const away = Number.isFinite(far) ? ` The scores of the best are ${inShort(far)} apart.` : "";
+  return { isSame: true, words: ["Both say ", mine[0], `.${away}`] };
 }
+
+const isNumeric = (value) => typeof value === "number" || typeof value === "bigint";
 
 /** Return the largest difference of two numbers in the same place; null if the forms differ. */
 function farthest(one, other) {
-  if (typeof one === "number" && typeof other === "number") {
-    return Object.is(one, other) ? 0 : Number.isNaN(one - other) ? Infinity : Math.abs(one - other);
+  if (Object.is(one, other)) return 0;
+  if (isNumeric(one) && isNumeric(other)) {
+    const far = Math.abs(typeof one === typeof other ? Number(one - other) : Number(one) - Number(other));
+    return Number.isNaN(far) ? Infinity : far;
   }
   if (one !== null && other !== null && typeof one === "object" && typeof other === "object") {
     const keys = Object.keys(one);

@@ -5,18 +5,22 @@
 const MOST_INLINE = 2000;
 const REQUEST_FILE = "request.json";
 
-/** Return a word as a POSIX shell takes it. */
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+/** What to add for a certificate that the system does not trust. */
+const OF_AUTHORITY = {
+  "Command line": "--tls-ca FILE",
+  curl: "--cacert FILE",
+  Python: 'tls=mlserve.Tls(ca=Path("FILE")) to the arguments of Client',
+};
 
-/** Return a text as Python writes it: JSON's spelling is Python's, too. */
+/** Return a text as Python writes it: as JSON does, where it escapes no more than it has to. */
 const inPython = (text) => JSON.stringify(text);
 
-/** Return JSON as an expression of Python. */
+/** Return JSON as an expression of Python: its strings may have escapes that Python reads otherwise. */
 function expressionOf(json) {
   const words = { true: "True", false: "False", null: "None", NaN: 'float("nan")', Infinity: 'float("inf")', "-Infinity": 'float("-inf")' };
   const bytes = new RegExp(`\\{"b64":(${STRING})\\}`, "g");
   return json
-    .replace(new RegExp(`${STRING}|-?\\b(?:NaN|Infinity)\\b|\\b(?:true|false|null)\\b`, "g"), (found) => words[found] ?? found)
+    .replace(new RegExp(`${STRING}|-?\\b(?:NaN|Infinity)\\b|\\b(?:true|false|null)\\b`, "g"), (found) => words[found] ?? inPython(JSON.parse(found)))
     .replace(bytes, "base64.b64decode($1)");
 }
 
@@ -44,7 +48,7 @@ function commandsFor(target, asked, question) {
   };
 }
 
-/** Return a path that no command takes for an option. */
+/** Return a path that no command takes for an option, nor for standard input. */
 const pathTo = (name) => (name.startsWith("-") ? `./${name}` : name);
 
 function inMlserve({ target, asked, question, isShort }, isNamed) {
@@ -57,12 +61,16 @@ function inMlserve({ target, asked, question, isShort }, isNamed) {
   const signature = [`--signature=${quoted(question.description.name)}`];
   if (asked.kind === "image" && isNamed) {
     const input = requiredOf(question.description)[0].name;
-    return commandOf("mlserve predict", [`--input ${quoted(`${input}=@${asked.image.name}`)}`], signature, ...where);
+    return commandOf("mlserve predict", [`--input ${quoted(`${input}=@${pathTo(asked.image.name)}`)}`], signature, ...where);
   }
   if (asked.kind === "image") {
     return commandOf(`mlserve predict ${quoted(pathTo(asked.image.name))}`, ["--top-k", asked.count], ...where);
   }
-  if (asked.kind === "table") return commandOf(`mlserve predict ${quoted(pathTo(asked.table.name))}`, signature, ...where);
+  if (asked.kind === "table") {
+    const file = quoted(pathTo(asked.table.name));
+    const isKnown = TABLE.test(asked.table.name);
+    return commandOf(`mlserve predict ${isKnown ? file : "- --format csv"}`, signature, ...where, isKnown ? [] : ["<", file]);
+  }
   if (isShort) return `${commandOf("mlserve predict --json -", ...where)} <<'JSON'\n${question.text}\nJSON`;
   return commandOf(`mlserve predict --json ${REQUEST_FILE}`, ...where);
 }
@@ -70,13 +78,13 @@ function inMlserve({ target, asked, question, isShort }, isNamed) {
 function inCurl({ asked, question, needsToken, isShort }) {
   const url = new URL(question.path, BASE).href;
   const headers = [
-    ["-H", quoted(`X-Request-Timeout-Ms: ${Math.round(asked.seconds * 1000)}`)],
+    ["-H", quoted(`X-Request-Timeout-Ms: ${inMilliseconds(asked.seconds)}`)],
     needsToken ? ["-H", '"Authorization: Bearer $MLSERVE_TOKEN"'] : [],
   ];
   const first = `curl -sS --fail-with-body ${quoted(url)}`;
   if (asked.kind === "image") {
-    const name = asked.image.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
-    const fields = [["-F", quoted(`image=@"${name}"`)], ["-F", quoted(`signature_name=${question.description.name}`)]];
+    const name = pathTo(asked.image.name).replaceAll("\\", "\\\\").replaceAll('"', '\\"');
+    const fields = [["-F", quoted(`image=@"${name}"`)], ["--form-string", quoted(`signature_name=${question.description.name}`)]];
     return commandOf(first, ...fields, ...headers);
   }
   const body = isShort ? quoted(question.text) : `@${REQUEST_FILE}`;
@@ -107,7 +115,7 @@ function inputsInPython({ asked, question, isShort }, imports) {
   if (asked.kind === "image") {
     const input = requiredOf(question.description)[0];
     imports.add("from pathlib import Path");
-    const depth = Math.max(input.shape.length, 0);
+    const depth = input.shape.length;
     return `{${inPython(input.name)}: ${"[".repeat(depth)}Path(${inPython(asked.image.name)}).read_bytes()${"]".repeat(depth)}}`;
   }
   const json = /"inputs":(.*)\}$/s.exec(question.text)[1];
@@ -120,5 +128,5 @@ function inputsInPython({ asked, question, isShort }, imports) {
   const hook = question.text.includes('{"b64":');
   if (hook) imports.add("import base64");
   const decode = hook ? ', object_hook=lambda item: base64.b64decode(item["b64"]) if item.keys() == {"b64"} else item' : "";
-  return `json.loads(Path(${inPython(REQUEST_FILE)}).read_text()${decode})["inputs"]`;
+  return `json.loads(Path(${inPython(REQUEST_FILE)}).read_bytes()${decode})["inputs"]`;
 }

@@ -108,7 +108,7 @@ function tableOf(names, rows, kind = "") {
 
 function showCommand({ path, method, operation }) {
   const url = new URL(path.replace(/^\//, "").replaceAll(/\{(\w+)\}/g, (_, name) => name.toUpperCase()), BASE).href;
-  const words = ["curl -sS", method === "get" ? "" : `-X ${method.toUpperCase()}`, `'${url}'`];
+  const words = ["curl -sS", method === "get" ? "" : `-X ${method.toUpperCase()}`, quoted(url)];
   if (token && !(Array.isArray(operation.security) && operation.security.length === 0)) words.push('-H "Authorization: Bearer $MLSERVE_TOKEN"');
   const kinds = Object.keys(operation.requestBody?.content ?? {});
   if (kinds.includes("application/json")) words.push("-H 'Content-Type: application/json' -d @request.json");
@@ -170,7 +170,7 @@ function inLine(schema = {}) {
 
 /** Open what the address names. */
 function follow() {
-  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(location.hash.slice(1));
   if (!target) return;
   if (target.tagName === "DETAILS") target.open = true;
   target.scrollIntoView({ block: "start" });

@@ -1,9 +1,10 @@
 """The documents as a browser gets them: one file each, that may load nothing from anywhere.
 
-A document names its style and its scripts as any page on a disk does. They are put in their places
-when somebody first asks for it: a server that nobody looks at reads nothing. The policy that goes
-with it (Content-Security-Policy, https://www.w3.org/TR/CSP3/) allows just these, by their digests,
-and requests to the server that the page came from.
+A document names its style and its scripts as any page on a disk does, and in a comment a part that
+other documents have, too. They are put in their places when somebody first asks for it: a server
+that nobody looks at reads nothing. The policy that goes with it (Content-Security-Policy,
+https://www.w3.org/TR/CSP3/) allows just these, by their digests, and requests to the server that
+the page came from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _HERE = Path(__file__).parent
 _PARTS = re.compile(
     r'<link rel="stylesheet" href="(?P<style>\w+\.css)">'
     r'|<script src="(?P<script>\w+\.js)"></script>'
+    r"|<!-- (?P<shared>\w+\.html) -->\n"
 )
 _ALLOWED = (
     "default-src 'none'",
@@ -53,16 +55,22 @@ def document(name: str) -> Document:
     digests: dict[str, list[str]] = {"style": [], "script": []}
 
     def put_in(part: re.Match[str]) -> str:
-        kind = "style" if part["style"] else "script"
-        text = (_HERE / part[kind]).read_text(encoding="utf-8")
+        kind = part.lastgroup or ""
+        text = _text_of(part[kind])
+        if kind not in digests:
+            return text
         digests[kind].append(_digest(text))
         return f"<{kind}>{text}</{kind}>"
 
-    html = _PARTS.sub(put_in, (_HERE / name).read_text(encoding="utf-8"))
+    html = _PARTS.sub(put_in, _text_of(name))
     own = (f"{kind}-src {' '.join(found)}" for kind, found in digests.items())
     return Document(
         html.encode(), {"content-security-policy": "; ".join((*_ALLOWED, *own)), **_ALWAYS}
     )
+
+
+def _text_of(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-/* Elements, numbers as text, and the clipboard. */
+/* Elements, numbers and texts as they are shown, and the clipboard. */
 
 const byId = (id) => document.getElementById(id);
 
@@ -54,6 +54,21 @@ function inShort(value) {
   const size = Math.abs(value);
   return size >= 0.001 && size < 1e6 ? String(Number(value.toFixed(size < 1 ? 4 : 3))) : value.toExponential(2);
 }
+
+/** Characters of a text from a server or a file that are shown where there is one line for it. */
+const MOST_TEXT = 300;
+
+/** Return the beginning of a text that is too long, and how long it is. */
+function cut(text, most = MOST_TEXT) {
+  if (text.length <= most) return text;
+  return `${text.slice(0, most).replace(/[\ud800-\udbff]$/, "")}… (${text.length.toLocaleString("en")} characters)`;
+}
+
+/** Return a text that other writing directions in it do not let out: a label, the name of a file. */
+const apart = (text) => make("bdi", { text: cut(text) });
+
+/** Return a word as a POSIX shell takes it. */
+const quoted = (word) => (/^[\w@%+:,./-][\w@%+=:,./-]*$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 /** Return `1 row`, `2 rows`. */
 const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;

@@ -1,9 +1,12 @@
 "use strict";
 /* The load of the server, from its metrics, as long as somebody looks. */
 
-/** Milliseconds between two looks, and how many looks the course holds. */
+/** Milliseconds between two looks, how far back the course goes, and the histogram's last minute. */
 const BETWEEN = 2000;
-const MOST_LOOKS = 60;
+const COURSE = 120000;
+const MINUTE = 61000;
+/** The shortest time in milliseconds that a rate is told of. */
+const LEAST = 1000;
 const LEAST_BARS = 6;
 
 const looks = [];
@@ -22,9 +25,10 @@ function readMetrics(text) {
   return found;
 }
 
-/** Return what one look at the metrics shows. Of several replicas it is the sum. */
+/** Return what one look at the metrics shows. Of several replicas it is the sum. Throws Refused if they are none. */
 function lookAt(text) {
   const series = readMetrics(text);
+  if (series.size === 0) throw new Refused(`what came from ${ENDPOINT} is not the answer of a model server: it has no metrics`);
   const all = (name) => series.get(`mlserve_${name}`) ?? [];
   const sum = (name, fits = () => true) => all(name).filter(fits).reduce((total, { value }) => total + value, 0);
   const refused = new Map();
@@ -50,11 +54,19 @@ function lookAt(text) {
   };
 }
 
-/** Show a look, and keep it for the course. */
+/** Return whether the server has begun to count anew since the look before: it was restarted. */
+function hasRestarted(look) {
+  const before = looks.at(-1);
+  if (!before) return false;
+  return look.answered < before.answered || [...before.buckets].some(([most, count]) => (look.buckets.get(most) ?? 0) < count);
+}
+
+/** Show a look, and keep it for the course. What an earlier start of the server counted is forgotten. */
 function showLoad(look, slots) {
+  if (hasRestarted(look)) looks.length = 0;
   looks.push(look);
-  if (looks.length > MOST_LOOKS) looks.shift();
-  const before = looks.at(-2) ?? look;
+  while (look.at - looks[0].at > COURSE) looks.shift();
+  const before = looks.findLast(({ at }) => look.at - at >= LEAST) ?? look;
   const seconds = (look.at - before.at) / 1000;
   const rate = seconds > 0 ? Math.max(0, look.answered - before.answered) / seconds : 0;
   const refused = [...look.refused.values()].reduce((total, each) => total + each, 0);
@@ -78,30 +90,34 @@ function setTile(id, value, note) {
 function courseOf(seen) {
   const height = 36, width = 240;
   const most = Math.max(1, ...seen.map(({ running, waiting }) => running + waiting));
-  const step = width / (MOST_LOOKS - 1);
-  const line = (valueOf) => seen.map((look, at) =>
-    `${((MOST_LOOKS - seen.length + at) * step).toFixed(1)},${(height - 1 - (valueOf(look) / most) * (height - 3)).toFixed(1)}`).join(" ");
+  const now = seen.at(-1).at;
+  const line = (valueOf) => seen.map((look) =>
+    `${(width * (1 - (now - look.at) / COURSE)).toFixed(1)},${(height - 1 - (valueOf(look) / most) * (height - 3)).toFixed(1)}`).join(" ");
   const inAll = Math.max(...seen.map(({ running, waiting }) => running + waiting));
-  const peak = `At most ${inAll} ran or waited at once, of ${counted(seen.length, "look")} in two minutes.`;
+  const peak = `At most ${inAll} ran or waited at once, of ${counted(seen.length, "look")} ${inTheLast(now - seen[0].at)}.`;
   byId("course-note").textContent = peak;
   return makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": peak, preserveAspectRatio: "none" },
     makeSvg("polyline", { points: line(({ running, waiting }) => running + waiting), class: "all" }),
     makeSvg("polyline", { points: line(({ running }) => running), class: "running" }));
 }
 
+/** Return how long this page has looked, as text. */
+const inTheLast = (milliseconds) => `in the last ${counted(Math.max(1, Math.round(milliseconds / 1000)), "second")}`;
+
 /** Show how long answers took: those since the server's start, or of the last minute. */
 function showHistogram() {
   const now = looks.at(-1);
   if (!now) return;
   const isLast = document.querySelector("input[name=span]:checked").value === "minute";
-  const since = isLast ? looks.find(({ at }) => now.at - at <= 61000) ?? now : null;
+  const since = isLast ? looks.find(({ at }) => now.at - at <= MINUTE) : null;
+  const span = isLast ? ` ${inTheLast(now.at - since.at)}` : "";
   const counts = countsOf(now.buckets, since?.buckets);
   const total = counts.reduce((sum, { count }) => sum + count, 0);
   const figure = byId("histogram");
   const note = byId("histogram-note");
   if (total === 0) {
     figure.replaceChildren();
-    note.textContent = isLast ? "No request ended in the last minute." : "No request has ended yet.";
+    note.textContent = isLast ? `No request ended${span}.` : "No request has ended yet.";
     return;
   }
   const quantile = (share) => {
@@ -109,7 +125,7 @@ function showHistogram() {
     const found = counts.find(({ count }) => (seen += count) >= share * total);
     return Number.isFinite(found.most) ? `within ${inEdge(found.most)}` : `after more than ${inEdge(found.least)}`;
   };
-  note.textContent = `Of ${counted(total, "request")}, half ended ${quantile(0.5)}, 99 % ${quantile(0.99)}.`;
+  note.textContent = `Of ${counted(total, "request")}${span}, half ended ${quantile(0.5)}, 99 % ${quantile(0.99)}.`;
   figure.replaceChildren(...barsOf(counts));
 }
 

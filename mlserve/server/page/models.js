@@ -6,7 +6,7 @@ const isOpen = (size) => size === -1 || size === 1;
 
 /** Return the versions that answer now, from what `GET v2` says: each with a key and words about it. */
 function targetsIn(about) {
-  const serving = about.parameters?.serving ?? [];
+  const serving = about?.parameters?.serving ?? [];
   return serving.map(({ model, version, by, golden, fault }) => {
     const [runtime = "", precision = "", device = "", ...rest] = by.split("; ");
     const certificate = rest.map((part) => /^certificate=(.*)$/.exec(part)?.[1]).find(Boolean) ?? "";
@@ -20,17 +20,25 @@ const pathOf = (target, api) => `${api}/models/${encodeURIComponent(target.model
 const described = new Map();
 
 /** Return what a version says of a signature; the empty name is its default one. Throws Refused. */
-async function describe(target, signature = "") {
+function describe(target, signature = "") {
   const key = `${target.key}\n${signature}`;
   if (!described.has(key)) {
-    const query = signature ? `?signature=${encodeURIComponent(signature)}` : "";
-    const { value, headers } = await requestJson(pathOf(target, "v2") + query);
-    const { signature: name, signatures, optional } = value.parameters;
-    const contract = contractIn(headers.get("x-mlserve-contract"));
-    const { inputs, outputs } = value;
-    described.set(key, { name, signatures, optional, inputs, outputs, contract, limits: value.parameters });
+    const asked = askAbout(target, signature);
+    described.set(key, asked);
+    asked.catch(() => described.get(key) === asked && described.delete(key));
   }
   return described.get(key);
+}
+
+async function askAbout(target, signature) {
+  const query = signature ? `?signature=${encodeURIComponent(signature)}` : "";
+  const { value, headers } = await requestJson(pathOf(target, "v2") + query);
+  if (!Array.isArray(value?.inputs) || !Array.isArray(value.outputs) || !Array.isArray(value.parameters?.signatures)) {
+    throw new Refused(`what came from ${ENDPOINT} does not describe a model`, { hint: "see what answers at this address" });
+  }
+  const { signature: name, signatures, optional } = value.parameters;
+  const contract = contractIn(headers.get("x-mlserve-contract"));
+  return { name, signatures, optional, inputs: value.inputs, outputs: value.outputs, contract, limits: value.parameters };
 }
 
 function contractIn(header) {

@@ -1,35 +1,52 @@
 "use strict";
 /* What happens when: the page is opened, a model is chosen, something is dropped, a button pressed. */
 
-const TABLE = /\.(csv|tsv)$/i;
 /** Milliseconds after which a server that was not there, or not ready, is asked again. */
 const AGAIN = 2000;
 
 const page = {
   about: null,
   targets: [],
-  description: null,
+  description: null,  // what the chosen signature takes; `fault` is why that is not known
+  fault: null,
+  choosing: null,
   image: null,
   table: null,
   stopper: null,
-  served: "",
+  served: null,
   command: "Command line",
   hasChosen: false,
   later: null,
 };
 
+/** The latest of each kind of work that waits for something. */
+const latest = new Map();
+
+/** Begin such work. Returns what tells whether none of its kind has begun since: else it shows nothing. */
+function begin(kind) {
+  const turn = {};
+  latest.set(kind, turn);
+  return () => latest.get(kind) === turn;
+}
+
 // The server
 
 /** Ask what is served, and show it; asks again while there is no server or no model. */
 async function connect() {
+  const isLatest = begin("connect");
+  clearTimeout(page.later);
   try {
+    const served = await servedNow();  // before it is asked what is served: a change since is seen at the next look
     const { value } = await requestJson("v2");
+    if (!isLatest()) return;
+    page.served = served;
     page.about = value;
-    showState(`version ${value.version}`, "ready");
+    showState(`version ${value?.version}`, "ready");
     byId("forget").hidden = token === "";
     await takeTargets(targetsIn(value));
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!isLatest()) return;
+    requireKnown(error);
     if (error.status === 401) {
       needToken(error);
       return;
@@ -38,10 +55,16 @@ async function connect() {
     connectLater();
     return;
   }
-  if (page.targets.length === 0) {
-    byId("nothing").hidden = false;
-    byId("question").hidden = true;
-    connectLater();
+  if (page.targets.length === 0) connectLater();
+}
+
+/** Return what the metrics say is served; null if they cannot be seen. */
+async function servedNow() {
+  try {
+    return lookAt((await request("metrics")).text).served;
+  } catch (error) {
+    requireKnown(error);
+    return null;
   }
 }
 
@@ -53,15 +76,16 @@ function connectLater() {
 
 /** Fill the choices of versions; what was chosen stays, or becomes the latest of the same model. */
 async function takeTargets(targets) {
-  const chosen = page.targets.find(({ key }) => key === byId("first").value);
+  const chosen = targetOf("first");
   page.targets = targets;
   described.clear();
   byId("main").hidden = false;
   byId("nothing").hidden = targets.length > 0;
   byId("question").hidden = targets.length === 0;
   if (targets.length === 0) return;
-  const sorted = [...targets].sort((a, b) => a.model.localeCompare(b.model) || b.version - a.version);
+  const sorted = [...targets].sort((a, b) => a.model.localeCompare(b.model) || fromLargest(a.version, b.version));
   const usual = sorted.find(({ key }) => key === chosen?.key) ?? sorted.find(({ model }) => model === chosen?.model) ?? sorted[0];
+  if (chosen && usual.key !== chosen.key) clearAnswers();
   const beside = byId("second").value;
   byId("first").replaceChildren(...optionsOf(sorted));
   byId("first").value = usual.key;
@@ -78,36 +102,58 @@ const optionsOf = (targets) => targets.map(({ key, model, version, words }) =>
 
 const targetOf = (id) => page.targets.find(({ key }) => key === byId(id).value) ?? null;
 
-/** Show the fields that the chosen version and signature take. */
+/** Show the fields that the chosen version and signature take, and the commands. */
 async function takeSignature() {
-  const target = targetOf("first");
+  page.choosing = showSignature(targetOf("first"), begin("signature"));
+  await page.choosing;
+  await showCommands();
+}
+
+async function showSignature(target, isLatest) {
   try {
     const usual = await describe(target);
+    if (!isLatest()) return;
     const field = byId("signature");
     const chosen = usual.signatures.includes(field.value) ? field.value : BEST;
     const first = usual.signatures.includes("top_k") ? "the best labels" : `${usual.name} (the default)`;
     field.replaceChildren(make("option", { value: BEST, text: first }), ...usual.signatures.map((name) => make("option", { value: name, text: name })));
     field.value = chosen;
-    page.description = await describe(target, chosen);
-    const forImage = chosen === BEST ? await signatureForImage(target, BEST, 1) : page.description;
-    showKinds({ image: takesImage(forImage), form: true, table: takesRows(page.description) });
-    fillForm(byId("fields"), page.description);
-    complain(null);
-    await showCommands();
+    const description = await describe(target, chosen);
+    const forImage = chosen === BEST ? await signatureForImage(target, BEST, 1) : description;
+    if (!isLatest()) return;
+    page.description = description;
+    showKinds({ image: takesImage(forImage), form: true, table: takesRows(description) });
+    fillForm(byId("fields"), description);
+    if (page.fault) complain(null);
+    page.fault = null;
+    if (page.image) turnImage(page.image, description.contract);
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    complain(error);
+    if (!isLatest()) return;
+    tell(error);
+    page.fault = error;
   }
+}
+
+/** Wait until the form is that of what is chosen. Throws WrongInput and Refused if there is none. */
+async function settled() {
+  let seen;
+  do {
+    seen = page.choosing;
+    await seen;
+  } while (seen !== page.choosing);
+  if (page.targets.length === 0) throw new WrongInput("no model can be asked yet", "wait until one is ready");
+  if (page.fault) throw page.fault;
 }
 
 /** Show which kinds of question the signature takes, and choose the first if the chosen one is none. */
 function showKinds(takes) {
-  const chosen = kindChosen();
+  const kind = kindChosen();
   for (const field of document.querySelectorAll("input[name=kind]")) field.closest("label").hidden = !takes[field.value];
-  takeKind(takes[chosen] && page.hasChosen ? chosen : Object.keys(takes).find((kind) => takes[kind]));
+  takeKind(takes[kind] && page.hasChosen ? kind : Object.keys(takes).find((each) => takes[each]));
 }
 
 const kindChosen = () => document.querySelector("input[name=kind]:checked").value;
+const isOffered = (kind) => !document.querySelector(`input[name=kind][value=${kind}]`).closest("label").hidden;
 
 function takeKind(kind) {
   document.querySelector(`input[name=kind][value=${kind}]`).checked = true;
@@ -121,90 +167,84 @@ function takeKind(kind) {
 function askedNow() {
   const kind = kindChosen();
   const seconds = Number(byId("seconds").value);
-  const count = Number(byId("count").value);
+  const count = kind === "table" ? 1 : Number(byId("count").value);
   if (!(seconds > 0 && seconds <= 1e9)) throw new WrongInput("the time is not a number of seconds above 0");
   if (!(Number.isInteger(count) && count > 0)) throw new WrongInput("the number of labels is not a whole number above 0");
   if (kind === "image" && !page.image) throw new WrongInput("there is no image yet", "drop one, paste one, or choose a file");
-  if (kind === "table") {
-    if (!page.table) throw new WrongInput("there is no table yet", "drop a CSV file, or choose one");
-    requireFew(page.table, page.description);
-  }
+  if (kind === "table" && !page.table) throw new WrongInput("there is no table yet", "drop a CSV file, or choose one");
   return { kind, seconds, count, image: page.image, table: page.table, pane: byId("fields"), chosen: byId("signature").value, again: askNow };
 }
 
 /** Ask the chosen versions, one after the other, so that neither slows the other down. */
 async function askNow() {
-  let asked;
-  const targets = [targetOf("first"), targetOf("second")].filter(Boolean);
-  try {
-    asked = askedNow();
-    await questionFor(targets[0], asked);
-  } catch (error) {
-    if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
-    complain(error);
-    clearAnswers();
-    return;
-  }
   page.stopper?.abort();
+  const isLatest = begin("question");
   const stopper = new AbortController();
   page.stopper = stopper;
-  complain(null);
   showBusy(true);
-  const results = [];
+  if (page.fault) page.choosing = showSignature(targetOf("first"), begin("signature"));
   try {
-    for (const target of targets) {
+    await settled();
+    const asked = askedNow();
+    const targets = [targetOf("first"), targetOf("second")].filter(Boolean);
+    const questions = await questionsFor(targets, asked);
+    if (!isLatest()) return;
+    complain(null);
+    const results = [];
+    for (const { target, question, error } of questions) {
       if (stopper.signal.aborted) break;
-      results.push(await askBeside(target, asked, stopper.signal));
-      if (page.stopper !== stopper) return;
+      results.push(error ? failure(target, error) : await askTarget(target, question, asked.seconds, stopper.signal));
+      if (!isLatest()) return;
       showResults(results, asked, targets.length);
     }
+    const locked = results.find(({ error }) => error?.status === 401);
+    if (locked) needToken(locked.error);
+  } catch (error) {
+    if (!isLatest()) return;
+    clearAnswers();
+    tell(error);
+    return;
   } finally {
-    if (page.stopper === stopper) showBusy(false);
+    if (isLatest()) showBusy(false);
   }
-  if (results.some(({ error }) => error?.status === 401)) needToken(results[0].error);
   look();
   await showCommands();
 }
 
-async function askBeside(target, asked, signal) {
-  try {
-    await requireSameInputs(target, asked, page.description);
-  } catch (error) {
-    if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
-    return { target, error, headers: null, elapsed: 0 };
-  }
-  return askTarget(target, asked, signal);
+function showBusy(busy) {
+  byId("ask-button").textContent = busy ? "Asking" : "Ask";
+  byId("stop").hidden = !busy;
+  byId("answers").setAttribute("aria-busy", String(busy));
 }
 
-function showBusy(isBusy) {
-  byId("ask-button").textContent = isBusy ? "Asking" : "Ask";
-  byId("stop").hidden = !isBusy;
-  byId("answers").setAttribute("aria-busy", String(isBusy));
-}
+const isBusy = () => !byId("stop").hidden;
 
 function showResults(results, asked, wanted) {
   const verdict = wanted === 2 ? agreement(results) : null;
+  const words = verdict?.words ?? [];
   const field = byId("verdict");
   field.hidden = verdict === null;
   field.className = `verdict ${verdict?.isSame ? "same" : "other"}`;
-  field.textContent = verdict?.text ?? "";
+  field.replaceChildren(...words.map((word, at) => (at % 2 ? apart(word) : word)));
   byId("answer-list").replaceChildren(...results.map((result) => showAnswer(result, asked)));
   byId("answer-list").classList.toggle("pair", wanted === 2);
   byId("empty").hidden = true;
-  announce(results.map(inSpeech).join(" ") + (verdict ? ` ${verdict.text}` : ""));
+  announce([...results.map(inSpeech), words.map((word) => cut(word)).join("")].join(" "));
 }
 
 function inSpeech({ target, error, outputs, elapsed }) {
   const who = `${target.model}, version ${target.version}:`;
-  if (error) return `${who} ${error.message}.`;
+  if (error) return `${who} ${cut(error.message)}.`;
   const rows = rowsOf(outputs);
   const label = rows?.length === 1 ? labelOf(rows[0]) : null;
-  return `${who} ${label ?? (rows ? counted(rows.length, "row") : "answered")}, in ${inTime(elapsed)}.`;
+  return `${who} ${label !== null ? cut(label) : rows ? counted(rows.length, "row") : "answered"}, in ${inTime(elapsed)}.`;
 }
 
-/** Take away what answers another question than the one that stands there. */
+/** Take away what answers another question than the one that stands there, and await no such answer. */
 function clearAnswers() {
   page.stopper?.abort();
+  begin("question");
+  showBusy(false);
   byId("answer-list").replaceChildren();
   byId("verdict").hidden = true;
   byId("empty").hidden = false;
@@ -220,79 +260,35 @@ function complain(error) {
   if (error.hint) field.append(make("p", { class: "hint" }, make("strong", { text: "Hint " }), error.hint));
 }
 
-// Files
-
-/** Take the files that were dropped, pasted or chosen: an image or a table. */
-async function takeFiles(files) {
-  const [file] = files;
-  if (!file) return;
-  page.hasChosen = true;
-  if (TABLE.test(file.name) || file.type === "text/csv") await takeTable(file);
-  else await takeImage(file);
-  if (files.length > 1) announce(`The first of ${files.length} files was taken.`);
-}
-
-async function takeImage(file) {
-  const label = document.querySelector("input[name=kind][value=image]").closest("label");
-  if (label.hidden) {
-    complain(targetOf("first") ? takesOther(targetOf("first"), page.description) : new WrongInput("no model is served yet"));
-    return;
-  }
-  if (page.image) URL.revokeObjectURL(byId("preview").src);
-  page.image = file.name ? file : new File([file], `image.${file.type === "image/jpeg" ? "jpg" : "png"}`, { type: file.type });
-  byId("preview").src = URL.createObjectURL(page.image);
-  byId("preview").alt = page.image.name;
-  byId("preview").hidden = false;
-  byId("drop").classList.add("full");
-  byId("image-name").textContent = `${page.image.name}, ${inBytes(page.image.size)}`;
-  takeKind("image");
-  await askNow();
-}
-
-async function takeTable(file) {
-  const label = document.querySelector("input[name=kind][value=table]").closest("label");
-  try {
-    if (label.hidden) throw new WrongInput("the model cannot be asked row by row", `it takes ${page.description?.inputs.map(inWords).join("; ")}`);
-    const table = readTable(file.name, await file.arrayBuffer(), knownColumns(page.description));
-    page.table = table;
-    byId("table-name").textContent = `${file.name}: ${counted(table.rows.length, "row")} of ${counted(table.columns.length, "column")}`;
-    byId("table-drop").classList.add("full");
-    takeKind("table");
-    await showCommands();
-    await askNow();
-  } catch (error) {
-    if (!(error instanceof WrongInput)) throw error;
-    complain(error);
-  }
+/** Say why something cannot be asked: what is wrong with it, or that the server wants its token. */
+function tell(error) {
+  requireKnown(error);
+  if (error.status === 401) needToken(error);
+  else complain(error);
 }
 
 // The commands
 
 /** Show the commands that ask what the form asks; none while it is not whole. */
 async function showCommands() {
-  const target = targetOf("first");
+  const isLatest = begin("commands");
   const box = byId("commands");
+  box.setAttribute("aria-busy", "true");
+  let asked, texts = null;
   try {
-    const asked = askedOrLong();
-    const texts = commandsFor(target, asked, await questionFor(target, asked));
-    byId("command").textContent = texts[page.command];
-    byId("command-note").replaceChildren(...notesOn(texts, asked));
-    box.hidden = false;
+    await settled();
+    asked = askedNow();
+    const target = targetOf("first");
+    texts = commandsFor(target, asked, await questionFor(target, asked));
   } catch (error) {
-    if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
-    box.hidden = true;
+    requireKnown(error);
   }
-}
-
-/** Return what is asked, also of a table that is too long for this page, but not for the command. */
-function askedOrLong() {
-  try {
-    return askedNow();
-  } catch (error) {
-    if (kindChosen() !== "table" || !page.table) throw error;
-    const seconds = Number(byId("seconds").value);
-    return { kind: "table", seconds, count: 1, image: null, table: page.table, pane: byId("fields"), chosen: byId("signature").value };
-  }
+  if (!isLatest()) return;
+  box.removeAttribute("aria-busy");
+  box.hidden = texts === null;
+  if (texts === null) return;
+  byId("command").textContent = texts[page.command];
+  byId("command-note").replaceChildren(...notesOn(texts, asked));
 }
 
 function notesOn({ saved }, asked) {
@@ -304,10 +300,10 @@ function notesOn({ saved }, asked) {
   }
   if (asked.kind === "image") {
     notes.push(make("span", { text: "It reads the image from the folder that it runs in. " }),
-      make("button", { type: "button", class: "small", text: "Save the image", onclick: () => saveFile(page.image.name, page.image) }));
+      make("button", { type: "button", class: "small", text: "Save the image", onclick: () => saveFile(asked.image.name, asked.image) }));
   }
   if (token) notes.push(make("span", { text: " The token is in the variable MLSERVE_TOKEN." }));
-  if (BASE.protocol === "https:") notes.push(make("span", { text: " If the system does not trust the server's certificate, add --tls-ca FILE (curl: --cacert FILE)." }));
+  if (BASE.protocol === "https:") notes.push(make("span", { text: ` If the system does not trust the server's certificate, add ${OF_AUTHORITY[page.command]}.` }));
   return notes;
 }
 
@@ -317,19 +313,24 @@ let looking = null;
 
 /** Look at the metrics, and again in a while as long as the page is seen. */
 async function look() {
+  const isLatest = begin("look");
   clearTimeout(looking);
   if (document.hidden || byId("main").hidden) return;
   try {
     const seen = lookAt((await request("metrics")).text);
+    if (!isLatest()) return;
+    const isNew = hasRestarted(seen);
     showLoad(seen, page.about?.parameters?.slots);
     showState(`version ${page.about?.version}${seen.isReady ? "" : ", not ready"}`, seen.isReady ? "ready" : "waiting");
-    if (page.served && page.served !== seen.served) await connect();
-    page.served = seen.served;
+    if (isNew || page.served !== seen.served) await connect();
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    requireKnown(error);
+    if (!isLatest()) return;
+    page.served = null;  // whoever answers next may serve something else
     if (error.status === 401) needToken(error);
-    else showState(error.message, "gone");
+    else showState(error.status ? `the load is not shown: ${error.message}` : error.message, "gone");
   }
+  if (!isLatest()) return;
   clearTimeout(looking);
   looking = setTimeout(look, BETWEEN);
 }
@@ -348,11 +349,12 @@ function listen() {
   for (const id of ["first", "signature"]) {
     byId(id).addEventListener("change", () => {
       clearAnswers();
+      complain(null);
       takeSignature();
     });
   }
   byId("second").addEventListener("change", () => {
-    if (byId("answer-list").childElementCount > 0) askNow();
+    if (isBusy() || byId("answer-list").childElementCount > 0) askNow();
   });
   for (const field of document.querySelectorAll("input[name=kind]")) {
     field.addEventListener("change", () => {
@@ -370,21 +372,8 @@ function listen() {
     });
   }
   for (const field of document.querySelectorAll("input[name=span]")) field.addEventListener("change", showHistogram);
-  for (const id of ["file", "camera", "table-file"]) {
-    byId(id).addEventListener("change", async ({ target }) => {
-      const files = [...target.files];
-      target.value = "";
-      await takeFiles(files);
-    });
-  }
   byId("command-head").append(copyButton(() => byId("command").textContent, "the command"));
-  listenForDrops();
-  document.addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length === 0) return;
-    event.preventDefault();
-    takeFiles(files);
-  });
+  listenForFiles();
   document.addEventListener("visibilitychange", look);
   listenForToken(async () => {
     await connect();
@@ -396,24 +385,16 @@ function listen() {
   });
 }
 
-function listenForDrops() {
-  let depth = 0;
-  const mark = (change) => {
-    depth = Math.max(0, depth + change);
-    document.body.classList.toggle("dragging", depth > 0);
-  };
-  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  document.addEventListener("dragenter", (event) => hasFiles(event) && mark(1));
-  document.addEventListener("dragleave", (event) => hasFiles(event) && mark(-1));
-  document.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
-  document.addEventListener("drop", (event) => {
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    depth = 0;
-    mark(0);
-    takeFiles([...event.dataTransfer.files]);
-  });
+/** Go on to the address with a slash behind it, where a proxy has left that out: addresses are below it. */
+function goBelow() {
+  const address = new URL(location.href);
+  address.pathname += "/";
+  location.replace(address);
 }
 
-listen();
-connect().then(look);
+if (location.pathname.endsWith("/")) {
+  listen();
+  connect().then(look);
+} else {
+  goBelow();
+}

@@ -9,17 +9,22 @@ const fileOf = new Map();
 
 /** Fill a pane with a field for each input of a signature; what was written for the same input stays. */
 function fillForm(pane, description) {
-  const written = new Map([...pane.querySelectorAll("textarea")].map((field) => [field.name, field.value]));
-  const names = description.inputs.map(({ name }) => name);
-  for (const name of [...fileOf.keys()]) if (!names.includes(name)) fileOf.delete(name);
-  pane.replaceChildren(...description.inputs.map((input, at) => fieldOf(input, at, description, written.get(input.name))));
+  const { inputs, optional } = description;
+  const shown = JSON.stringify([inputs, optional]);
+  if (pane.dataset.shown === shown) return;  // somebody may be writing in it
+  pane.dataset.shown = shown;
+  const written = new Map([...pane.querySelectorAll("textarea")].map((field) => [field.dataset.input, field.value]));
+  const files = inputs.filter(({ datatype }) => datatype === "BYTES").map(({ name }) => name);
+  for (const name of [...fileOf.keys()]) if (!files.includes(name)) fileOf.delete(name);
+  pane.replaceChildren(...inputs.map((input, at) => fieldOf(input, at, description, written.get(inWords(input)))));
 }
 
 function fieldOf(input, at, description, written) {
   const isOptional = description.optional.includes(input.name);
   const id = `input-${at}`;
   const text = make("textarea", {
-    id, name: input.name, rows: 2, spellcheck: "false", autocapitalize: "off", "aria-describedby": `${id}-kind`,
+    id, name: input.name, rows: 2, spellcheck: "false", autocapitalize: "off",
+    "aria-describedby": `${id}-kind`, "data-input": inWords(input),
   });
   text.value = written ?? (isOptional ? "" : exampleOf(input));
   const kind = `${inWords(input).slice(input.name.length + 2)}${isOptional ? ", may be left out" : ""}`;
@@ -39,17 +44,20 @@ function fileField(input, text) {
     const chosen = fileOf.get(input.name);
     text.disabled = Boolean(chosen);
     clear.hidden = !chosen;
-    note.textContent = chosen ? `${chosen.name}, ${inBytes(chosen.size)}, takes the place of the text` : "";
+    note.replaceChildren(...(chosen ? [apart(chosen.name), `, ${inBytes(chosen.size)}, takes the place of the text`] : []));
+  };
+  const change = (chosen) => {
+    if (chosen) fileOf.set(input.name, chosen);
+    else fileOf.delete(input.name);
+    show();
+    text.dispatchEvent(new Event("input", { bubbles: true }));
   };
   file.addEventListener("change", () => {
-    if (file.files[0]) fileOf.set(input.name, file.files[0]);
+    const [chosen] = file.files;
     file.value = "";
-    show();
+    if (chosen) change(chosen);
   });
-  clear.addEventListener("click", () => {
-    fileOf.delete(input.name);
-    show();
-  });
+  clear.addEventListener("click", () => change(null));
   show();
   return make("div", { class: "row tight" }, make("label", { class: "button small" }, file, "A file instead", said(` of the text of ${input.name}`)), clear, note);
 }
@@ -64,15 +72,17 @@ function exampleOf({ datatype, shape }) {
 
 /** Return the JSON text of each input in the form, by name. Throws WrongInput. */
 async function inputsOfForm(pane, description) {
+  const fields = new Map([...pane.querySelectorAll("textarea")].map(({ name, value }) => [name, value]));
+  const files = new Map(fileOf);  // as they are now, whatever is chosen while they are read
   const inputs = new Map();
   for (const input of description.inputs) {
-    const field = [...pane.querySelectorAll("textarea")].find(({ name }) => name === input.name);
-    const file = fileOf.get(input.name);
-    if (!file && field.value.trim() === "") {
+    const file = files.get(input.name);
+    const text = fields.get(input.name) ?? "";
+    if (!file && text.trim() === "") {
       if (description.optional.includes(input.name)) continue;
       throw new WrongInput(`${input.name} is empty`, `the model takes ${inWords(input)}`);
     }
-    inputs.set(input.name, inRank(file ? await base64Of(file) : valueIn(field.value, input), input.shape.length));
+    inputs.set(input.name, inRank(file ? await base64Of(file, description) : valueIn(text, input), input.shape.length));
   }
   return inputs;
 }
@@ -95,11 +105,21 @@ function inRank(text, rank) {
   return "[".repeat(missing) + text + "]".repeat(missing);
 }
 
-async function base64Of(file) {
-  const bytes = new Uint8Array(await file.arrayBuffer());
+async function base64Of(file, description) {
+  requireFits(file, description);
+  const bytes = await bytesOf(file);
   let binary = "";
   for (let at = 0; at < bytes.length; at += 0x8000) binary += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
   return `{"b64":"${btoa(binary)}"}`;
+}
+
+/** Throw WrongInput for a file that is larger than a request may be. */
+function requireFits(file, { limits }) {
+  const most = limits.max_request_bytes ?? Infinity;
+  if (file.size > most) {
+    throw new WrongInput(`${file.name} has ${inBytes(file.size)}, and this server takes requests of at most ${inBytes(most)}`,
+      "give a smaller file, or start the server with a larger --max-request-bytes");
+  }
 }
 
 /** Return the body of a request in TensorFlow Serving's columnar form. */
@@ -108,8 +128,8 @@ function bodyOf(signature, inputs) {
   return `{"signature_name":${JSON.stringify(signature)},"inputs":{${named.join(",")}}}`;
 }
 
-/** Return the header that says how long the caller waits. */
-const patience = (seconds) => ({ "X-Request-Timeout-Ms": String(Math.round(seconds * 1000)) });
+/** Return how long the caller waits, in the milliseconds of the header that says it. */
+const inMilliseconds = (seconds) => String(Math.max(1, Math.round(seconds * 1000)));
 
 /**
  * Return the question as it goes to one version: where to, with what, and by which signature.
@@ -119,18 +139,21 @@ const patience = (seconds) => ({ "X-Request-Timeout-Ms": String(Math.round(secon
  */
 async function questionFor(target, asked) {
   const path = `${pathOf(target, "v1")}:predict`;
+  const patience = { "X-Request-Timeout-Ms": inMilliseconds(asked.seconds) };
   if (asked.kind === "image") {
     const description = await signatureForImage(target, asked.chosen, asked.count);
     if (!takesImage(description)) throw takesOther(target, description);
+    requireFits(asked.image, description);
+    await bytesOf(asked.image, 1);
     const body = new FormData();
     body.append("image", asked.image, asked.image.name);
     body.append("signature_name", description.name);
-    return { path, body, headers: patience(asked.seconds), description, text: null };
+    return { path, body, headers: patience, description, text: null };
   }
   const description = await describe(target, asked.chosen);
   const inputs = asked.kind === "table" ? inputsOfTable(asked.table, description) : await inputsOfForm(asked.pane, description);
   const text = bodyOf(description.name, inputs);
-  const headers = { "Content-Type": "application/json", ...patience(asked.seconds) };
+  const headers = { "Content-Type": "application/json", ...patience };
   return { path, body: text, headers, description, text };
 }
 
@@ -138,10 +161,32 @@ const takesOther = (target, description) =>
   new WrongInput(`${target.model}, version ${target.version}, does not take image files`,
     `it takes ${description.inputs.map(inWords).join("; ") || "nothing that it lists"}`);
 
+/**
+ * Return the question for each version, in their order, or what is wrong with it: `{target, question}`
+ * or `{target, error}`. All are made before the first is sent, so that they ask the same. Throws
+ * WrongInput and Refused if the first cannot be asked.
+ */
+async function questionsFor(targets, asked) {
+  const [first] = targets;
+  const question = await questionFor(first, asked);
+  if (asked.kind === "table") requireFew(asked.table, question.description);
+  const questions = [{ target: first, question }];
+  for (const target of targets.slice(1)) {
+    try {
+      await requireSameInputs(target, asked, question.description);
+      questions.push({ target, question: await questionFor(target, asked) });
+    } catch (error) {
+      requireKnown(error);
+      questions.push({ target, error });
+    }
+  }
+  return questions;
+}
+
 /** Throw WrongInput unless the fields of the form are those of this version, too. */
 async function requireSameInputs(target, asked, first) {
   if (asked.kind === "image") return;
-  const own = await describe(target, asked.chosen || first.name);
+  const own = await describe(target, asked.chosen);
   const listed = ({ inputs }) => inputs.map(({ name, datatype }) => `${name}: ${datatype}`).sort().join("; ");
   if (listed(own) !== listed(first)) {
     throw new WrongInput(`${target.model}, version ${target.version}, takes other inputs`, `it takes ${own.inputs.map(inWords).join("; ")}`);
@@ -157,25 +202,30 @@ function requireFew(table, description) {
   }
 }
 
-/** Return the outputs of an answer by name. A single output comes without its name. */
-function outputsIn(value, description) {
-  const names = description.outputs.map(({ name }) => name);
+/** Return the outputs of an answer by name. A single output comes without its name. Throws Refused. */
+function outputsIn(value, { outputs }, { headers, elapsed }) {
+  const names = outputs.map(({ name }) => name);
   const isOne = names.length === 1;
-  if ("predictions" in value) {
-    const column = (name) => value.predictions.map((row) => (isOne ? row : row[name]));
+  if (Array.isArray(value?.predictions)) {
+    const column = (name) => value.predictions.map((row) => (isOne ? row : row?.[name]));
     return new Map(names.map((name) => [name, column(name)]));
   }
-  return isOne ? new Map([[names[0], value.outputs]]) : new Map(Object.entries(value.outputs));
+  const found = value?.outputs;
+  if (isOne && found !== undefined) return new Map([[names[0], found]]);
+  if (found !== null && typeof found === "object") return new Map(Object.entries(found));
+  throw new Refused("the answer has no outputs", { hint: `see what answers at ${ENDPOINT}`, headers, elapsed });
 }
 
 /** Ask one version; return its answer, or the error, and what is known of both. */
-async function askTarget(target, asked, signal) {
+async function askTarget(target, question, seconds, signal) {
   try {
-    const question = await questionFor(target, asked);
-    const { value, isRounded, text, headers, elapsed } = await requestJson(question.path, { method: "POST", signal, ...question });
-    return { target, question, headers, elapsed, text, isRounded, outputs: outputsIn(value, question.description) };
+    const answer = await requestJson(question.path, { method: "POST", signal, seconds: seconds + GRACE, ...question });
+    return { target, question, ...answer, outputs: outputsIn(answer.value, question.description, answer) };
   } catch (error) {
-    if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
-    return { target, error, headers: error.headers ?? null, elapsed: error.elapsed ?? 0 };
+    requireKnown(error);
+    return failure(target, error);
   }
 }
+
+/** Return what is shown of a version that gave no answer. */
+const failure = (target, error) => ({ target, error, headers: error.headers ?? null, elapsed: error.elapsed ?? 0 });

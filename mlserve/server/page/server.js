@@ -7,6 +7,12 @@ const BASE = new URL(".", location.href);
 /** The address of the server as a client takes it. */
 const ENDPOINT = BASE.href.replace(/\/$/, "");
 
+/** Seconds for an answer about the server itself, and beyond the time that a question may take. */
+const PATIENCE = 10, GRACE = 5;
+
+/** The longest time, in milliseconds, that a browser can wait for. */
+const LONGEST = 2 ** 31 - 1;
+
 /** The stages of a request in the server, in order. */
 const STAGES = ["queue", "decode", "run", "encode"];
 
@@ -15,13 +21,14 @@ let token = "";
 
 /** What the server answered in place of what was asked for, or why it did not answer. */
 class Refused extends Error {
-  constructor(message, { status = 0, reason = "", hint = "", headers = null, elapsed = 0 } = {}) {
+  constructor(message, { status = 0, reason = "", hint = "", headers = null, elapsed = 0, sent = "" } = {}) {
     super(message);
     this.status = status;
     this.reason = reason;
     this.hint = hint;
     this.headers = headers;
     this.elapsed = elapsed;
+    this.sent = sent;  // the token that went with the request
   }
 
   /** Seconds until it is worth asking again; null if the server did not say. */
@@ -41,23 +48,28 @@ class Refused extends Error {
 
 /**
  * Ask the server, and return the text of its answer, its headers, and the milliseconds that it took.
- * Throws Refused for any answer that is not a success, and if there is none.
+ * Throws Refused for any answer that is not a success, and if there is none within so many seconds.
  */
-async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const sent = { ...headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+async function request(path, { method = "GET", body, headers = {}, signal, seconds = PATIENCE } = {}) {
+  const sent = token;
+  const withToken = sent ? { ...headers, Authorization: `Bearer ${sent}` } : headers;
   const began = performance.now();
+  const passed = () => performance.now() - began;
+  const limit = limitOf(seconds, signal);
   let response, text;
   try {
-    response = await fetch(new URL(path, BASE), { method, body, headers: sent, signal, cache: "no-store" });
+    response = await fetch(new URL(path, BASE), { method, body, headers: withToken, signal: limit.signal, cache: "no-store" });
     text = await response.text();
-  } catch (error) {
+  } catch {
     if (signal?.aborted) throw new Refused("stopped: no answer is awaited any more");
-    throw new Refused(`no answer came from ${ENDPOINT}`, {
+    throw new Refused(`no answer came from ${ENDPOINT}${limit.signal.aborted ? ` within ${inTime(seconds * 1000)}` : ""}`, {
       hint: "see whether it still runs with mlserve ps; a request that is too large may be cut off, too",
-      elapsed: performance.now() - began,
+      elapsed: passed(),
     });
+  } finally {
+    limit.end();
   }
-  const elapsed = performance.now() - began;
+  const elapsed = passed();
   if (response.ok) return { text, headers: response.headers, elapsed };
   throw new Refused(messageIn(text) || `the server answered ${response.status}`, {
     status: response.status,
@@ -65,13 +77,32 @@ async function request(path, { method = "GET", body, headers = {}, signal } = {}
     hint: response.headers.get("x-mlserve-hint") ?? "",
     headers: response.headers,
     elapsed,
+    sent,
   });
 }
 
-/** Ask for JSON. Throws as `request` does. */
+/** Return a signal that comes after so many seconds, or when another comes; `end` ends the wait. */
+function limitOf(seconds, other) {
+  const limit = new AbortController();
+  const stop = () => limit.abort();
+  const timer = setTimeout(stop, Math.min(seconds * 1000, LONGEST));
+  other?.addEventListener("abort", stop);
+  if (other?.aborted) stop();
+  return { signal: limit.signal, end: () => { clearTimeout(timer); other?.removeEventListener("abort", stop); } };
+}
+
+/** Ask for JSON. Throws as `request` does, and Refused for an answer that is none. */
 async function requestJson(path, options) {
   const answer = await request(path, options);
-  return { ...answer, ...parseJson(answer.text) };
+  try {
+    return { ...answer, ...parseJson(answer.text) };
+  } catch (error) {
+    throw new Refused(`what came from ${ENDPOINT} is not the answer of a model server: ${error.message}`, {
+      hint: "see what answers at this address: a proxy may ask for a login, or send the path elsewhere",
+      headers: answer.headers,
+      elapsed: answer.elapsed,
+    });
+  }
 }
 
 function messageIn(text) {
@@ -83,7 +114,7 @@ function messageIn(text) {
   }
 }
 
-const STRING = '"(?:[^"\\\\]|\\\\.)*"';
+const STRING = '"[^"\\\\]*(?:\\\\.[^"\\\\]*)*"';
 const CONSTANT = new RegExp(`${STRING}|-?\\b(?:NaN|Infinity)\\b`, "g");
 const BLANK = new RegExp(`(${STRING})|\\s+`, "g");
 const MARK = "\u0001number ";

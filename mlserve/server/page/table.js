@@ -9,6 +9,26 @@ class WrongInput extends Error {
   }
 }
 
+/** Throw an error that is neither the server's nor that of what was given: a fault of this page. */
+function requireKnown(error) {
+  if (!(error instanceof Refused || error instanceof WrongInput)) throw error;
+}
+
+/** Return the first bytes of a file, by default all. Throws WrongInput if it cannot be read. */
+async function bytesOf(file, count = file.size) {
+  try {
+    return new Uint8Array(await file.slice(0, count).arrayBuffer());
+  } catch {
+    throw new WrongInput(`${file.name} cannot be read`, "give a file, not a folder; if it was changed or moved, give it again");
+  }
+}
+
+/** What `mlserve predict` takes for a table by its name. */
+const TABLE = /\.(csv|tsv)$/i;
+
+/** The least number that each type of float rounds to infinity. */
+const TOO_LARGE = { FP16: 65520, BF16: 2 ** 128 - 2 ** 119, FP32: 2 ** 128 - 2 ** 103 };
+
 const NUMBER = /^\s*([+-]?)(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$/;
 const NOT_FINITE = /^\s*([+-]?)(nan|inf(?:inity)?)\s*$/i;
 const WHOLE = /^\s*([+-]?\d+)(?:\.0*)?\s*$/;
@@ -189,19 +209,23 @@ function cellInJson(cell, { datatype, shape }, isWhole) {
     const word = cell.trim().toLowerCase();
     if (["true", "1"].includes(word)) return "true";
     if (["false", "0"].includes(word)) return "false";
-    throw new Error(word ? `'${cell}' is not true or false` : "it is empty, and bool has no missing value");
+    throw new Error(word ? `'${cut(cell, 40)}' is not true or false` : "it is empty, and bool has no missing value");
   }
   if (/^FP|^BF/.test(datatype)) {
     const found = NUMBER.exec(cell);
-    if (found) return numberInJson(found);
+    if (found) {
+      const text = numberInJson(found);
+      if (Math.abs(Number(text)) >= (TOO_LARGE[datatype] ?? Infinity)) throw new Error(`'${cut(cell, 40)}' is too large for ${datatype}`);
+      return text;
+    }
     const word = NOT_FINITE.exec(cell);
     if (word && word[2].toLowerCase() !== "nan") return `${word[1] === "-" ? "-" : ""}Infinity`;
     if (word || MISSING.includes(cell.trim().toLowerCase())) return "NaN";
-    throw new Error(`'${cell}' is not a number`);
+    throw new Error(`'${cut(cell, 40)}' is not a number`);
   }
   const whole = WHOLE.exec(cell);
   if (whole) return String(BigInt(whole[1].replace("+", "")));
-  throw new Error(cell.trim() ? `'${cell}' is not a whole number` : `it is empty, and ${datatype} has no missing value`);
+  throw new Error(cell.trim() ? `'${cut(cell, 40)}' is not a whole number` : `it is empty, and ${datatype} has no missing value`);
 }
 
 /** Return a number in JSON's spelling, with all its digits: `.5` is `0.5`, `007` is `7`, `1.` is `1.0`. */

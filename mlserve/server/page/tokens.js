@@ -1,8 +1,12 @@
 "use strict";
 /* The form for the token: shown once the server asks for one, and never with a token in it. */
 
-/** Show the form, and why it is needed: the error that a request got. What was given is forgotten. */
+/**
+ * Show the form, and why it is needed: the error that a request got. What was given is forgotten,
+ * unless it was given after that request was sent.
+ */
 function needToken(error) {
+  if (error.sent !== token || !byId("token").hidden) return;
   const wasRefused = token !== "";
   token = "";
   byId("token").hidden = false;
@@ -28,6 +32,8 @@ function listenForToken(go) {
     byId("token").hidden = true;
     await go();
   });
+  // A browser may keep a page that was left, for the way back: with its memory.
+  window.addEventListener("pagehide", () => { token = ""; });
 }
 
 function showState(text, state) {

@@ -212,7 +212,7 @@ def _result(work: Work[Any], order: Order, places: dict[int, int]) -> Result:
 def _kept(work: Work[Any]) -> Kept | None:
     """Return what the work keeps, unless copying it would delay the answer that goes with it."""
     kept = work.kept
-    return kept if kept is not None and kept.size < LONG else None
+    return kept if kept is not None and kept.length < LONG else None
 
 
 def _known(error: Exception, order: Order) -> MlserveError:

@@ -35,6 +35,8 @@ ANSWER_SECONDS = 10.0
 """Seconds that its answer may take."""
 _REST, _LONGEST_REST = 9.0, 3.0
 """How long to rest after a question, in lengths of it, and in seconds at most."""
+_QUIET = 60.0
+"""Seconds after a failure in the log until the next one in it."""
 _SMALL = 2**16
 """Bytes below which two answers are compared at once: a thread would take longer to start."""
 _LOOK = 0.05
@@ -88,6 +90,8 @@ class Mirror:
         self._changed = asyncio.Event()
         self._rests_until = 0.0
         self._given_up: asyncio.Task[Arrays] | None = None
+        self._era = 0
+        self._failures = _Failures()
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -123,6 +127,14 @@ class Mirror:
         """Count a question that is not asked."""
         self._tally.dropped(signature)
         self._tell(Result("dropped"))
+
+    def begin(self, asked: str) -> None:
+        """Count from nothing again what is asked of `asked`; forget what was to be asked before."""
+        self._waiting.clear()
+        self._held = 0.0
+        self._era += 1
+        self._given_up = None
+        self._tally.begin(asked)
 
     def note_change(self) -> None:
         """Take note that there may be room now."""
@@ -174,7 +186,7 @@ class Mirror:
         return question
 
     async def _ask(self, question: Question) -> None:
-        signature = question.kept.signature
+        signature, era = question.kept.signature, self._era
         deadline = Deadline.after(ANSWER_SECONDS)
         # A task of its own, as what runs cannot be interrupted, and holds what it uses meanwhile.
         asking = asyncio.create_task(_answered(self._companion, question, deadline))
@@ -182,7 +194,7 @@ class Mirror:
         try:
             answered, _ = await asyncio.wait((asking,), timeout=ANSWER_SECONDS)
             if not answered:
-                self._given_up = asking
+                self._given_up = asking if era == self._era else None
                 raise deadline.exceeded("another version was asked the same")
             other = asking.result()
             if question.size < _SMALL:
@@ -190,16 +202,39 @@ class Mirror:
             else:
                 found = await run_on_daemon_thread(compare, question.kept.outputs, other)
         except Exception as error:  # noqa: BLE001 - whatever it is must cost no call anything
-            why = error.message if isinstance(error, MlserveError) else reason_of(error)
-            if not self._tally.error:  # the first; the rest is counted
-                trace = None if isinstance(error, MlserveError) else error
-                asked = self._tally.asked
-                _log.warning("%s, asked beside, does not answer: %s", asked, why, exc_info=trace)
-            self._tally.failed(signature, why)
-            self._tell(Result("failed"))
+            if era == self._era:
+                self._failures.note(self._tally.asked, error)
+                self._tally.failed(signature, reason_of(error))
+                self._tell(Result("failed"))
             return
+        if era != self._era:  # it is asked beside another version by now
+            return
+        self._failures.end(self._tally.asked)
         self._tally.compared(question.request_id, signature, found)
         self._tell(Result("differs" if found.what else "agrees", found))
+
+
+class _Failures:
+    """Logs when questions begin to fail, and when they are answered again: now and then at most."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+        self._quiet_until = 0.0
+
+    def note(self, asked: str, error: Exception) -> None:
+        """Take note of a failure."""
+        if self._is_told or time.monotonic() < self._quiet_until:
+            return
+        self._is_told, self._quiet_until = True, time.monotonic() + _QUIET
+        trace = None if isinstance(error, MlserveError) else error
+        why = reason_of(error)
+        _log.warning("%s, asked beside, does not answer: %s", asked, why, exc_info=trace)
+
+    def end(self, asked: str) -> None:
+        """Take note of an answer."""
+        if self._is_told:
+            self._is_told = False
+            _log.info("%s, asked beside, answers again", asked)
 
 
 def _note_error(asking: asyncio.Task[Arrays]) -> None:

@@ -144,8 +144,13 @@ class Rollouts:
 
 
 def _is_alike(source: ModelSpec, before: ModelSpec) -> bool:
-    """Return whether shadow and split go on: only the versions of the model have changed."""
-    return source.rollout == before.rollout and source.differs_in_choice_only(before)
+    """Return whether shadow and split go on, though something else about the model has changed.
+
+    A split that was stopped stays so. A shadow that is a version is loaded anew with new options.
+    """
+    if source.rollout != before.rollout or source.base_path != before.base_path:
+        return False
+    return source.rollout.shadow_version is None or source.differs_in_choice_only(before)
 
 
 def _question(job: Job[Any]) -> Question | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlserve.server.telemetry.metrics import Metrics
 from mlserve.wire.rollouts import RolloutState
 from mlserve.wire.rollouts import Shadow as ShadowReport
 
+_log = logging.getLogger(__name__)
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Starts a task that nobody waits for."""
 
@@ -37,7 +39,9 @@ class ModelShadow:
         self._version = source.rollout.shadow_version
         self._error = ""
         what = source.rollout.shadow if self._version is None else f"version {self._version}"
-        self._tally = Tally(f"{what}")
+        self._asked = f"{what}"
+        self._served: int | None = None
+        self._tally = Tally(self._asked)
         self._companion: VersionInProcess | OtherServer | None = None
         self._mirror: Mirror | None = None
 
@@ -58,12 +62,19 @@ class ModelShadow:
         return base is not None and base.version == self._version
 
     def look(self) -> None:
-        """Start what is asked once the version in use is there; end it if it is in use itself."""
+        """Start what is asked once the version in use is there; end it if it is in use itself.
+
+        The counts begin anew beside another version in use.
+        """
+        base = self._models.base_of(self._model)
+        if base is not None and base.version not in (self._served, self._version):
+            self._served = base.version
+            self._begin_anew()
         if self._is_in_use:
             if self._companion is not None:
                 self._start(self._close(self._companion, self._mirror))
                 self._companion = self._mirror = None
-        elif self._companion is None and not self._error and self._models.base_of(self._model):
+        elif self._companion is None and not self._error and base is not None:
             self._begin()
 
     def _begin(self) -> None:
@@ -71,17 +82,25 @@ class ModelShadow:
             self._companion = self._made()
         except MlserveError as error:
             self._error = error.message
+            _log.error("%s, the shadow of %s, is not asked: %s", self._asked, self._model, error)
             return
         if isinstance(self._companion, VersionInProcess):
-            self._start(self._companion.load())
+            self._start(self._companion.follow())
         self._mirror = Mirror(self._engine, self._companion, self._tally, self._told)
 
     def _made(self) -> VersionInProcess | OtherServer:
         settings, source = self._engine.settings, self._source
         if self._version is not None:
-            return VersionInProcess(source, self._version, settings)
+            return VersionInProcess(source, self._version, settings, self._begin_anew)
         token_file = source.rollout.shadow_token_file
         return OtherServer(source.rollout.shadow or "", self._model, token_file)
+
+    def _begin_anew(self) -> None:
+        """Count from nothing: what was compared so far was another version's answers."""
+        if self._mirror is None:
+            self._tally.begin(self._asked)
+        else:
+            self._mirror.begin(self._asked)
 
     def entered(self, job: Job[Any]) -> None:
         """Have the work keep what it is asked, if the shadow is to be asked the same."""
@@ -107,7 +126,7 @@ class ModelShadow:
     def report(self) -> ShadowReport:
         """Return how it stands."""
         told = self._tally.report(self._why())
-        return ShadowReport(self._model, self.state, told)
+        return ShadowReport(self._model, self.state, told, self._served)
 
     async def close(self) -> None:
         """Ask nothing more, and end what was started for it."""

@@ -36,7 +36,7 @@ from mlserve.server.rollout.companions import VersionInUse
 from mlserve.server.rollout.mirror import Mirror, Result
 from mlserve.server.rollout.tally import Tally
 from mlserve.server.telemetry.metrics import Metrics
-from mlserve.wire.rollouts import Arm, RolloutState
+from mlserve.wire.rollouts import Arm, RolloutState, how_to_go_on, percent
 from mlserve.wire.rollouts import Split as SplitReport
 
 _log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class ModelSplit:
         self._metrics = metrics
         self._why = self._stopped_at = ""
         self._tally = Tally("the version in use")
-        self._begin()
         companion = VersionInUse(models, model, engine.settings)
         self._mirror = Mirror(engine, companion, self._tally, self._told)
+        self._begin()
 
     @property
     def version(self) -> int:
@@ -119,7 +119,8 @@ class ModelSplit:
             return RolloutState.STOPPED
         if self._models.beside_of(self._model) is not None:
             return RolloutState.RUNNING
-        return RolloutState.FAILED if self._error() else RolloutState.LOADING
+        is_coming, error = self._trouble()
+        return RolloutState.FAILED if error and not is_coming else RolloutState.LOADING
 
     def choose(self, record: RequestRecord) -> int | None:
         """Return the version for a request that names none; None for the one in use."""
@@ -129,6 +130,9 @@ class ModelSplit:
             return None
         if base.version not in self._arms:
             self._begin(base.version)
+            what = model, self.version, percent(self._rule.share), base.version
+            _log.info("the split of %s begins: version %d gets %s, beside version %d", *what)
+        record.model = model  # also of a request that fails before it is given to a version
         is_other = self._place(record, "split") < self._rule.share
         record.arm = self.version if is_other else base.version
         return self.version if is_other else None
@@ -173,6 +177,7 @@ class ModelSplit:
 
     def report(self) -> SplitReport:
         """Return how it stands."""
+        _, error = self._trouble()
         return SplitReport(
             self._model,
             self.version,
@@ -182,7 +187,7 @@ class ModelSplit:
             self._tally.report(),
             self._why,
             self._stopped_at,
-            self._error(),
+            error,
         )
 
     async def close(self) -> None:
@@ -196,7 +201,7 @@ class ModelSplit:
         self._worse = RiseTest(self._rule.share, ALPHA / 2)
         self._unlike = RiseTest(self._rule.differ, ALPHA / 2)
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._tally.begin("the version in use" if base is None else f"version {base}")
+        self._mirror.begin("the version in use" if base is None else f"version {base}")
 
     def _is_checked(self, job: Job[Any]) -> bool:
         """Return whether the version in use is to be asked the same as this call of the other."""
@@ -224,7 +229,7 @@ class ModelSplit:
         """Take what came of asking the version in use."""
         self._metrics.split_check(self._model, result.word)
         if result.compared is not None and self._unlike.add(bool(result.compared.what)):
-            self._stop(f"more than {self._rule.differ:.3g} of its answers differ")
+            self._stop(f"more than {percent(self._rule.differ)} of its answers differ")
 
     def _stop(self, why: str) -> None:
         """Give all requests to the version in use again, until the server is told otherwise."""
@@ -235,14 +240,18 @@ class ModelSplit:
         arms = "; ".join(str(arm.report()) for arm in self._arms.values())
         _log.warning(
             "the split of %s is stopped, and version %d gets no more requests that name none, as "
-            "%s: %s; asked beside version %d: %s",
+            "%s: %s; asked beside version %d: %s; %s",
             *(self._model, self.version, why, arms, self.version, self._tally.counts),
+            how_to_go_on(self.version),
         )
 
-    def _error(self) -> str:
-        """Return why the other version is not there; empty if nothing is known against it."""
+    def _trouble(self) -> tuple[bool, str]:
+        """Return whether the other version is still to come, and why it is not there now.
+
+        The reason is empty if nothing is known against it.
+        """
         try:
             (status,) = self._models.statuses(self._model, self.version)
         except NotFound as error:
-            return error.message if self._models.base_of(self._model) is not None else ""
-        return status.error.message if status.state is State.END and status.error else ""
+            return False, error.message if self._models.base_of(self._model) is not None else ""
+        return status.state is State.START, "" if status.error is None else status.error.message

@@ -38,10 +38,11 @@ class Tally:
     signatures: dict[str, Comparison] = field(default_factory=dict)
     last: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     error: str = ""
+    error_at: str = ""
 
     def begin(self, asked: str) -> None:
         """Count from nothing again, what is asked of `asked`."""
-        self.asked, self.error = asked, ""
+        self.asked, self.error, self.error_at = asked, "", ""
         self.counts, self.signatures = Comparison(), {}
         self.last.clear()
 
@@ -58,13 +59,12 @@ class Tally:
             ),
         )
         if not is_same:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
             sides = found.served, found.other
-            self.last.append(Disagreement(request_id, at, signature, found.what, *sides))
+            self.last.append(Disagreement(request_id, _now(), signature, found.what, *sides))
 
     def failed(self, signature: str, why: str) -> None:
         """Count a question that was not answered."""
-        self.error = why
+        self.error, self.error_at = why, _now()
         self._add(signature, Comparison(failed=1))
 
     def dropped(self, signature: str) -> None:
@@ -73,12 +73,16 @@ class Tally:
 
     def report(self, error: str = "") -> Mirrored:
         """Return what was counted; `error` is one that kept it from being asked at all."""
-        last, why = tuple(self.last), error or self.error
-        return Mirrored(self.asked, self.counts, dict(self.signatures), last, why)
+        told = (error, "") if error else (self.error, self.error_at)
+        return Mirrored(self.asked, self.counts, dict(self.signatures), tuple(self.last), *told)
 
     def _add(self, signature: str, more: Comparison) -> None:
         self.counts = _sum(self.counts, more)
         self.signatures[signature] = _sum(self.signatures.get(signature, Comparison()), more)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _sum(one: Comparison, more: Comparison) -> Comparison:

@@ -19,7 +19,14 @@ from mlserve.paths import expanded
 from mlserve.recording.folder import prepare
 from mlserve.recording.records import Kind, SampledBytes
 from mlserve.recording.ring import Ring
-from mlserve.recording.segment import Entries, digest_of
+from mlserve.recording.segment import (
+    BLOCK_HEAD,
+    REQUEST_SIZE,
+    Entries,
+    digest_of,
+    size_of_bytes,
+    size_of_kind,
+)
 from mlserve.server.request import Purpose, RequestRecord, Sample
 from mlserve.settings import ServerSettings
 
@@ -61,7 +68,7 @@ class RecordingCounts:
 
 
 class Recorder:
-    """Writes each predict request that ends to the ring in `settings.record`.
+    """Writes each predict request that ends, but for probes, to the ring in `settings.record`.
 
     `ended` and `sample` are for the event loop, and `close` for any thread. Raises UsageError if
     the folder cannot be written.
@@ -98,7 +105,7 @@ class Recorder:
 
     def ended(self, record: RequestRecord, seconds: float) -> None:
         """Take note of a request that ended so many seconds after it arrived."""
-        if record.route.purpose is not _PREDICT:
+        if record.route.purpose is not _PREDICT or record.is_probe:
             return
         if len(self._queue) >= MOST_WAITING:
             self.counts.busy += 1
@@ -108,7 +115,9 @@ class Recorder:
 
     def sample(self) -> Sample | None:
         """Return where the bytes of a new request are kept; None for most requests."""
-        return Sample(self._takes) if self._chance.random() < self._share else None
+        if not self._share or self._chance.random() >= self._share:
+            return None
+        return Sample(self._takes)
 
     def close(self) -> None:
         """Write what is left, for two seconds at most, and close the file."""
@@ -154,10 +163,11 @@ class Recorder:
         while self._queue:
             count = 0
             try:
-                if self._ring.is_due:
+                count = self._fill(self._ring.room)
+                if not count:
                     self._entries.begin_file()
                     self._ring.begin()
-                count = self._fill()
+                    count = self._fill(self._ring.room, is_new=True)
                 self._ring.write(self._entries.take())
             except OSError as error:
                 self._stop(error.strerror or type(error).__name__, count)
@@ -170,15 +180,18 @@ class Recorder:
             if self.problem:
                 self._go_on()
 
-    def _fill(self) -> int:
-        """Move requests from the queue to the entries of the next block; return how many."""
+    def _fill(self, room: int, *, is_new: bool = False) -> int:
+        """Move requests from the queue to the entries of the next block; return how many.
+
+        The block takes as many bytes as the file has room for, at most. A new file takes one
+        request at least, without its bytes if they are too many.
+        """
         entries, queue, epoch = self._entries, self._queue, self._epoch
         known, add, most = entries.kinds.get, entries.add, self._ring.sizes.block
-        count = 0
+        count, room = 0, room - BLOCK_HEAD
         while queue and count < _AT_ONCE and entries.size < most:
-            record, seconds = queue.popleft()
-            count += 1
-            route, times, sample = record.route, record.times, record.sample
+            record, seconds = queue[0]
+            route, times = record.route, record.times
             # fmt: off
             key = (
                 route.path, route.api, route.transport, record.model, record.version,
@@ -186,9 +199,23 @@ class Recorder:
                 record.refused,
             )
             # fmt: on
-            number = known(key)
+            number, size = known(key), REQUEST_SIZE
+            kind: Kind | None = None
+            if number is None:
+                kind = _kind_of(record)
+                size += size_of_kind(kind)
+            if entries.size + size + _size_of_bytes(record.sample) > room:
+                if count or not is_new:
+                    break
+                self._leave_bytes_out(record)
+            queue.popleft()
+            count += 1
+            sample = record.sample
+            if kind is not None:
+                number = entries.add_kind(key, kind)
+            assert number is not None
             add(
-                entries.add_kind(key, _kind_of(record)) if number is None else number,
+                number,
                 record.began - epoch,
                 record.deadline,
                 seconds,
@@ -201,13 +228,19 @@ class Recorder:
             )
         return count
 
+    def _leave_bytes_out(self, record: RequestRecord) -> None:
+        if record.sample is not None:
+            self.counts.bodies += 1
+            self._written += record.sample.size
+            record.sample = None
+
     def _bytes_of(self, sample: Sample) -> SampledBytes | None:
         self._written += sample.size
         if sample.body is None:
             return None
         answer = sample.answer
         return SampledBytes(
-            bytes(sample.body),
+            sample.body,
             _short(sample.headers),
             answer,
             _short(sample.answer_headers),
@@ -262,3 +295,10 @@ def _short(headers: Any) -> dict[str, str]:
     """Return the headers, unless they are so long that they say something else."""
     size = sum(len(name) + len(value) for name, value in headers.items())
     return dict(headers) if size <= _MOST_HEADERS else {}
+
+
+def _size_of_bytes(sample: Sample | None) -> int:
+    """Return how many bytes the sample takes in a file."""
+    if sample is None or sample.body is None:
+        return 0
+    return size_of_bytes(sample.size, _short(sample.headers), _short(sample.answer_headers))

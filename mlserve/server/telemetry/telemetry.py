@@ -12,6 +12,7 @@ from mlserve.server.request import Purpose, RequestRecord, Route, Sample
 from mlserve.server.telemetry.metrics import Metrics
 from mlserve.server.telemetry.request_log import RequestLog
 from mlserve.server.telemetry.statistics import Statistics
+from mlserve.wire.headers import REQUEST_PROBE
 
 
 class Observer(Protocol):
@@ -45,7 +46,7 @@ class Telemetry:
         self._sample: Callable[[], Sample | None] | None = None
 
     def sample_with(self, sample: Callable[[], Sample | None]) -> None:
-        """Ask it for each predict request whether its bytes are kept, and where."""
+        """Ask it for each predict request but probes whether its bytes are kept, and where."""
         self._sample = sample
 
     def add_observer(self, observer: Observer) -> None:
@@ -66,7 +67,9 @@ class Telemetry:
         """
         record = RequestRecord.arrived(route, header, address, peer)
         if self._sample is not None and route.purpose is Purpose.PREDICT:
-            record.sample = self._sample()
+            record.is_probe = header(REQUEST_PROBE) is not None
+            if not record.is_probe:
+                record.sample = self._sample()
         if self.sampler is not None:
             self.sampler.decide(record, header)
         request.begin(record)

@@ -29,7 +29,7 @@ from mlserve.server.models.versions import VersionChoice
 from mlserve.server.request import Purpose, current
 from mlserve.server.tensors import check_batch_length, check_names
 from mlserve.server.tfs import tensor_proto
-from mlserve.server.tfs.classify import InferenceGrpc
+from mlserve.server.tfs.inference_grpc import InferenceGrpc
 from mlserve.server.tfs.model_spec import (
     named_spec_of,
     signature_over_grpc,

@@ -16,6 +16,7 @@ from mlserve import __version__, plugins
 from mlserve.backend import Backend
 from mlserve.errors import ExitCode, MlserveError, UsageError
 from mlserve.load_options import LoadOptions
+from mlserve.rollout import RolloutOptions
 from mlserve.server.app import ServerOptions, log_error, serve
 from mlserve.server.models.versions import LoadRetries
 from mlserve.server.telemetry.log import log_to_stderr
@@ -87,14 +88,16 @@ def options_of(given: Given, backend: Backend, folder: Path) -> ServerOptions:
         processes=1,  # as tensorflow_model_server has
         allow_unsafe_ops=given.is_on("allow_unsafe_ops"),
     )
-    reload = _reload(given, ServingDefaults(backend, options, _poll(given), _retries(given)))
+    settings = _settings(given, batching, folder)
+    defaults = ServingDefaults(backend, options, _poll(given), _retries(given))
+    reload = _reload(given, defaults, settings.rollout)
     return ServerOptions(
         models=reload.first_models(_config(given, reload)),
         host=HOST,
         grpc_port=_port(given, "port"),
         rest_port=rest_port,
         threads=threads if batching is None else batching.threads or threads,
-        settings=_settings(given, batching, folder),
+        settings=settings,
         reload=reload,
         metrics_path=_metrics_path(given, rest_port),
         cors=given.is_on("rest_api_enable_cors_support"),
@@ -113,12 +116,13 @@ def _config(given: Given, reload: ConfigReload) -> ModelServerConfig:
     return config_of(given.text("model_name"), base_path)
 
 
-def _reload(given: Given, defaults: ServingDefaults) -> ConfigReload:
+def _reload(given: Given, defaults: ServingDefaults, rollout: RolloutOptions) -> ConfigReload:
     return ConfigReload(
         defaults,
         given.is_on("allow_version_labels_for_unavailable_models"),
         _path(given, "model_config_file"),
         float(given.number("model_config_file_poll_wait_seconds")),
+        rollout,
     )
 
 

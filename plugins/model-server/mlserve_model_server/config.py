@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from mlserve.backend import Backend
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import InvalidInput, MlserveError, NotYet, UsageError, shortened
 from mlserve.load_options import LoadOptions
+from mlserve.rollout import NO_ROLLOUT, RolloutOptions
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import LoadRetries, ModelSpec
 from mlserve.store import VersionPolicy
@@ -54,13 +55,15 @@ class ConfigReload:
     """Replaces a server's models: by request, and from `path` if that is given.
 
     The file is read again every `poll_seconds`; 0 reads it only at the start. Unless
-    `allows_early_labels`, a label may only refer to a version that is already served.
+    `allows_early_labels`, a label may only refer to a version that is already served. `rollout`
+    says what a second version is for, where there is one model.
     """
 
     defaults: ServingDefaults
     allows_early_labels: bool = False
     path: Path | None = None
     poll_seconds: float = 0.0
+    rollout: RolloutOptions = NO_ROLLOUT
 
     def first_models(self, config: ModelServerConfig) -> tuple[ModelSpec, ...]:
         """Return the models to start with. Raises InvalidInput, NotYet for a label."""
@@ -106,6 +109,11 @@ class ConfigReload:
                     f"Illegal to list model {entry.name} multiple times in config list"
                 )
             specs[entry.name] = self._spec(entry)
+        for key in self.rollout.changed if len(specs) > 1 else ():
+            raise InvalidInput(
+                f"--{key} is for a version of one model, and {len(specs)} are configured",
+                hint="leave it out, or serve that model by itself",
+            )
         return tuple(specs.values())
 
     def _spec(self, entry: ModelConfig) -> ModelSpec:
@@ -115,12 +123,13 @@ class ConfigReload:
             defaults.backend,
             entry.name,
             _base_path(entry),
-            _policy(entry),
+            replace(_policy(entry), aside=self.rollout.aside),
             defaults.options,
             defaults.poll_seconds,
             dict(entry.version_labels),
             defaults.retries,
             awaits_versions=True,
+            rollout=self.rollout,
         )
 
     def _check_labels(self, spec: ModelSpec, models: Models | None) -> None:

@@ -326,6 +326,22 @@ def test_a_model_that_cannot_be_loaded_ends_it(launch: Any, put: Any, tmp_path: 
     assert "ERROR damaged\n" in server.log()
 
 
+def test_a_split_is_of_one_model(launch: Any, put: Any, official: Any, tmp_path: Path) -> None:
+    for path in ("a/1", "a/2", "b/1"):
+        put(path)
+    a, b = tmp_path / "a", tmp_path / "b"
+    flags = ("--split=v2=50%,differ=100%", "--model_name=a", OPEN)
+    server = launch(f"--model_base_path={a}", *flags)
+    wait_until(server.is_ready)
+    wait_until(lambda: server.label("a/versions/2") == "a/2")
+    assert {server.label("a") for _ in range(40)} == {"a/1", "a/2"}
+    code, said = refused(lambda: official.reload(server, listed(entry(a), entry(b))))
+    assert code == "INVALID_ARGUMENT"
+    assert said.startswith("--split is for a version of one model, and 2 are configured")
+    official.reload(server, listed(entry(a, "specific { versions: 1 versions: 2 }")))
+    assert {server.label("a") for _ in range(40)} == {"a/1", "a/2"}
+
+
 def test_a_unix_socket_beside_the_port(launch: Any, put: Any, tmp_path: Path) -> None:
     put("m/1")
     path = tmp_path / "socket"

@@ -12,8 +12,9 @@ from mlserve_tfserving.backend import TFServingBackend
 
 from mlserve.backend import Listen
 from mlserve.errors import MlserveError, NotYet
+from mlserve.options import flag_of
 from mlserve.server.app import ServerOptions
-from mlserve.settings import ModelControl
+from mlserve.settings import ModelControl, ServerSettings
 from mlserve.store import VersionPolicy
 from mlserve.system import usable_memory
 
@@ -90,6 +91,12 @@ def test_the_documentation_tells_of_every_flag() -> None:
     docs = Path(__file__).parents[3] / "docs" / "model-server.md"
     told = docs.read_text()
     assert [flag.name for flag in FLAGS if f"`--{flag.name}`" not in told] == []
+
+
+def test_the_documentation_tells_of_every_setting_of_the_server() -> None:
+    told = (Path(__file__).parents[3] / "docs" / "model-server.md").read_text()
+    flags = {name: (f"`--{name}`", f"`{flag_of(name)}`") for name in ServerSettings().to_json()}
+    assert [name for name, either in flags.items() if not any(e in told for e in either)] == []
 
 
 def test_what_our_native_launcher_passes_is_known() -> None:

@@ -2,7 +2,7 @@
 
 The front names each version by the digest of its files. A node that has the front's folder under
 the same path (a shared disk) uses that, if its files are the same; else the version is fetched from
-the address of `--artifacts`; else its bytes come through Ray's object store. What was fetched is
+the address of `--fetch-from`; else its bytes come through Ray's object store. What was fetched is
 kept in the node's cache by its digest. Nothing is served whose digest is another.
 """
 
@@ -106,7 +106,7 @@ class Nearby:
             raise ModelLoadFailed(
                 f"version {offer.version} of {self._model} from {address} has the digest {found} "
                 f"on {self._node}, and {offer.digest} where the server was started",
-                hint="put the same version there, or leave --artifacts out",
+                hint="put the same version there, or leave --fetch-from out",
             )
         self._require_whole(folder, offer)
         return folder

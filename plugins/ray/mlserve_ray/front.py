@@ -15,7 +15,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -33,18 +32,18 @@ from mlserve.errors import (
 )
 from mlserve.launch.ports import PortRequest, choose
 from mlserve.wire.replicas import IngressCounts, ReplicaSet, RollingState, Scale
-from mlserve_ray import cluster
-from mlserve_ray.driver_process import DriverProcess
+from mlserve_ray.connection import RayConnection
 from mlserve_ray.flags import FrontOptions, replica_plan
-from mlserve_ray.fleet import Fleet, needed_files
+from mlserve_ray.fleet import Fleet
 from mlserve_ray.folders import own_folder
+from mlserve_ray.guidance import Guidance
 from mlserve_ray.ingress import Ingress
 from mlserve_ray.ingress.options import Endpoint, EndpointState, IngressOptions, Listen
-from mlserve_ray.pages import Pages, own_metrics
+from mlserve_ray.pages import Pages, own_metrics, pages_of
 from mlserve_ray.replica_log import ReplicaLog
-from mlserve_ray.reports import Report, Snapshot, Wishes
+from mlserve_ray.reports import Report, Snapshot
 from mlserve_ray.rollout import Rollout
-from mlserve_ray.scrape import Asked, NoAnswer
+from mlserve_ray.scale import ScaleWatch
 from mlserve_ray.store_watch import StoreWatch
 
 _log = logging.getLogger(__name__)
@@ -53,12 +52,8 @@ _WATCH_SECONDS = 0.5
 _SCALE_EVERY = 2.0
 _ROSTER_PAUSE = 0.5
 _AGAIN_SECONDS = 2.0
-_BRING_AGAIN_SECONDS = 10.0
 _LAST_SECONDS = 10.0
 """Seconds that replicas have to end, besides those of their drain."""
-_PLACED_WITHIN = 30.0
-"""Seconds after which it is said that a replica is not placed yet."""
-_PAGE_THREADS = 16
 _ERRORS: Mapping[int, type[MlserveError]] = {
     int(ExitCode.USAGE): UsageError,
     int(ExitCode.PLUGIN): PluginError,
@@ -73,21 +68,20 @@ class Front:
         self._options = options
         self._plan = replica_plan(options)
         self._stop = asyncio.Event()
-        self._store = StoreWatch(options.model, options.cluster.artifacts)
+        self._store = StoreWatch(options.model, options.cluster.fetch_from)
         self._fleet = Fleet()
         self._log = ReplicaLog(options.settings.log_format)
         self._folder = own_folder("mlserve-front")
-        self._scale_wanted = options.cluster.least
-        self._node: cluster.Node | None = None
-        self._driver: DriverProcess | None = None
         self._id = f"{socket.gethostname()}:{os.getpid()}"
+        setup = (self._plan, options.cluster, options.downscale_delay)
+        self._ray = RayConnection(options, setup, self._folder, self._id, self._greet)
+        self._scale = ScaleWatch(self._ray, self._fleet, options.cluster.least)
+        brings_files = options.cluster.fetch_from is None
+        self._guidance = Guidance(self._ray, self._store, brings_files=brings_files)
         self._ingress: Ingress | None = None
         self._rollout: Rollout | None = None
         self._pages: Pages | None = None
-        self._wished: Wishes | None = None
         self._endpoints: list[Endpoint] = []
-        self._brought: set[int] = set()
-        self._bring_at = 0.0
 
     async def run(self) -> None:
         """Serve until a signal. Raises MlserveError for what keeps it from that."""
@@ -113,9 +107,7 @@ class Front:
     def _on_signal(self) -> None:
         if self._stop.is_set():
             _log.warning("a second signal: ending at once")
-            if self._node is not None:
-                self._node.kill()
-                shutil.rmtree(self._node.folder, ignore_errors=True)
+            self._ray.kill()
             shutil.rmtree(self._folder, ignore_errors=True)
             end_process(ExitCode.INTERRUPTED)
         self._stop.set()
@@ -158,42 +150,17 @@ class Front:
         )
 
     async def _start_cluster(self) -> None:
-        self._node = await self._start_node()
-        await run_on_daemon_thread(cluster.wait_started, self._node)
-        await self._connect(self._node)
-        await self._ask("end_orphans")
-        await self._ask("require_room")
-        await self._ask("deploy")
-        self._placed_by = time.monotonic() + _PLACED_WITHIN
+        await self._ray.start()
+        await self._ray.ask("end_orphans")
+        await self._ray.ask("require_room")
+        await self._ray.ask("deploy")
+        self._scale.begin()
         _log.info("Ray Serve places the replicas: %s", self._options.cluster.replicas)
 
-    async def _start_node(self) -> cluster.Node:
-        address = self._options.cluster.address
-        if address is None:
-            _log.info("starting a local Ray")
-            return cluster.start_local(self._options.name)
-        _log.info("joining the Ray cluster at %s", address)
-        ours = await run_on_daemon_thread(cluster.own_address, address)
-        return cluster.join(self._options.name, address, ours)
-
-    async def _connect(self, node: cluster.Node) -> None:
-        """Start the driver, and tell the roster what is wanted, before any replica asks."""
-        options = self._options
-        if self._driver is not None:
-            self._driver.kill()
-        setup = (self._plan, options.cluster, options.downscale_delay)
-        self._driver = DriverProcess(setup, self._folder / "driver.log")
-        await self._ask("connect", node.address, str(node.temp_dir), self._id)
-        self._brought.clear()
-        self._wished = None
-        self._wish()
-        await self._tell_wishes()
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the driver. Raises MlserveError."""
-        if self._driver is None:
-            raise Unavailable("there is no connection to Ray", hint="see mlserve logs")
-        return await run_on_daemon_thread(self._driver.call, method, *arguments)
+    async def _greet(self) -> None:
+        """Tell the roster what is wanted, through a new driver."""
+        self._guidance.forget_driver()
+        await self._guide()
 
     # What goes on
 
@@ -201,31 +168,37 @@ class Front:
         return [
             (self._watch_roster, 0.0),
             (self._watch_store, _LOOK_EVERY),
-            (self._watch_node, 0.2),
-            (self._watch_scale, _SCALE_EVERY),
+            (self._ray.watch, 0.2),
+            (self._scale.look, _SCALE_EVERY),
         ]
 
     _serial = -1
 
     async def _watch_roster(self) -> None:
         try:
-            snapshot: Snapshot = await self._ask("watch", self._id, self._serial, _WATCH_SECONDS)
+            snapshot = await self._hear(_WATCH_SECONDS)
         except Unavailable as error:
             _log.warning("the roster does not answer: %s", error.message)
             await asyncio.sleep(_ROSTER_PAUSE)
             return
+        if self._fleet.take(snapshot, time.monotonic()):
+            self._guidance.forget_roster()
+        self._require_a_chance()
+        self._rolling.step(self._fleet.replicas, time.monotonic())
+        self._note_rolled()
+        await self._guidance.bring(self._fleet.replicas)
+        await self._set_endpoints()
+        await self._guide()
+
+    async def _hear(self, seconds: float) -> Snapshot:
+        """Return what the roster knows once it is new, or after that time; log the replicas' lines.
+
+        Raises MlserveError.
+        """
+        snapshot: Snapshot = await self._ray.ask("watch", self._id, self._serial, seconds)
         self._serial = snapshot.serial
         self._log.write(snapshot)
-        if self._fleet.take(snapshot, time.monotonic()):
-            self._wished = None  # it was started again, and knows no wishes
-        self._require_a_chance()
-        rollout = self._rolling
-        rollout.step(self._fleet.replicas, time.monotonic())
-        self._note_rolled()
-        await self._offer_files()
-        await self._set_endpoints()
-        self._wish()
-        await self._tell_wishes()
+        return snapshot
 
     @property
     def _rolling(self) -> Rollout:
@@ -260,12 +233,6 @@ class Front:
         elif rolling.state is RollingState.DONE:
             _log.info("version %d is served by every replica", rolling.version)
 
-    async def _ask_softly(self, method: str) -> Any:
-        """Call the driver; None while Ray does not answer."""
-        with suppress(Unavailable):
-            return await self._ask(method)
-        return None
-
     async def _watch_store(self) -> None:
         rollout = self._rolling
         aim = await run_on_daemon_thread(self._store.look, rollout.current.versions)
@@ -280,74 +247,6 @@ class Front:
         if rollout.aim(aim):
             _log.info("rolling to version %s", ", ".join(map(str, aim.versions)))
             self._told_of = RollingState.ROLLING
-
-    async def _watch_node(self) -> None:
-        """Start again what of Ray has ended here. Replicas on other machines are served meanwhile.
-
-        A local Ray takes its replicas with it, and gets new ones.
-        """
-        assert self._node is not None
-        assert self._driver is not None
-        if not self._node.has_ended and not self._driver.has_ended:
-            return
-        _log.error(
-            "the connection to Ray is lost, and is made again: %s", self._driver.last_words()
-        )
-        while True:
-            try:
-                if self._node.has_ended:
-                    await run_on_daemon_thread(self._node.stop)
-                    self._node = await self._start_node()
-                    await run_on_daemon_thread(cluster.wait_started, self._node)
-                await self._connect(self._node)
-                await self._ask("deploy_again")
-            except (Unavailable, PluginError) as error:
-                _log.warning("there is no connection to Ray: %s", error.message)
-                await asyncio.sleep(_AGAIN_SECONDS)
-            else:
-                _log.info("the connection to Ray is back")
-                return
-
-    _placed_by = 0.0
-
-    async def _watch_scale(self) -> None:
-        found: int | None = await self._ask_softly("wanted_replicas")
-        if found is not None:
-            self._scale_wanted = found
-        here = len(self._fleet.replicas)
-        if found is None or here >= found:
-            self._placed_by = time.monotonic() + _PLACED_WITHIN
-        elif time.monotonic() > self._placed_by:
-            self._placed_by = float("inf")
-            reason = await self._ask_softly("trouble")
-            _log.warning(
-                "%d of %d replicas run: Ray has no room for more, or their nodes lack a package%s",
-                *(here, self._scale_wanted, f": {bounded(reason)}" if reason else ""),
-            )
-            if reason and not self._fleet.was_ready:
-                raise Unavailable(
-                    f"no replica gets ready: {bounded(reason)}",
-                    hint="every node needs the same Python, with mlserve-ray and the backend",
-                )
-
-    async def _offer_files(self) -> None:
-        """Put the versions that a node lacks into the object store."""
-        if self._options.cluster.artifacts is not None or time.monotonic() < self._bring_at:
-            return
-        self._brought &= self._wishes.versions  # the driver has let go of the others
-        for version in needed_files(self._fleet.replicas) - self._brought:
-            if version not in self._store.offers:
-                continue
-            _log.info("version %d goes to the nodes that lack it", version)
-            try:
-                await self._ask("bring", version, self._store.base_folder(version))
-            except Unavailable as error:
-                # The replicas that have it serve on: its folder may be gone, or the driver.
-                _log.error("version %d cannot go there: %s", version, error.message)
-                self._bring_at = time.monotonic() + _BRING_AGAIN_SECONDS
-                return
-            self._brought.add(version)
-            self._wished = None
 
     async def _set_endpoints(self) -> None:
         ready = [_endpoint(each, EndpointState.READY) for each in self._fleet.endpoints]
@@ -364,24 +263,12 @@ class Front:
         self._endpoints = endpoints
         _log.info("ready: %s", counted(len(ready), "replica"))
 
-    def _wish(self) -> None:
-        rollout = self._rolling
+    async def _guide(self) -> None:
+        """Tell the roster what is wanted, and which replicas the ingress no longer asks."""
         removed = frozenset(e.id for e in self._endpoints if e.state is EndpointState.DRAINING)
         removed |= self._fleet.draining - {e.id for e in self._endpoints}
-        self._wishes = Wishes(
-            rollout.current.versions, rollout.by_replica, dict(self._store.offers), removed
-        )
-
-    async def _tell_wishes(self) -> None:
-        if self._wishes == self._wished:
-            return
-        wishes = self._wishes
-        try:
-            await self._ask("wish", wishes)
-        except Unavailable as error:
-            _log.warning("the roster does not answer: %s", error.message)
-            return
-        self._wished = wishes
+        self._guidance.wish(self._rolling, removed)
+        await self._guidance.tell()
 
     # The pages
 
@@ -392,7 +279,7 @@ class Front:
             name=self._options.name,
             model=self._options.model.model,
             replicas=self._fleet.told,
-            scale=Scale(cluster_options.least, cluster_options.most, self._scale_wanted),
+            scale=Scale(cluster_options.least, cluster_options.most, self._scale.wanted),
             wanted_version=versions[-1] if versions else None,
             rolling=rollout.rolling,
             ingress=IngressCounts(**self._counts()),
@@ -408,18 +295,7 @@ class Front:
         return own_metrics(self._fleet.states, self._counts())
 
     def _metrics_pages(self) -> dict[str, str]:
-        """Ask every replica for its metrics, side by side."""
-        with ThreadPoolExecutor(_PAGE_THREADS) as threads:
-            found = threads.map(self._metrics_page, self._fleet.endpoints)
-            return {replica: page for replica, page in found if page}
-
-    def _metrics_page(self, replica: Report) -> tuple[str, str]:
-        plan = self._plan
-        asked = Asked(replica.host, replica.rest_port, plan.model, plan.token, plan.slots)
-        try:
-            return replica.id, asked.get("/metrics").decode()
-        except NoAnswer:
-            return replica.id, ""
+        return pages_of(self._fleet.endpoints, self._plan)
 
     # The end
 
@@ -428,17 +304,16 @@ class Front:
         if self._ingress is not None:
             with _logged("the ingress"):
                 await asyncio.to_thread(self._ingress.drain, self._plan.drain_timeout)
-        if self._driver is not None:
+        if self._ray.was_made:
             with _logged("the replicas"):
                 await self._end_replicas()
-            self._driver.kill()
+            self._ray.end_driver()
         if self._ingress is not None:
             with _logged("the ingress"):
                 await asyncio.to_thread(self._ingress.stop)
         if self._pages is not None:
             await self._pages.stop()
-        if self._node is not None:
-            await run_on_daemon_thread(self._node.stop)
+        await self._ray.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _end_replicas(self) -> None:
@@ -456,21 +331,14 @@ class Front:
             ) from None
 
     async def _end_replicas_within(self, seconds: float) -> None:
-        await self._ask("begin_end")
+        await self._ray.ask("begin_end")
         give_up = time.monotonic() + seconds
         while self._fleet.live and time.monotonic() < give_up:
             # Those that end wait until they hear that the ingress does not ask them.
-            await self._hear_last()
-        await self._ask("end")
-
-    async def _hear_last(self) -> None:
-        snapshot = await self._ask("watch", self._id, self._serial, 0.1)
-        self._serial = snapshot.serial
-        self._log.write(snapshot)
-        self._fleet.take(snapshot, time.monotonic())
-        self._endpoints = []
-        self._wish()
-        await self._tell_wishes()
+            self._fleet.take(await self._hear(0.1), time.monotonic())
+            self._endpoints = []
+            await self._guide()
+        await self._ray.ask("end")
 
 
 async def _forever(loop: tuple[Callable[[], Coroutine[Any, Any, None]], float]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -32,8 +33,12 @@ from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 from mlserve.wire import paths
 from mlserve.wire.replicas import ReplicaSet
+from mlserve_ray.replica import ReplicaPlan
+from mlserve_ray.reports import Report
+from mlserve_ray.scrape import Asked, NoAnswer
 
 METRICS_PATHS = ("/metrics", "/monitoring/prometheus/metrics")
+_THREADS = 16
 
 MetricsPages = Callable[[], Mapping[str, str]]
 """Asks all replicas for their page of metrics; a text for each that answers, by id. It blocks."""
@@ -150,3 +155,17 @@ def own_metrics(states: Mapping[str, int], counts: Mapping[str, int]) -> list[Me
         for name, text in texts.items()
     ]
     return [replicas, *counters]
+
+
+def pages_of(replicas: Sequence[Report], plan: ReplicaPlan) -> dict[str, str]:
+    """Ask all replicas for their page of metrics, side by side; leave out who does not answer."""
+
+    def page_of(replica: Report) -> tuple[str, str]:
+        asked = Asked(replica.host, replica.rest_port, plan.model, plan.token, plan.slots)
+        try:
+            return replica.id, asked.get("/metrics").decode()
+        except NoAnswer:
+            return replica.id, ""
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return {replica: page for replica, page in threads.map(page_of, replicas) if page}

@@ -29,10 +29,10 @@ def _stamp(folder: Path) -> _Stamp:
 class StoreWatch:
     """The folder of one model. Every method reads the disk, which may block."""
 
-    def __init__(self, model: ModelSpec, artifacts: str | None) -> None:
-        """`artifacts` is the address of `--artifacts`."""
+    def __init__(self, model: ModelSpec, fetch_from: str | None) -> None:
+        """`fetch_from` is the address of `--fetch-from`."""
         self._model = model
-        self._artifacts = artifacts
+        self._fetch_from = fetch_from
         self._folders = VersionFolders(model.model, model.base_path)
         self._last = Look({})
         self._digests: dict[int, tuple[_Stamp, str]] = {}
@@ -70,7 +70,7 @@ class StoreWatch:
             kept = self.offers.get(version)
             if kept is None or kept.digest != digest:
                 base_path = str(self._model.base_path.absolute())
-                self.offers[version] = Offer(version, digest, base_path, self._artifacts)
+                self.offers[version] = Offer(version, digest, base_path, self._fetch_from)
         return Aim(versions, tuple(digests))
 
     def _digest(self, version: int, folder: Path) -> str:

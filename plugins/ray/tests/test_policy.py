@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from inspect import signature
 from typing import Any
 
 import pytest
 from mlserve_ray.policy import ANSWERED, BUSY, REFUSED, WAIT, replicas_wanted, wanted
-from ray.serve._private.common import TimeStampedValue
-from ray.serve.config import AutoscalingContext
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of pydantic, about how Ray declares its settings
+    from ray.serve._private.common import TimeStampedValue
+    from ray.serve.config import AutoscalingContext
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ PREDICT = "/v1/models/m:predict"
 OPEN = ["/v2/health/live", "/v2/health/ready", "/", "/docs"]
 CLOSED = [
     *("/v2", "/v2/", "/v2/models/m", "/v2/models/m/ready", "/v1/models/m", "/v1/models/m/metadata"),
-    *("/metrics", "/openapi.json", "/mlserve/decisions", "/nowhere", "/docs/"),
+    *("/metrics", "/openapi.json", "/mlserve/decisions", "/mlserve/shadow"),
+    *("/nowhere", "/docs/"),
     *("/v2/health/live/x", "/v2/health"),
 ]
 METHODS = [
@@ -40,6 +41,7 @@ METHODS = [
     "/inference.GRPCInferenceService/ServerMetadata",
     "/inference.GRPCInferenceService/ModelReady",
     "/mlserve.Server/Decisions",
+    "/mlserve.Server/Shadow",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/no.such.Service/Method",
 ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import pytest
 
+from mlserve.server.engine.work import Kept
 from mlserve.server.rollout.comparison import compare
 from mlserve.server.rollout.tally import REMEMBERED, Tally
 from mlserve.wire.rollouts import Comparison, Mirrored, RolloutState, Shadow, Side
@@ -14,6 +19,8 @@ from mlserve.wire.rollouts import Comparison, Mirrored, RolloutState, Shadow, Si
 def ranking(*rows: list[tuple[str, float]]) -> dict[str, Any]:
     labels = np.array([[label.encode() for label, _ in row] for row in rows], dtype=object)
     scores = np.array([[score for _, score in row] for row in rows], dtype=np.float32)
+    if not rows:
+        labels, scores = labels.reshape(0, 2), scores.reshape(0, 2)
     return {"labels": labels, "scores": scores}
 
 
@@ -83,3 +90,112 @@ def test_counts_by_signature_and_the_latest_disagreements() -> None:
     assert Mirrored.from_json(told.to_json()) == told
     assert "31 compared, 30 differ (96.77%, Wilson, 95 %: " in shadow.lines()[0]
     assert len(shadow.lines()) == 2 + REMEMBERED
+
+
+def text(*values: str | bytes) -> Any:
+    return np.array(values, dtype=object)
+
+
+def floats(*values: float, of: Any = np.float32) -> Any:
+    return np.array(values, of)
+
+
+NAN = float("nan")
+DIFFERENT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "an output is missing": (
+        {"y": floats(1.0), "z": floats(1.0)},
+        {"y": floats(1.0)},
+        "there is no output z",
+    ),
+    "there is one more": (
+        {"y": floats(1.0)},
+        {"y": floats(1.0), "z": floats(1.0)},
+        "there is also an output z",
+    ),
+    "text and numbers": ({"y": floats(1.0)}, {"y": text("1.0")}, "y is text, not numbers"),
+    "numbers and text": ({"y": text("1.0")}, {"y": floats(1.0)}, "y is numbers, not text"),
+    "NaN in one": ({"y": floats(1.0, 2.0)}, {"y": floats(1.0, NAN)}, "y is NaN in other places"),
+    "NaN beside a label": (
+        {"label": text("a"), "p": floats(0.5)},
+        {"label": text("a"), "p": floats(NAN)},
+        "p is NaN in other places",
+    ),
+    "NaN is no best score": (
+        ranking([("a", 0.9), ("b", 0.1)]),
+        ranking([("a", NAN), ("b", NAN)]),
+        "a with the score NaN, not a",
+    ),
+    "a later row": (
+        {"label": text("a", "b"), "scores": floats(0.5, 0.5)},
+        {"label": text("a", "c"), "scores": floats(0.5, 0.5)},
+        "label[1] is 'c', not 'b'",
+    ),
+    "a later row of scores": (
+        {"scores": floats(*[0.9, 0.1] * 2).reshape(2, 2)},
+        {"scores": floats(0.9, 0.1, 0.1, 0.9).reshape(2, 2)},
+        "the best of scores is another",
+    ),
+    "a whole number": (
+        {"n": np.array([[1, 2], [3, 4]])},
+        {"n": np.array([[1, 2], [5, 4]])},
+        "n[1, 0] is 5, not 3",
+    ),
+    "infinity": ({"y": floats(math.inf)}, {"y": floats(-math.inf)}, "y differs by inf"),
+    "two classes of one label": (
+        {**ranking([("crane", 0.9)]), "indices": np.array([[134]])},
+        {**ranking([("crane", 0.9)]), "indices": np.array([[517]])},
+        "crane (class 517), not crane (class 134)",
+    ),
+    "the first of a tie": (
+        ranking([("a", 0.5), ("b", 0.5)]),
+        ranking([("b", 0.5), ("a", 0.5)]),
+        "b, not a",
+    ),
+}
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a zero of either sign": ({"y": floats(0.0)}, {"y": floats(-0.0)}),
+    "NaN in both": ({"y": floats(NAN, 1.0)}, {"y": floats(NAN, 1.0)}),
+    "the same infinity": ({"y": floats(math.inf)}, {"y": floats(math.inf)}),
+    "bytes and text": ({"y": text("é")}, {"y": text("é".encode())}),
+    "halves": ({"y": floats(1.0, of=np.float16)}, {"y": floats(1.001, of=np.float16)}),
+    "bfloat16": ({"y": floats(8.0, of=ml_dtypes.bfloat16)}, {"y": floats(8.004)}),
+    "other whole numbers": ({"n": np.array([1], np.int32)}, {"n": np.array([1], np.int64)}),
+    "no rows": (ranking(), ranking()),
+    "nothing in it": ({"y": floats()}, {"y": floats()}),
+    "no outputs": ({}, {}),
+    "no scores": ({"scores": np.zeros((2, 0))}, {"scores": np.zeros((2, 0))}),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_what_differs(case: str) -> None:
+    served, other, what = DIFFERENT[case]
+    found = compare(served, other)
+    assert found.what == what
+    json.dumps([found.served.score, found.other.score], allow_nan=False)
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_what_does_not_differ(case: str) -> None:
+    one, other = ALIKE[case]
+    assert compare(one, other).what == compare(other, one).what == ""
+
+
+def test_what_is_told_of_a_long_text_is_short() -> None:
+    found = compare({"y": text("a" * 10**6)}, {"y": text(b"\x1b" * 10**6)})
+    assert len(found.what) < 2000
+    assert found.what.isprintable()
+    assert len(found.served.label or "") == 200
+
+
+def test_what_a_question_keeps_in_memory() -> None:
+    batch = np.zeros((64, 1000), np.float32)
+    body = bytes(5000)
+    of_body = {name: np.frombuffer(body, np.uint8, 10, offset) for offset, name in enumerate("ab")}
+    assert Kept("s", {}, {"y": batch[3:4], "z": batch[4:5]}).size == batch.nbytes
+    assert Kept("s", {}, {"y": batch[3:4]}).length == 4000
+    assert Kept("s", of_body, {}).size == 5000
+    assert Kept("s", of_body, {}).length == 20
+    assert Kept("s", {"x": text(*[b""] * 1000)}, {}).size > 8000, "each is a pointer at least"
+    assert Kept("s", {"x": text(*[b""] * 30_000)}, {}).size == math.inf
+    assert Kept("s", {"x": np.array([{}], object)}, {}).length == math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -142,6 +143,47 @@ def test_one_at_a_time_and_none_after_one_that_hangs(monkeypatch: pytest.MonkeyP
             made.companion.may_answer.set()
             await made.until(lambda: made.tally.counts.agrees == 1)
             assert made.companion.asked == ["hangs", "waits"]
+
+    asyncio.run(check())
+
+
+def test_a_failure_is_logged_again_after_an_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mirrors, "_QUIET", 0.0)
+    monkeypatch.setattr(mirrors, "_LONGEST_REST", 0.0)
+
+    async def check() -> None:
+        async with setting() as made:
+            for number, error in enumerate([OSError("one"), None, OSError("two")], 1):
+                made.companion.error = error
+                made.offer(f"{number}")
+                await made.until(lambda number=number: len(made.told) == number)
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(check())
+    said = [record.getMessage() for record in caplog.records if record.name == mirrors.__name__]
+    assert said == [
+        "version 2, asked beside, does not answer: OSError: one",
+        "version 2, asked beside, answers again",
+        "version 2, asked beside, does not answer: OSError: two",
+    ]
+
+
+def test_what_was_asked_before_a_new_beginning_is_not_counted() -> None:
+    async def check() -> None:
+        async with setting() as made:
+            made.companion.may_answer.clear()
+            made.offer("is asked")
+            made.offer("waits")
+            await made.until(lambda: made.companion.asked)
+            made.mirror.begin("version 3")
+            made.companion.may_answer.set()
+            made.offer("after")
+            await made.until(lambda: made.tally.counts.agrees)
+            assert made.companion.asked == ["is asked", "after"]
+            assert (made.tally.asked, made.tally.counts.compared) == ("version 3", 1)
+            assert made.tally.counts.dropped == 0
 
     asyncio.run(check())
 

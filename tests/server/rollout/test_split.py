@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from mlserve.errors import Unavailable
 from mlserve.rollout import Split
 from mlserve.server.engine.engine import Engine
 from mlserve.server.models.models import Models
@@ -35,8 +36,10 @@ class TwoVersions:
     def beside_of(self, model: str) -> Any:
         return None if self.beside is None else SimpleNamespace(version=self.beside)
 
+    status = LoadStatus(2, State.AVAILABLE)
+
     def statuses(self, model: str, version: int) -> list[LoadStatus]:
-        return [LoadStatus(version, State.AVAILABLE)]
+        return [self.status]
 
 
 class Made:
@@ -176,6 +179,39 @@ def test_a_request_that_is_tried_again_counts_once_against_a_version() -> None:
             made.request(unlucky, code="unavailable")
         assert not made.split.is_stopped
         assert made.split.report().arms[1].failed == 200
+
+    on_loop(check)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (LoadStatus(2, State.START, Unavailable("no manifest yet")), RolloutState.LOADING),
+        (LoadStatus(2, State.END, Unavailable("half a file")), RolloutState.FAILED),
+        (LoadStatus(2, State.AVAILABLE, Unavailable("golden inputs")), RolloutState.FAILED),
+    ],
+)
+def test_why_the_other_version_gets_nothing(status: LoadStatus, state: RolloutState) -> None:
+    def check() -> None:
+        made = Made(0.5)
+        made.models.beside, made.models.status = None, status
+        assert {made.request() for _ in range(50)} == {None}
+        told = made.split.report()
+        assert status.error is not None
+        assert (told.state, told.error) == (state, status.error.message)
+        assert f"WARNING: {status.error.message}" in told.lines()
+
+    on_loop(check)
+
+
+def test_a_request_that_no_version_takes_is_counted_too() -> None:
+    """Its processes have ended, say: the lease fails before the call is given to a version."""
+
+    def check() -> None:
+        made = Made(0.5)
+        record = RequestRecord("id")
+        made.split.choose(record)
+        assert record.model == "m", "by which it is found when it has ended"
 
     on_loop(check)
 

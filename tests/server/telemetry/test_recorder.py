@@ -331,7 +331,7 @@ def test_bodies_have_a_largest_size_and_bounded_memory(
     recorder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = recorder(record_bodies=1.0, record_bytes=2**20)
-    largest = 2**20 // 16
+    largest = 2**20 // 32
     monkeypatch.setattr(recorders, "MOST_HELD", 3 * largest)
     for size in (largest + 1, largest, largest, largest):
         found.ended(ended(size=size, keep=found.sample), 0.1)
@@ -346,3 +346,48 @@ def test_a_share_of_the_requests_is_sampled(recorder: Any) -> None:
     found = recorder(record_bodies=0.2)
     count = sum(found.sample() is not None for _ in range(5000))
     assert 800 < count < 1200
+
+
+def test_a_probe_is_not_recorded_and_neither_is_the_question_of_up(
+    tmp_path: Path, export: Any, cli: Any
+) -> None:
+    export()  # a model of images, about which `mlserve up` asks one
+    folder = tmp_path / "records"
+    assert cli.up("--model", "m", "--record", folder, "--record-bodies", "1").returncode == 0
+    [server] = cli.ps()
+    for protocol in ("grpc", "rest"):
+        for probe in (True, False):
+            with Client(server[protocol], model="m", probe=probe) as client:
+                client.predict(PHOTO, timeout=10)
+    assert cli("down").returncode == 0
+    found = requests_in(folder)
+    assert [each.kind.transport for each in found] == ["grpc", "rest"]
+    assert all(each.sample is not None for each in found)
+
+
+def test_the_limit_holds_with_bodies_of_every_size_up_to_the_largest(
+    recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file grows beyond its part, so that the folder never does beyond its limit."""
+    monkeypatch.setattr(recorders, "MOST_HELD", 2**30)
+    found = recorder(record_bodies=1.0, record_bytes=2**20)
+    largest = 2**20 // 32
+    for number in range(400):
+        found.ended(ended(size=largest * (number % 11) // 10, keep=found.sample), 0.1)
+    found.close()
+    files = segments_in(tmp_path / "records")
+    assert sum(file.size for file in files) <= 2**20
+    assert max(file.size for file in files) <= 2**20 // 15
+    kept = requests_in(tmp_path / "records")
+    assert len(kept) > 20
+    assert all(each.sample for each in kept[-5:-1])
+    assert found.to_json() == {"problem": "", "recorded": 400, "lost": 0, "bodies_lost": 0}
+
+
+def test_what_a_model_does_to_its_input_is_not_in_the_recording(recorder: Any) -> None:
+    """An array is made of a body without copying it, and is the model's to write to."""
+    sample = recorder(record_bodies=1.0).sample()
+    body = bytearray(b"as it was sent")
+    sample.keep_body(body)
+    body[:2] = b"XX"
+    assert sample.body == b"as it was sent"

@@ -7,7 +7,7 @@ INVALID_ARGUMENT here and large responses are serialized on the worker's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlserve.deadline import Deadline
@@ -19,7 +19,13 @@ from mlserve.server.listen.grpc.call import Accept, Context, GrpcCall
 from mlserve.server.listen.grpc.status import GrpcStatus
 from mlserve.server.request import Purpose, RequestRecord, Route
 from mlserve.server.telemetry.telemetry import Telemetry
-from mlserve.wire.headers import PRICE, RETRY_PUSHBACK_MS, write_price
+from mlserve.wire.headers import (
+    PRICE,
+    RETRY_PUSHBACK_MS,
+    TRACEPARENT,
+    TRACESTATE,
+    write_price,
+)
 from mlserve.wire.services import method_path
 from mlserve.wire.status import grpc_status
 
@@ -155,15 +161,28 @@ def status_of(error: MlserveError, record: RequestRecord) -> GrpcStatus:
 def header_of(context: Context) -> Callable[[str], str | None]:
     """Return a function that looks up a text value in the call's metadata.
 
-    If a key occurs twice, the first value counts, as over REST.
+    If a key occurs twice, the first value counts, but for those of traces, as over REST.
     """
-    sent = dict(reversed(context.invocation_metadata()))
+    metadata = context.invocation_metadata()
+    sent = dict(reversed(metadata))
+    if len(sent) != len(metadata):
+        sent |= _joined(metadata)
 
     def header(name: str) -> str | None:
         value = sent.get(name)
         return value if isinstance(value, str) else None
 
     return header
+
+
+def _joined(metadata: Sequence[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+    """Return the values of traces, which W3C has joined: two traceparents are none."""
+    found: dict[str, str | bytes] = {}
+    for name in (TRACEPARENT, TRACESTATE):
+        values = [value for key, value in metadata if key == name and isinstance(value, str)]
+        if values:
+            found[name] = ",".join(values)
+    return found
 
 
 def _error_of(status: GrpcStatus) -> MlserveError:

@@ -34,7 +34,9 @@ from prometheus_client.registry import Collector
 
 from mlserve import otlp_sdk
 from mlserve.background import start_on_daemon_thread
+from mlserve.errors import shortened
 from mlserve.otlp import CollectorAddress
+from mlserve.otlp_answers import LONGEST_REASON, Answers
 from mlserve.server.request import SAMPLED, Purpose, RequestRecord, Span
 from mlserve.server.telemetry.otlp.families import metrics_data
 from mlserve.server.telemetry.otlp.spans import EndedRequest, SpanMaker, parent_of
@@ -44,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 _SERVICE = "mlserve"
 _LONGEST_STATE = 512
-"""Characters of a tracestate that are passed on, as the recommendation asks for at least."""
+"""Characters of a tracestate that are passed on, which the recommendation asks for at least."""
 _MOST_STATES = 32
 _MEMBER = re.compile(
     r"(?:[a-z][-_0-9a-z*/]{0,255}|[a-z0-9][-_0-9a-z*/]{0,240}@[a-z][-_0-9a-z*/]{0,13})"
@@ -62,6 +64,7 @@ _GRACE = 2.0
 """Seconds that the end of the server waits for a collector that does not answer."""
 _LOOP_SECONDS = 5.0
 """Seconds that the thread of the metrics waits for the event loop to read them."""
+_NOT_SENT = "%s not sent to %s: %s"
 _MOST_SPANS = 5
 """Spans of a request, but for the few that have parts."""
 
@@ -134,11 +137,13 @@ class OtlpExport(Collector):
         )
         lost = CounterMetricFamily(
             "mlserve_otlp_spans_lost",
-            "Spans that were not sent: queue_full, or not_sent by an export that failed.",
+            "Spans that the collector has not: queue_full, not_sent by an export that failed, "
+            "rejected by the collector.",
             labels=("reason",),
         )
         lost.add_metric(("queue_full",), spans.crowded_out)
         lost.add_metric(("not_sent",), spans.not_sent)
+        lost.add_metric(("rejected",), spans.rejected)
         failed = CounterMetricFamily(
             "mlserve_otlp_exports_failed", "Exports that failed, by signal.", labels=("signal",)
         )
@@ -157,21 +162,30 @@ class OtlpExport(Collector):
 
 
 def _with_state(span: Span, state: str) -> Span:
-    """Return the span with the caller's tracestate, if the SDK would find no fault in it."""
-    members = [member.strip() for member in state.split(",")]
+    """Return the span with the caller's tracestate, if the SDK would find no fault in it.
+
+    A long one loses what stands at its end, where the oldest systems are.
+    """
+    members = [member for part in state.split(",") if (member := part.strip(" \t"))]
     keys = {member.partition("=")[0] for member in members}
-    is_sound = len(keys) == len(members) <= _MOST_STATES and all(map(_MEMBER.fullmatch, members))
-    return replace(span, state=state) if is_sound and len(state) <= _LONGEST_STATE else span
+    if len(keys) != len(members) or len(members) > _MOST_STATES:
+        return span
+    if not all(map(_MEMBER.fullmatch, members)):
+        return span
+    while len(state := ",".join(members)) > _LONGEST_STATE:
+        members.pop()
+    return replace(span, state=state)
 
 
 class _Sending:
     """A thread that sends to a collector, and what it knows of it."""
 
-    def __init__(self, collector: CollectorAddress, what: str) -> None:
+    def __init__(self, collector: CollectorAddress, what: str, answers: Answers) -> None:
         self.failures = 0
         self.loop = asyncio.get_running_loop()
         self._collector = collector
         self._what = what
+        self._answers = answers
         self._answered_at = -math.inf
         self._is_away = False
         self._told_at = -math.inf
@@ -205,25 +219,34 @@ class _Sending:
 
     def send(self, export: Callable[[], object], success: object) -> str:
         """Export on this thread; return why that failed, or nothing."""
+        self._answers.forget()
         try:
             is_sent = export() is success
-            why = self._words.taken() or "the collector refused them"
+            why = self._words.taken() or "the export failed"
         except Exception as error:  # noqa: BLE001 - the library's; it must not end the thread
-            is_sent, why = False, f"{type(error).__name__}: {error}"
+            is_sent, why = False, shortened(f"{type(error).__name__}: {error}", LONGEST_REASON)
+        if is_sent and self._answers.fault:
+            is_sent, why = False, self._answers.fault
         self.failures += not is_sent
         if is_sent and self._is_away:
             _log.info("otlp: %s reach %s again", self._what, self._collector)
         self._is_away = not is_sent
-        if is_sent:
-            self._answered_at = time.monotonic()
-        return "" if is_sent else why
+        if not is_sent:
+            return why
+        self._answered_at = time.monotonic()
+        if self._answers.said and not self._answers.rejected:
+            self.tell("%s were taken by %s, which says: %s", self._what, self._answers.said)
+        return ""
 
-    def tell(self, lost: str, why: str) -> bool:
-        """Say in the log what was lost, once in a window; return whether it was said."""
+    def tell(self, words: str, what: str, why: str) -> bool:
+        """Say something of the collector in the log, once in a window; return whether it was said.
+
+        The words have a place for what was sent, for the collector, and for the reason.
+        """
         if time.monotonic() - self._told_at < _WINDOW:
             return False
         self._told_at = time.monotonic()
-        _log.warning("otlp: %s not sent to %s: %s", lost, self._collector, why)
+        _log.warning(f"otlp: {words}", what, self._collector, why)
         return True
 
 
@@ -231,11 +254,11 @@ class _SpanThread(_Sending):
     """The queue of requests that have ended, and the thread that sends their spans."""
 
     def __init__(self, collector: CollectorAddress, maker: SpanMaker) -> None:
-        super().__init__(collector, "spans")
-        self.sent = self.not_sent = self.crowded_out = 0
-        self._told = 0
+        self._exporter, answers = otlp_sdk.span_exporter(collector)
+        super().__init__(collector, "spans", answers)
+        self.sent = self.not_sent = self.crowded_out = self.rejected = 0
+        self._told = self._underway = 0
         self._maker = maker
-        self._exporter = otlp_sdk.span_exporter(collector)
         self._batch = int(otlp_sdk.number_in("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _BATCH))
         self._delay = otlp_sdk.number_in("OTEL_BSP_SCHEDULE_DELAY", _DELAY) / 1000
         most = otlp_sdk.number_in("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE)
@@ -244,6 +267,11 @@ class _SpanThread(_Sending):
         self._queue: deque[EndedRequest] = deque()
         self._wake = threading.Event()
         self._is_ending = False
+
+    @property
+    def lost(self) -> int:
+        """How many spans the collector has not, and will not get."""
+        return self.not_sent + self.crowded_out + self.rejected
 
     def add(self, record: RequestRecord, seconds: float) -> None:
         """Queue a request, or count its spans as lost."""
@@ -260,8 +288,8 @@ class _SpanThread(_Sending):
         self._is_ending = True
         self._wake.set()
         if not await self.wait(give_up):
-            self.not_sent += self._waiting_spans()
-        if lost := self.not_sent + self.crowded_out - self._told:
+            self.not_sent += self._underway + self._waiting_spans()
+        if lost := self.lost - self._told:
             _log.warning("otlp: stopping with %d spans not sent to %s", lost, self._collector)
 
     def run(self) -> None:
@@ -275,17 +303,26 @@ class _SpanThread(_Sending):
 
     def _send_all(self, *, is_last: bool) -> None:
         while spans := self._next_batch():
-            why = self.send(partial(self._exporter.export, spans), SpanExportResult.SUCCESS)
-            if not why:
-                self.sent += len(spans)
-            else:
-                self.not_sent += len(spans)
-                if is_last:  # there is no time to try each of them
-                    self.not_sent += self._waiting_spans()
-                    self._queue.clear()
-            lost = self.not_sent + self.crowded_out
-            if lost > self._told and self.tell(f"{lost - self._told} spans", why or "more came"):
+            failure = self._send_batch(spans)
+            if failure and is_last:  # there is no time to try each of them
+                self.not_sent += self._waiting_spans()
+                self._queue.clear()
+            why, lost = failure or self._answers.rejection or "more came", self.lost
+            if lost > self._told and self.tell(_NOT_SENT, f"{lost - self._told} spans", why):
                 self._told = lost
+
+    def _send_batch(self, spans: list[ReadableSpan]) -> str:
+        """Send and count the spans; return why that failed, or nothing."""
+        self._underway = len(spans)
+        failure = self.send(partial(self._exporter.export, spans), SpanExportResult.SUCCESS)
+        self._underway = 0
+        rejected = min(self._answers.rejected, len(spans))
+        if failure:
+            self.not_sent += len(spans)
+        else:
+            self.sent += len(spans) - rejected
+            self.rejected += rejected
+        return failure
 
     def _next_batch(self) -> list[ReadableSpan]:
         spans: list[ReadableSpan] = []
@@ -312,10 +349,10 @@ class _MetricThread(_Sending):
     def __init__(
         self, collector: CollectorAddress, registry: CollectorRegistry, resource: Resource
     ) -> None:
-        super().__init__(collector, "metrics")
+        self._exporter, answers = otlp_sdk.metric_exporter(collector)
+        super().__init__(collector, "metrics", answers)
         self._registry = registry
         self._resource = resource
-        self._exporter = otlp_sdk.metric_exporter(collector)
         self._interval = otlp_sdk.number_in("OTEL_METRIC_EXPORT_INTERVAL", _INTERVAL) / 1000
         self._started = time.time_ns()
         self._is_over = threading.Event()
@@ -355,5 +392,6 @@ class _MetricThread(_Sending):
         if not families:
             return
         data = metrics_data(families, self._resource, self._started, read_at)
-        if why := self.send(partial(self._exporter.export, data), MetricExportResult.SUCCESS):
-            self.tell("metrics", why)
+        why = self.send(partial(self._exporter.export, data), MetricExportResult.SUCCESS)
+        if why or (why := self._answers.rejection):
+            self.tell(_NOT_SENT, "metrics", why)

@@ -54,8 +54,13 @@ def _metric(family: Family, started: int, now: int) -> Metric | None:
         since = started if is_counter else 0
         points = [_number(sample, since, now) for sample in family.samples if sample.name == name]
         data = Sum(points, _CUMULATIVE, is_monotonic=True) if is_counter else Gauge(points)
-    unit = _UNITS.get(family.name.rpartition("_")[2], "")
+    unit = _unit(family.name)
     return Metric(name, family.documentation, unit, data) if data.data_points else None
+
+
+def _unit(name: str) -> str:
+    """Return the unit that a name has at its end, or before the word `limit`."""
+    return _UNITS.get(name.removesuffix("_limit").rpartition("_")[2], "")
 
 
 def _number(sample: samples.Sample, started: int, now: int) -> NumberDataPoint:

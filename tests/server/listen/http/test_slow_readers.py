@@ -11,7 +11,8 @@ import pytest
 
 from mlserve.server.listen import http_connection
 from mlserve.server.listen.drain import outgoing_bytes
-from mlserve.server.listen.http_connection import HttpConnection, HttpConnections
+from mlserve.server.listen.http_connection import HttpConnection
+from mlserve.server.listen.http_connections import HttpConnections
 from mlserve.server.message import Request, Response
 
 GET = b"GET /x HTTP/1.1\r\nHost: x\r\n"
