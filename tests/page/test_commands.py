@@ -79,7 +79,9 @@ def test_of_an_image(browser: Browser, two_versions: EchoServer, image: Path, ru
     [answer] = json.loads(run("curl", command_shown(browser, "curl")))["predictions"]
     assert answer["labels"][:7] == [label for label, _ in page]
 
-    label, _, scores = run("Python", command_shown(browser, "Python")).partition(" ")
+    program = command_shown(browser, "Python")
+    assert program.startswith("from mlserve import Client\n")  # and nothing that is not used
+    label, _, scores = run("Python", program).partition(" ")
     assert label == "sorrel"
     assert scores.count("Score(") == 7
 

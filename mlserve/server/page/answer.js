@@ -231,7 +231,7 @@ function showFacts({ target, question, headers, text }) {
 /** Return the bar of where the time went: the server's stages, and the rest of the exchange. */
 function showTime({ headers, elapsed }) {
   const times = timesIn(headers?.get("server-timing"));
-  if (times.size === 0) return elapsed ? [make("p", { class: "muted", text: `after ${inTime(elapsed)}` })] : [];
+  if (times.size === 0) return elapsed ? [make("p", { class: "muted", text: `It took ${inTime(elapsed)}.` })] : [];
   const inServer = [...times.values()].reduce((sum, each) => sum + each, 0);
   const parts = [...STAGES.filter((stage) => times.has(stage)).map((stage) => [stage, times.get(stage)]), [REST, Math.max(0, elapsed - inServer)]];
   const segments = parts.map(([name, milliseconds]) => {

@@ -100,11 +100,10 @@ function inPythonClient({ target, asked, question, needsToken, isShort }, isName
   }
   const lines = [];
   const how = `signature=${inPython(question.description.name)}, timeout=${asked.seconds}`;
-  const inputs = inputsInPython({ asked, question, isShort }, imports);
   const isImage = asked.kind === "image" && !isNamed;
   lines.push(isImage
     ? `    answer = client.predict(${inPython(asked.image.name)}, top_k=${asked.count}, timeout=${asked.seconds})`
-    : `    answer = client.infer(${inputs}, ${how})`);
+    : `    answer = client.infer(${inputsInPython({ asked, question, isShort }, imports)}, ${how})`);
   lines.push(isImage ? "print(answer.label, answer.scores)" : "print(dict(answer))");
   const head = [...imports].sort((a, b) => a.startsWith("from") - b.startsWith("from") || a.localeCompare(b));
   return [...head, ...(head.length ? [""] : []), "from mlserve import Client", "", `with Client(${options.join(", ")}) as client:`, ...lines].join("\n");

@@ -104,7 +104,7 @@ function courseOf(seen) {
 /** Return how long this page has looked, as text. */
 const inTheLast = (milliseconds) => `in the last ${counted(Math.max(1, Math.round(milliseconds / 1000)), "second")}`;
 
-/** Show how long answers took: those since the server's start, or of the last minute. */
+/** Show how long requests took, refused ones too: those since the server's start, or of the last minute. */
 function showHistogram() {
   const now = looks.at(-1);
   if (!now) return;
@@ -125,7 +125,7 @@ function showHistogram() {
     const found = counts.find(({ count }) => (seen += count) >= share * total);
     return Number.isFinite(found.most) ? `within ${inEdge(found.most)}` : `after more than ${inEdge(found.least)}`;
   };
-  note.textContent = `Of ${counted(total, "request")}${span}, half ended ${quantile(0.5)}, 99 % ${quantile(0.99)}.`;
+  note.textContent = `Of ${counted(total, "request")}${span}, answered or not, half ended ${quantile(0.5)}, 99 % ${quantile(0.99)}.`;
   figure.replaceChildren(...barsOf(counts));
 }
 
