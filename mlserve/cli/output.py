@@ -244,7 +244,7 @@ def require_writable(report: Path) -> None:
 
 
 def write_report(report: Path, text: str) -> None:
-    """Write a report. Raises UsageError if that fails."""
+    """Write a report, and say where it is. Raises UsageError if that fails."""
     try:
         report.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
@@ -252,6 +252,7 @@ def write_report(report: Path, text: str) -> None:
             f"the report {report} cannot be written: {error.strerror or error}",
             hint="give another path with --report",
         ) from error
+    note(f"the report is in {report}: open it in a browser")
 
 
 def require_input() -> None:

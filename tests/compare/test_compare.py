@@ -230,6 +230,7 @@ def test_the_report_needs_nothing_else(cli: Any, export: Any, photos: Path, tmp_
 
     done = cli(*asked, "--report", report, env={"MLSERVE_COMPARE_RUNS": "1"})
 
+    assert done.stderr == f"the report is in {report}: open it in a browser\n"
     assert done.returncode == ExitCode.DIFFERENT
     page = report.read_text()
     assert page.startswith("<!doctype html>")
