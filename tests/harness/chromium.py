@@ -29,6 +29,8 @@ _PATIENCE = 60.0
 """Seconds for the page to come to what a test expects, on a machine with much else to do."""
 _SCRIPT = 120
 """Seconds for a script, such as one that looks at each element of a page."""
+_STARTS = 5
+"""How often the driver is started until it has a port."""
 _ARGUMENTS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
@@ -225,19 +227,37 @@ def browsing(folder: Path) -> Iterator[Browser]:
         "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
     }
     with (
-        log.open("wb") as said,
-        subprocess.Popen([driver_path, "--port=0"], stdout=said, stderr=said) as process,
-        stopping(process),
+        _driving(driver_path, log) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=2 * _SCRIPT) as driver,
     ):
-        port = wait_until(lambda: _port_in(log.read_text()))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=2 * _SCRIPT) as driver:
-            answer = driver.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
-            assert answer.status_code == 200, answer.text
-            session = answer.json()["value"]["sessionId"]
-            try:
-                yield Browser(driver, session, folder / "saved")
-            finally:
-                driver.delete(f"/session/{session}")
+        answer = driver.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
+        assert answer.status_code == 200, answer.text
+        session = answer.json()["value"]["sessionId"]
+        try:
+            yield Browser(driver, session, folder / "saved")
+        finally:
+            driver.delete(f"/session/{session}")
+
+
+@contextmanager
+def _driving(driver_path: str, log: Path) -> Iterator[str]:
+    """Start the driver, and yield its port.
+
+    The port that the system has free for IPv6 may be taken for IPv4: the driver then ends, and is
+    started anew.
+    """
+    for _ in range(_STARTS):
+        with (
+            log.open("wb") as said,
+            subprocess.Popen([driver_path, "--port=0"], stdout=said, stderr=said) as process,
+            stopping(process),
+        ):
+            wait_until(lambda: _port_in(log.read_text()) or process.poll() is not None)
+            port = _port_in(log.read_text())
+            if port is not None:
+                yield port
+                return
+    raise AssertionError(log.read_text())
 
 
 def _port_in(log: str) -> str | None:
