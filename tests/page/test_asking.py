@@ -101,6 +101,7 @@ def test_an_error_is_shown_as_it_is_with_its_hint(
     browser.wait(lambda: "is not a JPEG or PNG file" in browser.text(".answer .error"))
     assert not browser.sees(".answer .hint")
     assert browser.sees(".answer.failed")
+    browser.wait(lambda: not browser.sees("#preview"))
 
 
 def test_a_deadline_that_passes(browser: Browser, two_versions: EchoServer) -> None:

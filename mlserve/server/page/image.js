@@ -35,6 +35,7 @@ function showImage(image) {
   preview.src = URL.createObjectURL(image);
   preview.alt = image.name;
   preview.hidden = false;
+  preview.onerror = () => { preview.hidden = true; };  // it is no image, as the answer will say
   byId("drop").classList.add("full");
   byId("image-name").replaceChildren(apart(image.name), `, ${inBytes(image.size)}`);
 }

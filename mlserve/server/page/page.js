@@ -353,6 +353,11 @@ function listen() {
       takeSignature();
     });
   }
+  byId("first").addEventListener("change", () => {
+    const beside = targetOf("second");
+    // What another model is asked is seldom what this one takes.
+    if (beside && beside.model !== targetOf("first").model) byId("second").value = "";
+  });
   byId("second").addEventListener("change", () => {
     if (isBusy() || byId("answer-list").childElementCount > 0) askNow();
   });

@@ -1,0 +1,45 @@
+"""A server of several models: each is asked what it takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from mlserve.testing.processes import ServerProcess, stopping
+from tests.harness.chromium import Browser
+from tests.harness.echo import EchoModel
+from tests.page.scenes import opened
+
+
+def test_the_model_beside_is_left_with_the_first(browser: Browser, tmp_path: Path) -> None:
+    """It stays while versions of one model are compared; another model takes other inputs."""
+    text = "[servers.line]\n"
+    for name in ("cats", "dogs"):
+        model = EchoModel(tmp_path / name)
+        model.put(1)
+        model.put(2)
+        text += (
+            f'[servers.line.models.{name}]\npath = "{model.base_path}"\nbackend = "echo"\n'
+            'version = "all"\n'
+        )
+    (tmp_path / "mlserve.toml").write_text(text)
+    argv = [sys.executable, "-m", "mlserve.server", "--server=line", "--config=mlserve.toml"]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [*argv, "--grpc-port=0", "--rest-port=0"], stderr=log, cwd=tmp_path
+        ) as process,
+        stopping(process),
+    ):
+        server = ServerProcess(process, "cats", tmp_path / "log")
+        for version in (1, 2):
+            server.wait_ready(version)
+        ServerProcess(process, "dogs", tmp_path / "log").wait_ready(2)
+        opened(browser, server)
+        browser.choose("#first", "cats · version 2")
+        browser.choose("#second", "cats · version 1")
+        browser.choose("#first", "cats · version 1")
+        assert browser.run("return document.querySelector('#second').value") == "cats\n1"
+        browser.choose("#first", "dogs · version 2")
+        assert browser.run("return document.querySelector('#second').value") == ""
