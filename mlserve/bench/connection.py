@@ -37,9 +37,9 @@ class Request:
     Over gRPC, `head` is a header block (HPACK without any state), and `body` the message with its
     prefix. `timeout` is how long the caller waits, in seconds; `is_told` says that the request
     tells the server so. Otherwise the caller just hangs up. `label` names a part of the load.
-    `take`, if there is one, gets the answer, of which otherwise only the status is read, and `fail`
-    what an error says. `read`, if
-    there is one, gives the body when it is sent, so that not all bodies are in memory at once.
+    `take`, if there is one, gets the answer, of which otherwise only the status is read, and then
+    `fail` what an error says. `read`, if there is one, gives the body when it is sent, so that not
+    all bodies are in memory at once.
     """
 
     head: bytes

@@ -12,41 +12,49 @@ import pytest
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 Answer = Callable[[int], Awaitable[bytes]]
 """Returns the whole answer to the request of that number, from 0."""
+_STEPS_TO_CONNECT = 10
+"""Steps of the event loop in which what was accepted at last becomes a connection."""
 ServeHttp = Callable[[Answer], str]
+
+
+async def _answering(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    answer: Answer,
+    count: Iterator[int],
+) -> None:
+    """Answer what comes on a connection, until it ends."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            said = await answer(next(count))
+            writer.write(said)
+            is_last = b"onnection: close" in said or b"HTTP/1.0" in said
+            if not said or is_last or b"ength" not in said:
+                break
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass  # the client hung up
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @contextmanager
 def _serving(answer: Answer) -> Iterator[str]:
     loop, ready = asyncio.new_event_loop(), threading.Event()
-    connections: set[asyncio.Task[None]] = set()
+    connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
     servers: list[asyncio.Server] = []
     count = iter(range(10**9))
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                await reader.readexactly(length)
-                said = await answer(next(count))
-                writer.write(said)
-                is_last = b"onnection: close" in said or b"HTTP/1.0" in said
-                if not said or is_last or b"ength" not in said:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client hung up
-        except asyncio.CancelledError:
-            writer.transport.abort()  # the test is over: nobody reads what is left
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Here and not in the task: one that is cancelled before its first step does nothing.
+        connections[writer] = loop.create_task(_answering(reader, writer, answer, count))
 
     async def serve() -> None:
-        servers.append(await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512))
+        servers.append(await asyncio.start_server(accepted, "127.0.0.1", 0, backlog=512))
         ready.set()
 
     thread = threading.Thread(target=loop.run_forever)
@@ -59,10 +67,13 @@ def _serving(answer: Answer) -> Iterator[str]:
 
         async def cancel() -> None:
             servers[0].close()
-            await asyncio.sleep(0.02)  # what was accepted at last becomes a connection
-            for task in connections:
+            for _ in range(_STEPS_TO_CONNECT):
+                await asyncio.sleep(0)
+            for writer, task in connections.items():
                 task.cancel()
-            await asyncio.gather(*connections, return_exceptions=True)
+                writer.transport.abort()
+            await asyncio.gather(*connections.values(), return_exceptions=True)
+            await asyncio.sleep(0)  # the transports end
 
         asyncio.run_coroutine_threadsafe(cancel(), loop).result()
         loop.call_soon_threadsafe(loop.stop)

@@ -61,7 +61,7 @@ def test_a_split_from_up_to_models_use(cli: Any, server: dict[str, Any]) -> None
     assert "split: version 2 of m gets none of the requests that name no version (stopped)" in text
     assert "WARNING: the split is stopped since " in text
     assert "`mlserve models use 2` gives the version all requests" in text
-    assert "split: version 1: goodput " in text
+    assert "split: version 2: goodput " in text
 
     used = cli("models", "use", "1")  # nothing to wait for: version 2 stays beside it
     assert used.returncode == 0, used.stderr
