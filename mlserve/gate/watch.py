@@ -24,6 +24,8 @@ from mlserve.errors import Unavailable, UsageError
 from mlserve.gate.inotify import Event, Inotify, Mask
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_PAUSES = (0.0002, 0.001, 0.003)
+"""Seconds between the looks whether a file that was just closed is let go of."""
 _SETTLED = 2.0
 """Seconds without a change after which a file counts as written where there are no leases, and
 after which a file that was not written completely is looked at again."""
@@ -237,14 +239,25 @@ def _is_written(found: Found) -> bool | None:
     except OSError:
         return True  # reading it will tell
     try:
+        # Linux tells that a file was closed a moment before it has let go of it. A file that was
+        # put off for that would come after those that were written later.
+        for pause in _PAUSES:
+            if (is_written := _has_lease(fd)) is not False:
+                return is_written
+            time.sleep(pause)
+        return _has_lease(fd)
+    finally:
+        os.close(fd)
+
+
+def _has_lease(fd: int) -> bool | None:
+    """Return whether a lease for reading is granted, and give it back; None if there are none."""
+    try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         return False if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK) else None
-    else:
-        return True
-    finally:
-        os.close(fd)
+    return True
 
 
 def _locked(folder: Path) -> int:
