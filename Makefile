@@ -17,7 +17,7 @@ SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 ALONE = -m alone $$(grep -rl --include='test_*.py' mark.alone tests plugins | sort)
-FAST = -m 'not server and not tensorflow and not framework' $$(grep -rLE --include='test_*.py' \
+FAST = -m 'not server and not tensorflow and not framework and not alone' $$(grep -rLE --include='test_*.py' \
 	'^(pytestmark = .*|    )pytest\.mark\.(server|tensorflow|framework)\>' tests plugins | sort)
 # What `make demo` needs. A part that another one needs comes first, so that pip takes it from here.
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' \

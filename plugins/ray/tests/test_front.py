@@ -20,7 +20,7 @@ from mlserve.testing.processes import wait_until
 from tests.harness.echo import EchoModel, manifest
 from tests.harness.ray_cluster import SLOW, descendants, front, running
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.server]
 TOKEN = "a-secret-of-the-test"
 
 

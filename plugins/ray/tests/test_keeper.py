@@ -21,6 +21,7 @@ from mlserve.errors import ModelLoadFailed
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import EchoModel, manifest
 
+pytestmark = pytest.mark.server
 PLAN = ReplicaPlan(
     server="echo-m",
     model="m",
