@@ -16,15 +16,15 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _PARTS = struct.Struct("=B51xI")
 """The state, and the milliseconds since the last data: `tcpi_state` and `tcpi_last_data_recv` of
 Linux's `struct tcp_info`."""
-_ENDED = {7, 8, 9, 10, 11}
-"""States of a TCP connection on which the other side sends no more: CLOSE, CLOSE_WAIT, LAST_ACK,
-LISTEN and CLOSING, as Linux numbers them."""
+_ENDED = {7, 8, 9, 11}
+"""States of a TCP connection on which the other side sends no more: CLOSE, CLOSE_WAIT, LAST_ACK and
+CLOSING, as Linux numbers them."""
 _PROMPT = 0.01
 """Seconds that count as none: the kernel's clock for this has steps of 1 to 10 ms."""
 
 
 class Peer:
-    """The client of a TCP connection; of one that is not TCP, or on another system, is unknown."""
+    """The client of a TCP connection; nothing is known of another's, or on another system."""
 
     __slots__ = ("_connection",)
 
