@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and not STARTERS.isdisjoint(item.fixturenames):
             item.add_marker("server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Lets a test draw the same first weights whenever it runs, with the frameworks in use."""
+    for framework, seed in (("keras", "utils.set_random_seed"), ("torch", "manual_seed")):
+        if (module := sys.modules.get(framework)) is not None:
+            attrgetter(seed)(module)(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -45,6 +46,21 @@ def import_quietly(framework: str, level_variable: str, first_use: Callable[[Any
     os.environ[level_variable] = "2"
     with _notes_held_back(), keras_left_out():
         first_use(importlib.import_module(framework))
+
+
+@contextmanager
+def unheard(logger: str) -> Iterator[None]:
+    """Keep a library's log off the terminal inside the block: an error that it raises says it all.
+
+    Only the level of the logger itself is changed, never that of its handlers: others may use them.
+    """
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from mlserve.cli import completion
 from mlserve.cli.arguments import StoreOption, names_in
 from mlserve.cli.export_report import report, shown_progress
-from mlserve.cli.output import OutputFormat, OutputOption
+from mlserve.cli.output import OutputFormat, OutputOption, prints_go_to_stderr
 from mlserve.cli.pixel_arguments import (
     AntialiasOption,
     ChannelsOption,
@@ -352,7 +352,7 @@ def export(
         golden=golden,
         idempotent=not not_idempotent,
     )
-    with shown_progress() as progress:
+    with prints_go_to_stderr(), shown_progress() as progress:
         artifact = exporting.export(
             request, backend, store=store, version=version, progress=progress
         )

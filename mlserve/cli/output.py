@@ -12,7 +12,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -225,6 +226,20 @@ def guard_streams() -> None:
     sys.stderr = _text_over(_Errors(2, "wb", closefd=False), sys.stderr)
 
 
+@contextmanager
+def prints_go_to_stderr() -> Iterator[None]:
+    """Keep standard output for the command's answer: what a library prints goes to stderr."""
+    _flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(own, 1)
+        os.close(own)
+
+
 def require_output() -> None:
     """Raise OutputLost if standard output was closed (`>&-`): anything printed would be lost."""
     if sys.stdout is None:
@@ -293,6 +308,11 @@ class _Errors(io.FileIO):
             return super().write(data)
         except OSError:
             return memoryview(data).nbytes
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _occupy(numbers: Sequence[int]) -> None:

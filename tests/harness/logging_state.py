@@ -25,7 +25,7 @@ def unchanged() -> Iterator[None]:
 
     They are put back all the same, so that nothing else fails because of the block.
     """
-    disabled, before = logging.root.manager.disable, _settings()
+    disabled, before, levels = logging.root.manager.disable, _settings(), _levels_of_pytest()
     yield
     after = _settings()
     told = [
@@ -36,6 +36,12 @@ def unchanged() -> Iterator[None]:
     if logging.root.manager.disable != disabled:
         told.append(f"logging.disable({logging.root.manager.disable})")
     logging.disable(disabled)
+    for handler, level in _levels_of_pytest().items():
+        if level != levels.get(handler, level):
+            told.append(
+                f"the level of {type(handler).__name__} is {level}: caplog misses what is below"
+            )
+            handler.setLevel(levels[handler])
     for name in after:
         _put_back(name, before.get(name, _UNTOUCHED))
     assert not told, f"these tests leave logging changed: {'; '.join(told)}"
@@ -52,6 +58,11 @@ def _setting(logger: logging.Logger) -> _Setting:
     handlers = (each for each in logger.handlers if not _is_of_pytest(each))
     filters = tuple(logger.filters)
     return _Setting(logger.level, logger.disabled, logger.propagate, filters, tuple(handlers))
+
+
+def _levels_of_pytest() -> dict[logging.Handler, int]:
+    """The levels of pytest's own handlers, which it also gives to loggers that do not propagate."""
+    return {each: each.level for each in logging.root.handlers if _is_of_pytest(each)}
 
 
 def _put_back(name: str, setting: _Setting) -> None:

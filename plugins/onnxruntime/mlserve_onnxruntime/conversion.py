@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlserve.errors import ExportError, reason_of
+from mlserve.frameworks import unheard
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its own use of numpy and protobuf
@@ -32,9 +32,8 @@ def to_onnx(name: str, function: Any) -> Any:
     Inputs and outputs keep their names. `name` is the model's in messages. Raises ExportError when
     an operation has no counterpart in ONNX.
     """
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # the error below covers it
     try:
-        with warnings.catch_warnings():
+        with unheard("tf2onnx"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             frozen = _frozen(function)
             try:

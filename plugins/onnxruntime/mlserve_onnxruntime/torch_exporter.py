@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mlserve.differences import Arrays
 from mlserve.errors import ExportError, InvalidInput, reason_of
+from mlserve.frameworks import unheard
 from mlserve.image_pipeline.classifier import image_signatures
 from mlserve.sources import Classifier, Model
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
@@ -32,7 +31,8 @@ def write_program(model: Model, file: Path) -> Sequence[Signature]:
     """
     signature = _signature(model)
     program = _loaded(model)
-    with _quiet():
+    with unheard("torch.onnx"), warnings.catch_warnings():  # notes on what is not installed
+        warnings.simplefilter("ignore")
         try:
             onnx_program = torch.onnx.export(
                 program,
@@ -82,20 +82,6 @@ def _loaded(model: Model) -> Any:
             f"PyTorch cannot load {path}: {reason_of(error)}",
             hint="export it on the CPU: model.cpu() before torch.export.export",
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on what is not installed off the terminal."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def _answers(program: Any, module: Any, signature: Signature, inputs: Arrays) -> Arrays:

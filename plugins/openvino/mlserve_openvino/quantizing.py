@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import io
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import openvino as ov
 
 from mlserve.backend import Quantization
 from mlserve.errors import ExportError, reason_of
+from mlserve.frameworks import unheard
 from mlserve.image_input import ImageInput
 from mlserve.image_pipeline.steps import activated
 from mlserve.sources import Classifier, Model
@@ -43,31 +45,31 @@ def quantized(model: Model, network: ov.Model, quantization: Quantization) -> ov
             f"int8 needs inputs of {model.name} to find the ranges of its numbers",
             hint="give some as they are in use, a few hundred are enough: --calibration DIR",
         )
-    nncf.set_log_level(logging.ERROR)
     advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     subset = min(_MOST_CALIBRATED, len(quantization.calibration))
     prepare = partial(_prepared, model, network)
     inputs = nncf.Dataset(quantization.calibration, prepare)
     try:
-        if isinstance(model, Classifier) and quantization.expected is not None:
-            return nncf.quantize_with_accuracy_control(
-                network,
-                inputs,
-                nncf.Dataset(
-                    list(zip(quantization.calibration, quantization.expected, strict=True))[
-                        :_MOST_JUDGED
-                    ],
-                    lambda pair: prepare(pair[0]),
-                ),
-                partial(_accuracy, model, prepare),
-                max_drop=_MAX_DROP,
-                subset_size=subset,
-                advanced_quantization_parameters=advanced,
-                advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                    max_num_iterations=_MOST_KEPT, ranking_subset_size=_MOST_RANKED
-                ),
-            )
-        return nncf.quantize(network, inputs, subset_size=subset, advanced_parameters=advanced)
+        with unheard("nncf"), redirect_stdout(io.StringIO()):  # its bars, on a terminal or not
+            if isinstance(model, Classifier) and quantization.expected is not None:
+                return nncf.quantize_with_accuracy_control(
+                    network,
+                    inputs,
+                    nncf.Dataset(
+                        list(zip(quantization.calibration, quantization.expected, strict=True))[
+                            :_MOST_JUDGED
+                        ],
+                        lambda pair: prepare(pair[0]),
+                    ),
+                    partial(_accuracy, model, prepare),
+                    max_drop=_MAX_DROP,
+                    subset_size=subset,
+                    advanced_quantization_parameters=advanced,
+                    advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                        max_num_iterations=_MOST_KEPT, ranking_subset_size=_MOST_RANKED
+                    ),
+                )
+            return nncf.quantize(network, inputs, subset_size=subset, advanced_parameters=advanced)
     except Exception as error:  # NNCF and OpenVINO have no common error
         raise ExportError(
             f"NNCF cannot quantise {model.name}: {reason_of(error)}",

@@ -169,6 +169,13 @@ def test_calibration_inputs_of_another_model_are_refused(
         exported_at(network, Quantization(Precision.INT8, wrong), tmp_path)
 
 
+def test_nothing_is_printed(
+    network: Classifier, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exported_at(network, Quantization(Precision.INT8, CALIBRATION), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_with_labels_the_right_answers_are_kept(network: Classifier, tmp_path: Path) -> None:
     """The labels are those that fp32 gives: all of them are right, and int8 may lose 1 %."""
     session = onnxruntime.InferenceSession(onnx.load(str(network.forward)).SerializeToString())

@@ -17,11 +17,12 @@ import pytest
 import sklearn
 import skops.io
 from mlserve_sklearn.source import SklearnSource
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.datasets import load_iris
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlserve import plugins
@@ -31,6 +32,7 @@ from mlserve.export import export, no_progress
 from mlserve.load_options import LoadOptions
 from mlserve.sources import How, Kind, ModelRequest, TensorModel
 from mlserve.testing.artifacts import exported
+from tests.harness.command import Command
 
 pytestmark = pytest.mark.framework
 
@@ -47,6 +49,21 @@ class OfTheUser(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, rows: Any) -> Any:
         return np.zeros(len(rows), dtype=np.int64)
+
+
+class Talks(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Prints as it is unpickled, as a user's own class may; and leaves the rows as they are."""
+
+    def fit(self, rows: Any, classes: Any = None) -> Talks:
+        self.n_features_in_ = rows.shape[1]
+        return self
+
+    def transform(self, rows: Any) -> Any:
+        return rows
+
+    def __setstate__(self, state: Any) -> None:
+        print("read from the file")  # noqa: T201
+        super().__setstate__(state)
 
 
 class RunsCode:
@@ -87,6 +104,16 @@ def test_a_pickle_is_not_read_unless_it_is_allowed(suffix: str, tmp_path: Path) 
     with pytest.raises(ExportError, match="which has no predict"):
         _open(file, allow_pickle=True)
     assert proof.read_text() == "it ran"  # so the test above could have failed
+
+
+def test_what_a_pickle_prints_is_not_taken_for_the_answer(cli: Command) -> None:
+    file = cli.folder / "model.joblib"
+    pipeline = Pipeline([("talk", Talks()), ("trees", KNeighborsClassifier())])
+    joblib.dump(pipeline.fit(ROWS, CLASSES), file)
+    args = ("--backend", "sklearn", "--model", "talks", "--weights", file, "--allow-pickle")
+    done = cli("export", *args, "--output", "json", env={"PYTHONPATH": str(Path(__file__).parent)})
+    assert done.json()["model"] == "talks"
+    assert "read from the file" in done.stderr
 
 
 @pytest.mark.parametrize("dump", [pickle.dump, joblib.dump], ids=["pickle", "joblib"])

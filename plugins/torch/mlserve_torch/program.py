@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from mlserve.differences import Arrays
 from mlserve.errors import ExportError, reason_of
+from mlserve.frameworks import unheard
 from mlserve.probe import tried
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_torch.archive import FileKind, is_for_cuda, kind_of, moved_to_cpu, require_safe
@@ -91,7 +91,7 @@ def _loaded(path: Path, device: torch.device, *, allow_pickle: bool) -> Any:
         file = io.BytesIO()
         moved_to_cpu(path, file)
         file.seek(0)
-    with _loads_weights_only(not allow_pickle), _quiet():
+    with _loads_weights_only(not allow_pickle), unheard("torch.export"):
         program = torch.export.load(file)
     return move_to_device_pass(program, str(device))
 
@@ -108,18 +108,6 @@ def _loads_weights_only(wanted: bool) -> Iterator[None]:
     finally:
         if wanted:
             os.environ.pop(variable) if before is None else os.environ.update({variable: before})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loader's log of an error that it then raises off the terminal."""
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _of_program(path: Path, program: Any) -> Program:
