@@ -90,6 +90,15 @@ class Admission(Generic[Queued]):
         self._quotas = Quotas(self.token_shares)
         self._shares = Shares(self.forecast, self.waiting, self._quotas)
 
+    @property
+    def overhead(self) -> float:
+        """The part of the server's time that goes into other things than runs, 0 to 1."""
+        return self._shares.overhead
+
+    @overhead.setter
+    def overhead(self, part: float) -> None:
+        self._shares.overhead = part
+
     def widen(self, most: int) -> None:
         """Let up to that many calls run as one from now on, or as many as already may."""
         self.max_batch = self.forecast.max_batch = max(self.max_batch, most)

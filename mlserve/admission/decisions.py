@@ -181,6 +181,7 @@ class Decisions:
             None if admission.max_held == math.inf else int(admission.max_held),
             dict(admission.token_shares),
             dict(self._widths),
+            admission.overhead,
         )
         return Copy(
             now,

@@ -146,7 +146,8 @@ class Estimates:
         """
         at, least = self._least.get(model, (-_GLANCE, None))
         if now - at >= _GLANCE:
-            means = {k: e.mean for k, e in self._kinds.items() if k.model == model and e.holds(now)}
+            kinds = [kind for kind in (self._kinds | self._alone) if kind.model == model]
+            means = {k: e.mean for k in kinds if (e := self.of(k, now)) is not None}
             least = min(means, key=means.__getitem__, default=None)
             self._least[model] = now, least
         return least

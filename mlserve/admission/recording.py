@@ -69,7 +69,8 @@ class Decision:
 class ServerFacts:
     """What the verdicts also depend on: the arguments of `Admission`; None is no limit.
 
-    `widths` are of the models that may not use all slots.
+    `widths` are of the models that may not use all slots. `overhead` is the part of the server's
+    time that went into other things than runs.
     """
 
     slots: int
@@ -78,6 +79,7 @@ class ServerFacts:
     max_held: int | None = None
     token_shares: Mapping[str, float] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
+    overhead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ def _server(read: Mapping[str, Any]) -> ServerFacts:
         max_held=None if held is None else _count(held),
         token_shares={_text(name): _number(share) for name, share in read["token_shares"].items()},
         widths={_text(name): _count(width) for name, width in read["widths"].items()},
+        overhead=_part(read.get("overhead", 0.0)),
     )
 
 
@@ -229,6 +232,12 @@ def _at_least_one(read: Any) -> int:
     if _count(read) < 1:
         raise TypeError(f"{read!r} is less than 1")
     return _count(read)
+
+
+def _part(read: Any) -> float:
+    if not 0.0 <= _number(read) <= 1.0:
+        raise TypeError(f"{read!r} is no part of 1")
+    return float(read)
 
 
 def _priority(word: str) -> Priority:

@@ -3,6 +3,10 @@
 Of several models, each is sure of an equal part of the server's time, as far as it asks for it.
 What one leaves, the others have. A token may have at most the share that it was given, while others
 ask for anything.
+
+To a model's time belongs what its calls cost beside their runs: to be received, refused, answered.
+That is a part of the server's time, the `overhead`, in which all runs are slower. It is most of all
+for a fast model, whose calls are many, and would be paid by the slow ones.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ _MEMORY = 2.0
 """Seconds over which it is measured what the models ask for and get."""
 _AT_WORK = 0.01
 """The least part of the server's time that a model asks for to count as one of several."""
+_MOST_OVERHEAD = 0.5
+"""The most of its part that a model is charged for what its calls cost beside their runs."""
 
 _LEEWAY = 1.08
 """How much longer a token's calls may wait than at the rate of its share: starts are not even."""
@@ -33,6 +39,10 @@ class Shares(Generic[Queued]):
     forecast: Forecast[Queued]
     queue: Queue[Queued]
     quotas: Quotas
+    overhead: float = 0.0
+    """The part of the server's time that goes into other things than runs, 0 to 1."""
+    _calls: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
+    """The calls of each model, also those that were refused."""
     _offered: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
     _had: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
     _asked: Rates[str] = field(default_factory=lambda: Rates(_MEMORY))
@@ -42,6 +52,7 @@ class Shares(Generic[Queued]):
         """Count a call that has arrived."""
         if self.quotas.shares:
             self._asked.add(ticket.caller.token, 1.0, now)
+        self._calls.add(ticket.kind.model, 1.0, now)
         self._offered.add(ticket.kind.model, self.forecast.estimates.guess(ticket.kind).mean, now)
 
     def _others_ask(self, now: float, token: str) -> bool:
@@ -100,19 +111,39 @@ class Shares(Generic[Queued]):
         return now + needed - ticket.due_at
 
     def _of(self, now: float, model: str) -> float:
-        """Return the share of a model: what the others leave, each of which is sure of its part."""
+        """Return a model's share of the time of all runs: what the others leave of the server's.
+
+        Each of those is sure of its part.
+        """
         asked = {name: rate for name, rate in self._offered.items(now) if rate >= _AT_WORK}
-        others = [rate for name, rate in asked.items() if name != model]
+        others = [name for name in asked if name != model]
         if not others:
             return 1.0
         part = 1 / (len(others) + 1)
-        return 1.0 - sum(min(part, rate) for rate in others)
+        beside = self._beside(now, part)
+        runs = 1.0 - sum(beside.values())
+        left = 1.0 - sum(min(part, asked[name] * runs + beside.get(name, 0.0)) for name in others)
+        return min(1.0, (left - beside.get(model, 0.0)) / runs)
 
     def _greedy(self, now: float, model: str) -> set[str]:
         """Return the models that have had more than an equal part, if this one has had less."""
-        had = {name: rate for name, rate in self._had.items(now) if name != model}
-        others = sum(rate >= _AT_WORK for rate in had.values())
+        had = dict(self._had.items(now))
+        others = sum(rate >= _AT_WORK for name, rate in had.items() if name != model)
+        if not others:
+            return set()
         part = 1 / (others + 1)
-        if not others or self._had.of(model, now) >= part:
+        beside = self._beside(now, part)
+        runs = 1.0 - sum(beside.values())
+        had = {name: had.get(name, 0.0) * runs + beside.get(name, 0.0) for name in {model, *had}}
+        if had[model] >= part:
             return set()
         return {name for name, rate in had.items() if rate > part}
+
+    def _beside(self, now: float, part: float) -> dict[str, float]:
+        """Return the part of the server's time that the calls of each model cost beside runs."""
+        calls = dict(self._calls.items(now))
+        total = sum(calls.values())
+        return {
+            name: min(part * _MOST_OVERHEAD, self.overhead * count / total)
+            for name, count in calls.items()
+        }

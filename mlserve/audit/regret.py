@@ -255,6 +255,7 @@ def _as_it_was(recording: Recording, decisions: Sequence[Decision]) -> Admission
         server.token_shares,
         patience=patience,
     )
+    admission.overhead = server.overhead
     kinds, callers = set[CostKey](), set[Any]()
     for decision in decisions:
         if decision.kind not in kinds and decision.mean is not None:

@@ -19,7 +19,7 @@ Linux's `struct tcp_info`."""
 _ENDED = {7, 8, 9, 11}
 """States of a TCP connection on which the other side sends no more: CLOSE, CLOSE_WAIT, LAST_ACK and
 CLOSING, as Linux numbers them."""
-_PROMPT = 0.01
+PROMPT = 0.01
 """Seconds that count as none: the kernel's clock for this has steps of 1 to 10 ms."""
 
 
@@ -47,7 +47,7 @@ class Peer:
             return 0.0
         _, milliseconds = _told(self._connection)
         seconds = milliseconds / 1000
-        return seconds if seconds > _PROMPT else 0.0
+        return seconds if seconds > PROMPT else 0.0
 
 
 UNKNOWN_PEER = Peer()

@@ -22,7 +22,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, MlserveError, either, shortened
 from mlserve.ladder.climb import RowRung, in_header
 from mlserve.server.errors import error_text
-from mlserve.server.peer import UNKNOWN_PEER, Peer
+from mlserve.server.peer import PROMPT, UNKNOWN_PEER, Peer
 from mlserve.wire.headers import (
     REQUEST_ID,
     REQUEST_PRIORITY,
@@ -285,6 +285,10 @@ class RequestRecord:
     def take_deadline(self, deadline: Deadline) -> None:
         """Note how long the caller waits, if it says so."""
         self.deadline = max(deadline.timeout, _SHORTEST) if deadline.is_asked else 0.0
+
+    def has_waited(self) -> bool:
+        """Return whether it had arrived some time before now: its client may have left since."""
+        return time.monotonic() - self.began > PROMPT
 
     def answered(self) -> None:
         """Record success."""

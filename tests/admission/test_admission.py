@@ -281,6 +281,16 @@ def test_one_stall_of_a_full_batch_does_not_either() -> None:
     assert all(estimates.guess(kind).mean > 0.05 for kind in kinds), "ended early: at least that"
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_shortest_kind_is_known_also_where_nothing_runs_beside_another(alone: bool) -> None:
+    """As on a server of one thread: without it, no call could be refused by its head."""
+    estimates, longer = Estimates(), CostKey.from_rows("m", 1, "s", 8)
+    estimates.learn(longer, 0.4, 0.0, alone=alone)
+    estimates.learn(KIND, 0.05, 0.0, alone=alone)
+    assert estimates.least_of("m", 0.0) == KIND
+    assert estimates.least_of("other", 0.0) is None
+
+
 def test_slots_are_shared_by_batches_not_by_calls() -> None:
     """33 calls fill two of sixteen slots: 0.32 s of demand take 0.64 s, not 5 s."""
     admission = known(Admission(16, 64, max_batch=32), 0.01)

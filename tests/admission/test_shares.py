@@ -115,6 +115,32 @@ def test_two_models_that_each_ask_for_twice_their_half_get_it() -> None:
     assert min(had.values()) > 0.45
 
 
+def test_a_model_pays_for_what_its_calls_cost_beside_their_runs() -> None:
+    """Runs have 0.8 of the server; the rest is for the calls, ten fast ones with each slow one."""
+    admission = busy()
+    admission.overhead = 0.2
+    had = shares(admission)
+    beside = {"fast": 0.2 * 10 / 11, "slow": 0.2 / 11}
+    whole = {model: 0.8 * part + beside[model] for model, part in had.items()}
+    assert sum(whole.values()) > 0.97
+    assert min(whole.values()) > 0.45
+
+
+def test_a_flood_of_calls_does_not_take_all_of_the_models_own_time() -> None:
+    admission = busy()
+    admission.overhead = 0.9
+    assert shares(admission)["fast"] > 0.2
+
+
+def test_the_overhead_of_a_model_that_is_alone_changes_nothing() -> None:
+    counts = set()
+    for overhead in (0.0, 0.5):
+        admission = busy()
+        admission.overhead = overhead
+        counts.add(fill(admission, FAST, 0.0))
+    assert len(counts) == 1
+
+
 def test_one_model_may_use_what_the_other_leaves() -> None:
     admission = busy()
     assert fill(admission, FAST, 0.0) > 80

@@ -39,6 +39,7 @@ from mlserve.server import request
 from mlserve.server.engine.batches import Batches
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Companion, Head, InferenceCall, Job
+from mlserve.server.engine.overhead import Overhead
 from mlserve.server.engine.stalls import Stalls
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
@@ -78,6 +79,7 @@ class Engine:
         self._alarm: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expire)
         self._stalls = Stalls()
+        self._overhead = Overhead(self._note_overhead)
         self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -262,6 +264,7 @@ class Engine:
         """Let the threads end, each after the call that it runs; no call can be served any more."""
         self._threads.close()
         self._stalls.close()
+        self._overhead.close()
 
     def _enter(self, call: InferenceCall[Answer], loaded: LoadedVersion) -> Job[Answer]:
         """Queue the call as a job. Raises Overloaded and DeadlineExceeded."""
@@ -512,6 +515,10 @@ class Engine:
         self._note_refused(why, job.record)
         job.loaded.release()
         self._note_idle()
+
+    def _note_overhead(self, part: float) -> None:
+        with self._lock:
+            self._admission.overhead = part
 
     def _note_idle(self) -> None:
         if not self.unfinished:

@@ -82,7 +82,7 @@ class RestInference:
         """
         engine = self._engine
         record = current()
-        if request.peer.has_hung_up():
+        if record.has_waited() and request.peer.has_hung_up():  # what has just come is not asked
             raise ClientGone
         deadline = deadline_of(request, engine.default_timeout)
         record.take_deadline(deadline)
