@@ -153,8 +153,10 @@ class Forecast(Generic[Queued]):
         is_known = self.estimates.of(ticket.kind, now) is not None
         spared = 0.0 if is_known else self.slots * self._mean_of(ticket) + WAY_BACK
         extra = self.slots * self.climb(now, ticket) - spared
-        if len(queue.line) >= _MANY and self.max_batch == 1 and not queue.widths:
-            return self._overrun_of_many(now, queue, ticket, place, extra)
+        if len(queue.line) >= _MANY and self.max_batch == 1:
+            at_once = self._slots_of_all(queue, ticket)
+            if at_once is not None:
+                return self._overrun_of_many(now, queue, ticket, place, extra, at_once)
         worst = 0.0
         for index, end in self._ends(now, queue, ticket, place):
             if index == place:
@@ -245,10 +247,28 @@ class Forecast(Generic[Queued]):
             for index in range(max(first, place), first + len(together)):
                 yield index, end
 
+    def _slots_of_all(self, queue: Queue[Queued], ticket: Ticket) -> int | None:
+        """Return how many slots a long queue uses, with the call, whichever calls run at once.
+
+        None if that depends on whose turn it is: if models differ in their width.
+        """
+        if ticket.width is None and not queue.widths:
+            return self.slots
+        models = {kind.model for kind in queue.kinds} | {slot.model for slot in self.running}
+        if models - {ticket.kind.model}:
+            return None
+        return self.slots if ticket.width is None else min(self.slots, ticket.width)
+
     def _overrun_of_many(
-        self, now: float, queue: Queue[Queued], ticket: Ticket, place: int, extra: float
+        self,
+        now: float,
+        queue: Queue[Queued],
+        ticket: Ticket,
+        place: int,
+        extra: float,
+        at_once: int,
     ) -> Overrun | None:
-        """Return the same for a long queue, as if the slots were evenly loaded.
+        """Return the same for a long queue, as if so many slots were evenly loaded.
 
         Of the calls behind, few are looked at: the line is in the order of the deadlines, so all
         that end by the deadline of one are in time as well.
@@ -267,14 +287,14 @@ class Forecast(Generic[Queued]):
         ahead = queue.demand - sum(demands[place:]) - sum(call.demand for call in queue.overdue)
         demand = sum(left) + max(0.0, ahead) * scale
         variance += place * spread * spread
-        end = self._even_end(demand, own.mean, variance, own.spread)
+        end = self._even_end(at_once, demand, own.mean, variance, own.spread)
         if now + end + extra > ticket.due_at:
             return Overrun(now + end + extra - ticket.due_at)
         demand, variance = demand + own.mean, variance + own.spread * own.spread
         step = widest * (1 + self.care.drift) + self.care.margin * spread
         index = place
         while index < len(line):
-            end = self._even_end(demand, demands[index] * scale, variance, spread)
+            end = self._even_end(at_once, demand, demands[index] * scale, variance, spread)
             over = now + end - line[index].due_at
             if 0 < over <= own.mean:  # on time without this one
                 return Overrun(over, is_others=True)
@@ -284,10 +304,12 @@ class Forecast(Generic[Queued]):
             index = following
         return None
 
-    def _even_end(self, demand: float, own: float, variance: float, spread: float) -> float:
+    def _even_end(
+        self, at_once: int, demand: float, own: float, variance: float, spread: float
+    ) -> float:
         """Return when a call ends behind that demand, in seconds, with a margin."""
-        share = demand / self.slots + own
-        return self.slots * share + self._margin(self.slots, share, variance, spread)
+        share = demand / at_once + own
+        return at_once * share + self._margin(at_once, share, variance, spread)
 
     def _mean_of(self, ticket: Ticket) -> float:
         return self.estimates.guess(ticket.kind).mean

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from mlserve.admission import forecast
 from mlserve.admission.admission import Admission
 from mlserve.admission.estimates import CostKey, Estimates, Meter
+from mlserve.admission.forecast import Forecast
 from mlserve.admission.tickets import Slot, Ticket
 from mlserve.admission.verdicts import Refusal
 
@@ -432,6 +434,44 @@ def test_calls_that_wait_for_their_batch_share_its_thread() -> None:
     for ticket in tickets:
         admission.enter(ticket)
     assert admission.start(0.0, tickets[:4]).threads == 4
+
+
+@pytest.mark.parametrize("width", [None, 1, 3, 4, 9])
+def test_a_long_queue_of_one_model_is_not_walked_through_whatever_its_width(
+    monkeypatch: pytest.MonkeyPatch, width: int | None
+) -> None:
+    """A walk of a hundred calls takes longer than ten refusals; it comes to the same."""
+
+    def latest(most: int) -> list[float | None]:
+        monkeypatch.setattr(forecast, "_MANY", most)
+        admission = known(Admission(4), 0.01)
+        for _ in range(4 if width is None else min(4, width)):
+            admission.enter(ticket := Ticket(KIND, 9.0, width=width))
+            admission.start(0.0, [ticket])
+        for _ in range(100):
+            admission.enter(Ticket(KIND, 0.4, width=width))
+        found = (
+            admission.forecast.overrun(0.0, admission.waiting, Ticket(KIND, due, width=width))
+            for due in (9.0, 0.6, 0.5)
+        )
+        return [None if late is None else late.seconds for late in found]
+
+    walked = latest(10_000)
+    monkeypatch.setattr(Forecast, "_ends", None)
+    assert latest(32) == [late and pytest.approx(late, rel=0.05) for late in walked]
+    assert walked[0] is None
+    assert None not in walked[-2:]
+
+
+def test_a_long_queue_of_models_of_other_widths_is_walked_through() -> None:
+    other = CostKey.from_rows("other", 1, "s", 1)
+    admission = known(known(Admission(4), 0.01), 0.01, other)
+    for _ in range(60):
+        admission.enter(Ticket(KIND, 0.2, width=1))
+        admission.enter(Ticket(other, 0.2))
+    narrow = admission.forecast.overrun(0.0, admission.waiting, Ticket(KIND, 9.0, width=1))
+    late = admission.forecast.overrun(0.0, admission.waiting, Ticket(KIND, 0.3, width=1))
+    assert (narrow, late is None) == (None, False)
 
 
 def test_who_waits_for_the_width_of_a_model_takes_no_threads() -> None:

@@ -278,6 +278,7 @@ class Engine:
         record.model, record.version = served
         record.served_by = loaded.standing.served_by
         job = Job(call, loaded, kind, record, self.settings, self._find_fault)
+        job.width = self._width_of(loaded)
         admission = self._admission
         with self._lock:
             now = time.monotonic()
@@ -440,6 +441,10 @@ class Engine:
             self._turn_away(Verdict(Refusal.EXPIRED, 0.0), deadline)
             self._note_refused(Refusal.EXPIRED, request.current())
             raise deadline.exceeded("the request was still arriving")
+
+    def _width_of(self, loaded: LoadedVersion) -> int | None:
+        """Return the width of a version; None if it may use all slots."""
+        return None if loaded.width is None or loaded.width >= self.slots else loaded.width
 
     def _ticket_of(self, deadline: Deadline, head: Head) -> Ticket | None:
         """Return the call as its head shows it: the shortest that it may be. None if unknown."""
