@@ -50,6 +50,9 @@ from mlserve.admission.verdicts import Refusal, Verdict
 
 _OLDEST_OF = 4
 """Of so many undated calls that start while the newest go first, one is the oldest."""
+_LEEWAY = 2.0
+"""How many times longer than they have been seen to wait callers go in turn, of whom none has left:
+a queue that has grown no further may be all that there is, as with clients that ask in turn."""
 _ASKED = Wait(0.0, is_known=False)
 _STANDING = 1.0
 """Seconds without a free slot after which there is more to do than can be done, and no burst."""
@@ -399,7 +402,8 @@ class Admission(Generic[Queued]):
 
     def _undated(self, now: float, oldest: Queued, held: Container[Queued]) -> Queued:
         """Return the undated call to start, of which this one is the oldest that may."""
-        stands = self.patience.of(oldest.caller, now).seconds
+        wait = self.patience.of(oldest.caller, now)
+        stands = wait.seconds if wait.is_known else _LEEWAY * wait.seconds
         if now - oldest.arrived_at <= stands or self._turn % _OLDEST_OF == 0:
             return oldest
         newest = self._first(self.waiting.undated(), held)

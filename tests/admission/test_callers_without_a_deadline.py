@@ -156,15 +156,31 @@ def test_it_is_due_at_the_first_moment_that_can_be_met_and_refused_if_none_can()
     assert arrive(admission, 4.0) is Refusal.PATIENCE
 
 
-def test_nothing_is_reordered_while_waits_are_as_long_as_callers_are_known_to_stand() -> None:
+def test_nothing_is_reordered_until_waits_are_twice_what_callers_are_known_to_stand() -> None:
     admission = admission_of(2.0, is_known=False)
     let_in(admission, 0.0)
     start(admission, 0.0)
     first, *_ = [let_in(admission, 0.1 * n) for n in range(10)]
-    assert admission.next(1.9) is first
+    assert admission.next(3.9) is first
 
 
-def test_the_newest_go_first_beyond_that_and_each_fourth_is_the_oldest() -> None:
+def test_clients_who_ask_again_and_again_are_answered_in_turn() -> None:
+    """Sixteen that take turns wait 1.6 s each, and nobody has ever been seen to wait longer."""
+    admission, clients, now = Admission[Ticket](1), 16, 0.0
+    for _ in range(clients):
+        let_in(admission, now)
+    waits = []
+    for _ in range(20 * clients):
+        ticket = start(admission, now)
+        now += RUN
+        admission.estimates.learn(KIND, admission.end(now, admission.running[0]), now)
+        waits.append(now - ticket.arrived_at)
+        admission.patience.note_stayed(CURL, waits[-1], now)
+        let_in(admission, now)
+    assert max(waits) < (clients + 1) * RUN
+
+
+def test_the_newest_go_first_beyond_twice_that_and_each_fourth_is_the_oldest() -> None:
     admission = admission_of(2.0, is_known=False, slots=8)
     waiting = [let_in(admission, 0.1 * n) for n in range(10)]
     order = [waiting.index(start(admission, 5.0)) for _ in range(8)]
