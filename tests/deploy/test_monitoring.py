@@ -117,6 +117,11 @@ CASES = {
         *(10, MODEL, "m 3 answers 2 golden inputs wrongly"),
         [series("mlserve_golden_inputs_wrong", "0x20", MODEL)],
     ),
+    "MlserveSplitStopped": Case(
+        [series("mlserve_split_stopped", "0x3 1x20", MODEL)],
+        *(10, MODEL, "the split for m 3 was stopped"),
+        [series("mlserve_split_stopped", "0x20", MODEL)],
+    ),
     "MlserveConfigRefused": Case(
         [series("mlserve_config_in_force", "1x3 0x20")],
         *(15, HERE, "the configuration file of a:8501 is not in force"),
@@ -137,6 +142,11 @@ CASES = {
         *(10, HERE, "a:8501 loses lines of its log"),
         [series("mlserve_log_lines_lost_total", "3x20")],
     ),
+    "MlserveNotRecording": Case(
+        [series("mlserve_recording", "1x3 0x20")],
+        *(15, HERE, "a:8501 cannot record requests"),
+        [series("mlserve_recording", "1x20")],
+    ),
     "MlserveSpansLost": Case(
         [series("mlserve_otlp_spans_lost_total", "0+5x40", reason="queue_full")],
         *(25, HERE, "a:8501 loses spans"),
@@ -150,8 +160,8 @@ def server(tmp_path_factory: Any) -> Iterator[EchoServer]:
     """A server that has everything a metric can be about."""
     folder = tmp_path_factory.mktemp("server")
     with receiving() as receiver:
-        flags = ("--otlp", receiver.http, "--processes", "1")
-        with serving(folder, *flags) as found:
+        flags = ("--otlp", receiver.http, "--processes", "1", "--record", folder / "recording")
+        with serving(folder, *map(str, flags)) as found:
             assert found.answers()
             yield found
 
