@@ -23,6 +23,8 @@ from mlserve.sources import Classifier
 from mlserve.testing.artifacts import exported
 from mlserve.testing.colours import colour_classifier
 
+pytestmark = pytest.mark.framework
+
 CPU = LoadOptions(provider="cpu", instances=1)
 RNG = np.random.default_rng(5)
 CALIBRATION = [{"images": RNG.uniform(0, 1, (1, 8, 8, 3)).astype(np.float32)} for _ in range(12)]

@@ -23,6 +23,8 @@ from mlserve.sources import Kind, ModelRequest, TensorModel
 from mlserve.tensors import DEFAULT_SIGNATURE
 from mlserve.testing.artifacts import exported
 
+pytestmark = pytest.mark.framework
+
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
