@@ -51,8 +51,8 @@ from mlserve.admission.verdicts import Refusal, Verdict
 _OLDEST_OF = 4
 """Of so many undated calls that start while the newest go first, one is the oldest."""
 _LEEWAY = 2.0
-"""How many times longer than they have been seen to wait callers go in turn, of whom none has left:
-a queue that has grown no further may be all that there is, as with clients that ask in turn."""
+"""While no caller has left, they go in turn until one waits so many times longer than any was seen
+to: a queue that is not longer may be all that there is, as with clients that ask in turn."""
 _ASKED = Wait(0.0, is_known=False)
 _STANDING = 1.0
 """Seconds without a free slot after which there is more to do than can be done, and no burst."""

@@ -26,7 +26,7 @@ _MEMORY = 2.0
 _AT_WORK = 0.01
 """The least part of the server's time that a model asks for to count as one of several."""
 _MOST_OVERHEAD = 0.5
-"""The most of its part that a model is charged for what its calls cost beside their runs."""
+"""The most of the server's time, and of a model's part, that calls cost beside their runs."""
 
 _LEEWAY = 1.08
 """How much longer a token's calls may wait than at the rate of its share: starts are not even."""
@@ -142,8 +142,8 @@ class Shares(Generic[Queued]):
     def _beside(self, now: float, part: float) -> dict[str, float]:
         """Return the part of the server's time that the calls of each model cost beside runs."""
         calls = dict(self._calls.items(now))
-        total = sum(calls.values())
+        total, overhead = sum(calls.values()), min(self.overhead, _MOST_OVERHEAD)
         return {
-            name: min(part * _MOST_OVERHEAD, self.overhead * count / total)
+            name: min(part * _MOST_OVERHEAD, overhead * count / total)
             for name, count in calls.items()
         }

@@ -132,6 +132,20 @@ def test_a_flood_of_calls_does_not_take_all_of_the_models_own_time() -> None:
     assert shares(admission)["fast"] > 0.2
 
 
+def test_a_loop_that_takes_the_whole_server_leaves_each_model_its_share() -> None:
+    """Also where most of the calls are for models that hardly run."""
+    admission = busy()
+    admission.overhead = 1.0
+    for number in range(8):
+        idle = CostKey.from_rows(f"idle {number}", 1, "serving_default", 1)
+        admission.estimates.learn(idle, 1e-6, 0.0)
+        for _ in range(10):
+            assert admission.check(0.0, Ticket(idle, 9.0)) is None
+    had = shares(admission)
+    assert had["fast"] + had["slow"] > 0.97
+    assert min(had.values()) > 0.2
+
+
 def test_the_overhead_of_a_model_that_is_alone_changes_nothing() -> None:
     counts = set()
     for overhead in (0.0, 0.5):
