@@ -37,7 +37,7 @@ from itertools import accumulate
 from typing import Generic
 
 from mlserve.admission.callers import Caller, Priority
-from mlserve.admission.estimates import CostKey, Estimates
+from mlserve.admission.estimates import CostKey, Estimate, Estimates
 from mlserve.admission.forecast import WAY_BACK, Forecast, Overrun
 from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
@@ -137,9 +137,13 @@ class Admission(Generic[Queued]):
     def check_head(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why a call would surely not be admitted of which only the head is known.
 
-        Its kind is the shortest that it may turn out to be. None if it may be admitted.
+        Its kind is the shortest that was measured, and it may turn out to be a shorter one: where
+        there is no time for that kind, it has to be read first. None if it may be admitted.
         """
-        verdict = self._verdict(now, ticket, may_shed=False)
+        if self._too_slow(now, ticket.least_kind, ticket.expires_at) is not None:
+            verdict = self.check_room(now, ticket.held, ticket)
+        else:
+            verdict = self._verdict(now, ticket, may_shed=False)
         if verdict is not None:
             self._note(now, ticket, verdict)
         return verdict
@@ -169,11 +173,9 @@ class Admission(Generic[Queued]):
 
     def check_kind(self, now: float, kind: CostKey, expires_at: float) -> Verdict | None:
         """Return why a call of that kind would be late even if it ran alone; None if in time."""
-        estimate = self.estimates.of(kind, now, alone=True)
-        if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
-            return None
         # An unread request may turn out to be fast, however slow others of its length were.
-        return Verdict(Refusal.TOO_SLOW, estimate.mean) if kind.is_read else None
+        slow = self._too_slow(now, kind, expires_at) if kind.is_read else None
+        return None if slow is None else Verdict(Refusal.TOO_SLOW, slow.mean)
 
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
@@ -274,6 +276,13 @@ class Admission(Generic[Queued]):
         if verdict is None or self._may_displace(now, ticket, verdict, may_shed=may_shed):
             return None
         return verdict
+
+    def _too_slow(self, now: float, kind: CostKey, expires_at: float) -> Estimate | None:
+        """Return the estimate of calls of that kind if they are surely late even when alone."""
+        estimate = self.estimates.of(kind, now, alone=True)
+        if estimate is None or not estimate.is_sure or estimate.least <= expires_at - now:
+            return None
+        return estimate
 
     def _check_time(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call would be late, or make another one late; None if neither."""

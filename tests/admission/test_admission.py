@@ -293,6 +293,30 @@ def test_the_shortest_kind_is_known_also_where_nothing_runs_beside_another(alone
     assert estimates.least_of("other", 0.0) is None
 
 
+@pytest.mark.parametrize("waiting", [0, 3, 60])
+def test_a_head_is_not_refused_as_too_slow(waiting: int) -> None:
+    """It may be of a signature that has never run, and is faster than those that have."""
+    admission = known(Admission(2), 1.2)
+    for calls in [enter(admission, 900.0) for _ in range(min(waiting, 2))]:
+        admission.start(0.0, calls)
+    enter(admission, *[900.0] * (waiting - 2))
+    assert admission.check_head(0.0, Ticket(KIND, 1.0)) is None
+    assert why(admission, 1.0) is Refusal.TOO_SLOW, "once it is read, and of that kind"
+
+
+def test_a_head_behind_a_queue_is_refused_for_its_deadline_and_a_full_one_for_any() -> None:
+    admission = known(Admission(1, 30), 0.1)
+    admission.start(0.0, enter(admission, 9.0))
+    enter(admission, *[1.9] * 20)
+    verdict = admission.check_head(0.0, Ticket(KIND, 2.0))
+    assert verdict is not None
+    assert verdict.why is Refusal.DEADLINE
+    enter(admission, *[90.0] * 10)
+    full = admission.check_head(0.0, Ticket(KIND, 0.01))
+    assert full is not None
+    assert full.why is Refusal.QUEUE_FULL
+
+
 def test_slots_are_shared_by_batches_not_by_calls() -> None:
     """33 calls fill two of sixteen slots: 0.32 s of demand take 0.64 s, not 5 s."""
     admission = known(Admission(16, 64, max_batch=32), 0.01)
