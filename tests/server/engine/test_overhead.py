@@ -32,7 +32,7 @@ async def parts_of_a_loop(*, is_busy: bool, looks: int) -> list[float]:
 def test_a_busy_loop_takes_a_cpu_and_an_idle_one_next_to_nothing() -> None:
     busy = asyncio.run(parts_of_a_loop(is_busy=True, looks=6))
     idle = asyncio.run(parts_of_a_loop(is_busy=False, looks=2))
-    assert busy == sorted(busy), "it comes nearer with each look"
+    assert busy[0] <= 1 / usable_cpus() / 8 + 0.01, "it comes nearer with each look"
     assert max(busy) <= 1 / usable_cpus() + 0.01
     assert max(idle) < busy[-1]
 
