@@ -277,8 +277,8 @@ class Engine:
         record = request.current()
         record.model, record.version = served
         record.served_by = loaded.standing.served_by
-        job = Job(call, loaded, kind, record, self.settings, self._find_fault)
-        job.width = self._width_of(loaded)
+        width = self._width_of(loaded)
+        job = Job(call, loaded, kind, record, self.settings, self._find_fault, width)
         admission = self._admission
         with self._lock:
             now = time.monotonic()
@@ -447,7 +447,7 @@ class Engine:
         return None if loaded.width is None or loaded.width >= self.slots else loaded.width
 
     def _ticket_of(self, deadline: Deadline, head: Head) -> Ticket | None:
-        """Return the call as its head shows it: the shortest that it may be. None if unknown."""
+        """Return the call as its head shows it, of the shortest kind measured; None without one."""
         names = self._models.names
         model = head.model or (names[0] if len(names) == 1 else "")
         is_served = model in names

@@ -81,10 +81,11 @@ class Job(Ticket, Generic[Answer]):
         record: RequestRecord,
         settings: ServerSettings,
         find_fault: FindFault,
+        width: int | None,
     ) -> None:
         ladder = loaded.ladder
         may_stay = ladder is not None and ladder.policy is LadderPolicy.ANSWER
-        super().__init__(kind, call.deadline.expires_at, loaded.width, ladder is not None, may_stay)
+        super().__init__(kind, call.deadline.expires_at, width, ladder is not None, may_stay)
         self.caller, self.priority = record.caller, record.priority
         self.is_asked, self.arrived_at = call.deadline.is_asked, record.began
         self.held = call.body

@@ -82,7 +82,7 @@ class RestInference:
         """
         engine = self._engine
         record = current()
-        if record.has_waited() and request.peer.has_hung_up():  # what has just come is not asked
+        if record.has_waited() and request.peer.has_hung_up():  # else a system call in vain
             raise ClientGone
         deadline = deadline_of(request, engine.default_timeout)
         record.take_deadline(deadline)

@@ -40,8 +40,14 @@ def test_a_busy_loop_takes_a_cpu_and_an_idle_one_next_to_nothing() -> None:
 def test_nothing_is_told_once_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def closed() -> list[float]:
         told: list[float] = []
-        measured = Overhead(told.append)
-        await asyncio.sleep(0.05)
+        first = asyncio.Event()
+
+        def note(part: float) -> None:
+            told.append(part)
+            first.set()
+
+        measured = Overhead(note)
+        await first.wait()
         measured.close()
         told.clear()
         await asyncio.sleep(0.05)

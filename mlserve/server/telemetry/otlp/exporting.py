@@ -14,6 +14,7 @@ import math
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -177,7 +178,7 @@ def _with_state(span: Span, state: str) -> Span:
     return replace(span, state=state)
 
 
-class _Sending:
+class _Sending(ABC):
     """A thread that sends to a collector, and what it knows of it."""
 
     def __init__(self, collector: CollectorAddress, what: str, answers: Answers) -> None:
@@ -213,9 +214,9 @@ class _Sending:
         self._words.listen()
         self.run()
 
+    @abstractmethod
     def run(self) -> None:
         """Send until the server ends, or its loop has been closed without an end."""
-        raise NotImplementedError
 
     def send(self, export: Callable[[], object], success: object) -> str:
         """Export on this thread; return why that failed, or nothing."""
