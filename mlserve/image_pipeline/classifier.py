@@ -60,6 +60,7 @@ class ImageClassifierRunner:
     ) -> None:
         """Raise ModelLoadFailed when the files do not match the manifest."""
         self._forward = forward
+        self._limits_threads = forward if isinstance(forward, LimitsThreads) else None
         self._steps = ImageSteps(pipeline, forward, decoding)
         self._labels = _labels(artifact, pipeline)
         self._count = min(pipeline.top_k, pipeline.scored_classes)
@@ -111,8 +112,8 @@ class ImageClassifierRunner:
 
     def limit_threads(self, threads: int) -> None:
         """Let the model's calls from this thread use at most that many threads; 0 is any number."""
-        if isinstance(self._forward, LimitsThreads):
-            self._forward.limit_threads(threads)
+        if self._limits_threads is not None:
+            self._limits_threads.limit_threads(threads)
 
     @property
     def batching(self) -> Batching | None:

@@ -125,6 +125,9 @@ class ImageSteps:
     ) -> None:
         self.pipeline = pipeline
         self._forward = forward
+        # Only once: to ask whether it is one takes longer than a small step of the pipeline.
+        self._resizing = forward if isinstance(forward, ResizingForward) else None
+        self._of_pixels = None if isinstance(forward, ResizingForward) else forward
         self._limits = pipeline.limits
         self._decoder = decoding.decoder
         self._at_once = decoding.threads
@@ -184,15 +187,15 @@ class ImageSteps:
         """
         if not len(images):
             return np.empty((0, self.pipeline.scored_classes), np.float32)
-        if isinstance(self._forward, ResizingForward):
-            outputs = self._outputs_of(self._forward, images, deadline)
+        if self._resizing is not None:
+            outputs = self._outputs_of(self._resizing, images, deadline)
             return require_finite(activated(outputs, self.pipeline.activation))
         return self.scores_of_pixels(self.pixels(images, deadline), deadline)
 
     @property
     def takes_pixels(self) -> bool:
         """Whether the model takes the pixels that every backend gets, as `pixels` gives them."""
-        return not isinstance(self._forward, ResizingForward) and self._decoder is accurate
+        return self._of_pixels is not None and self._decoder is accurate
 
     def scores_of_pixels(self, pixels: Array, deadline: Deadline | None) -> Array:
         """Return float32[N, classes] for what `pixels` returned; only if it `takes_pixels`.
@@ -201,9 +204,9 @@ class ImageSteps:
         """
         if not len(pixels):
             return np.empty((0, self.pipeline.scored_classes), np.float32)
-        if isinstance(self._forward, ResizingForward):
+        if self._of_pixels is None:
             raise TypeError("this model resizes the images itself")
-        outputs = self._forward(pixels, deadline)
+        outputs = self._of_pixels(pixels, deadline)
         return require_finite(activated(outputs, self.pipeline.activation))
 
     def _outputs_of(

@@ -10,6 +10,8 @@ from mlserve.backend import Batching, batching_of
 from mlserve.server.engine.job import Job
 from mlserve.settings import ServerSettings
 
+_ALONE = Batching(1)
+
 
 class Batches:
     """The batches of one engine, whose lock is held by whoever asks."""
@@ -23,7 +25,7 @@ class Batches:
         own = batching_of(job.loaded.runner)
         if self._settings.max_batch_size is not None:
             return Batching(self._settings.max_batch_size, own.at_once if own else None)
-        return own or Batching(1)
+        return own or _ALONE
 
     def alike(self, first: Job[Any]) -> list[Job[Any]]:
         """Return the waiting jobs that may run together with the first, and that one itself."""
