@@ -51,7 +51,7 @@ def differing(expected: Arrays, found: Arrays, tolerance: float) -> str:
 
 def _has_classes(array: Any) -> bool:
     """Return whether a row has several numbers, such as one for each class."""
-    return array.ndim > 1 and array.shape[-1] > 1
+    return bool(array.ndim > 1 and array.shape[-1] > 1)
 
 
 def _of_classes(expected: Arrays, found: Arrays) -> str:

@@ -125,7 +125,7 @@ def test_a_sweep_and_bursts(cli: Command, echo: EchoServer) -> None:
     short = ("--duration", "0.3", "--warm-up", "0", "--repeat", "1")
     found: Any = cli.json("bench", *slow, "--sweep", "--arrivals", "gamma:2", *short)
     loads = [measured["load"] for measured in found["measurements"]]
-    assert {load["arrivals"] for load in loads} == {"gamma"}
+    assert {load["arrivals"] for load in loads} == {"gamma:2"}
     rates = [load["rate"] for load in loads]
     assert rates == sorted(rates)
     assert rates[-1] / rates[0] == pytest.approx(6, rel=0.01)
