@@ -26,7 +26,7 @@ from mlserve.cli.output import (
     print_wrapped,
     say,
 )
-from mlserve.errors import UsageError, either
+from mlserve.errors import UsageError, counted, either
 from mlserve.load_options import LoadOptions
 from mlserve.tune.preference import Preference
 
@@ -219,7 +219,12 @@ def _print(tuned: Tuned) -> None:
     print_table(HEADER, rows(tuned))
     say()
     print_wrapped(MEANING.format(many=tuned.many), "")
-    if tuned.tuning.options.changed:
+    if tuned.untried:
+        longer = "measure longer (--budget), or set some options yourself"
+        note(f"{counted(tuned.untried, 'candidate')} had no time: {longer}")
+    if not tuned.is_kept:
+        note("nothing is kept, as nothing was compared")
+    elif tuned.tuning.options.changed:
         note(f"kept for mlserve up: {tuned.tuning.flags}")
     else:
         note("kept for mlserve up: the defaults, which nothing beat beyond the noise")
