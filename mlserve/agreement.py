@@ -1,7 +1,8 @@
 """How often an exported model gives the reference's answers: measured, and held to a least share.
 
 The agreement of an image is that of the best class. A row of a model of tensors agrees if its
-labels and classes are the reference's, or, if it has none, if its numbers are near enough.
+labels and classes are the reference's, and if single numbers are near enough, or all of them if it
+has no class (`mlserve.same_answers`).
 """
 
 from __future__ import annotations

@@ -231,7 +231,17 @@ def _images(request: ModelRequest) -> Iterator[tuple[str, bytes]]:
     paths = image_files(request.golden, "--golden")
     for path in paths:
         name = path.relative_to(request.golden).as_posix() if request.golden.is_dir() else path.name
-        yield name, path.read_bytes()
+        yield name, _content(path)
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a golden image. Raises UsageError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"--golden {path} cannot be read: {error.strerror or error}", hint="make it readable"
+        ) from error
 
 
 def image_files(path: Path, option: str) -> list[Path]:
@@ -415,10 +425,14 @@ def _steps(cases: Sequence[GoldenCase]) -> float:
 
 
 def _largest_score(cases: Sequence[GoldenCase]) -> float:
-    """Return the largest score of the reference, 1 for a model with other outputs too."""
+    """Return the largest score of the reference, 1 for a model with other outputs too.
+
+    Of either sign: all logits of an input can be negative, and those of log_softmax are.
+    """
     if not all({SCORES, LABEL} == set(case.expected) for case in cases):
         return 1.0
-    return float(max(case.expected[SCORES].max() for case in cases))
+    sizes = np.abs(np.concatenate([case.expected[SCORES].ravel() for case in cases]))
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
 def _certificate(

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
+AUTO = "auto"
+"""The value of an option that leaves a number to the server."""
+
+
 class HelpPanel(StrEnum):
     """The heading of a setting in `mlserve up --help`."""
 
@@ -84,7 +88,14 @@ class Description:
         """Return the help's placeholder for a value; None for a choice, which lists its own."""
         if self.kind is Path:
             return self.unit.upper() or "FILE"
+        if self.takes_auto:
+            return f"{self.unit.upper()}|{AUTO}"
         return self.unit.upper() or None
+
+    @property
+    def takes_auto(self) -> bool:
+        """Whether it is a number that the server can choose: `auto` is the same as no value."""
+        return self.is_tuned and self.kind is int and self.default is None
 
     @property
     def flag(self) -> str:
@@ -94,6 +105,8 @@ class Description:
     def read(self, value: Any) -> Any:
         """Convert a string or a JSON value to the setting's value. Raises UsageError."""
         try:
+            if self.takes_auto and value == AUTO:
+                return None
             if self.kind is bool and isinstance(value, str):
                 return _BOOLEANS[value.lower()]
             return None if value is None else self.kind(value)

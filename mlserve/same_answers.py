@@ -22,8 +22,9 @@ def label_of(answer: Arrays) -> str:
 def differing(expected: Arrays, found: Arrays, tolerance: float) -> str:
     """Say what differs in an answer; empty if it agrees.
 
-    Labels, whole numbers and the best class of scores decide; without any of them, numbers do,
-    which may differ by `tolerance`, as `Certificate.tolerance` counts it.
+    Labels, whole numbers and the best class of scores decide, and floats of one number a row, which
+    may differ by `tolerance`, as `Certificate.tolerance` counts it: beside an `id` that is handed
+    on, a price is the answer. Without labels, whole numbers and scores, all floats decide.
     """
     missing = expected.keys() - found.keys()
     if missing:
@@ -31,18 +32,26 @@ def differing(expected: Arrays, found: Arrays, tolerance: float) -> str:
     if LABEL in expected and SCORES in expected:  # one class may have the label of another
         return _of_classes(expected, found)
     exact = [name for name, array in expected.items() if array.dtype.kind not in "fc"]
-    best = [name for name in expected if name in _DISTRIBUTIONS and expected[name].ndim > 1]
+    best = [name for name in expected if name in _DISTRIBUTIONS and _has_classes(expected[name])]
     for name in exact:
         if not np.array_equal(expected[name], found[name]):
             return f"{name} is {_shown(found[name])}, not {_shown(expected[name])}"
     for name in best:
         if not np.array_equal(expected[name].argmax(axis=-1), found[name].argmax(axis=-1)):
             return f"the best of {name} is another"
-    if exact or best:
-        return ""
-    far = {name: difference(array, found[name]) for name, array in expected.items()}
-    name = max(far, key=lambda each: far[each])
-    return f"{name} differs by {far[name]:.2g}" if far[name] > tolerance else ""
+    says_class = bool(exact or best)
+    far = {
+        name: difference(array, found[name])
+        for name, array in expected.items()
+        if array.dtype.kind in "fc" and not (says_class and _has_classes(array))
+    }
+    name = max(far, key=lambda each: far[each], default="")
+    return f"{name} differs by {far[name]:.2g}" if name and far[name] > tolerance else ""
+
+
+def _has_classes(array: Any) -> bool:
+    """Return whether a row has several numbers, such as one for each class."""
+    return bool(array.ndim > 1 and array.shape[-1] > 1)
 
 
 def _of_classes(expected: Arrays, found: Arrays) -> str:

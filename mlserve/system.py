@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,18 @@ def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, named), platform.processor() or platform.machine())
+
+
+def allow_open_files(wanted: int) -> int:
+    """Let this process, and those that it starts, open so many files; return how many they may.
+
+    The soft limit is raised as far as the system allows, and never lowered.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def _quota_v2(cgroup: Path) -> float | None:

@@ -30,7 +30,8 @@ class FoundRate:
     """What the search found for a target; `rate` None: the level was held at no rate tried.
 
     `above` is the lowest rate that did not hold it, None if all did. `confirmed` of `confirmations`
-    further loads held it at that rate; `verdict` is of all of them together.
+    further loads held it at that rate; `verdict` is of all of them together. `unseen` is a rate at
+    which no request came in the time of a load, so that the search could not go on there.
     """
 
     target: Target
@@ -40,6 +41,7 @@ class FoundRate:
     verdict: Verdict | None = None
     confirmed: int = 0
     confirmations: int = 0
+    unseen: float | None = None
     is_whole: bool = True
     probes: list[Measurement] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class FoundRate:
             "slo": str(self.slo),
             "rate": None if self.rate is None else round(self.rate, 2),
             "not_held_at": None if self.above is None else round(self.above, 2),
+            "no_request_at": None if self.unseen is None else round(self.unseen, 2),
             "confirmed": self.confirmed,
             "confirmations": self.confirmations,
             "verdict": None if self.verdict is None else self.verdict.to_json(),
@@ -99,6 +102,9 @@ class RateSearch:
             verdict = self._probe(found, rate, runner, number)
             if not found.is_whole:
                 return
+            if not verdict.count:
+                found.unseen = rate
+                return
             if verdict.is_held:
                 found.rate = low = rate
             else:
@@ -117,10 +123,15 @@ class RateSearch:
         for _ in range(_STEPS_BACK):
             verdicts, tallies = [], []
             for number in range(self.confirmations):
-                verdicts.append(self._probe(found, found.rate, runner, _PROBES + number))
-                tallies.append(found.probes[-1].tallies[-1])
+                verdict = self._probe(found, found.rate, runner, _PROBES + number)
                 if not found.is_whole:
                     return
+                if verdict.count:
+                    verdicts.append(verdict)
+                    tallies.append(found.probes[-1].tallies[-1])
+            if not verdicts:
+                found.unseen = found.rate
+                return
             found.confirmations = len(verdicts)
             found.confirmed = sum(verdict.is_held for verdict in verdicts)
             found.verdict = self.slo.judge(Tally.of_repeats(tallies))

@@ -12,6 +12,7 @@ from mlserve.bench.slo import Slo
 from mlserve.percentiles import in_digits
 
 NOTHING = "-"
+_LONGER = "measure longer (--duration)"
 _FEW = 4
 """The most loads of which each has a sentence."""
 
@@ -34,10 +35,13 @@ def findings(result: BenchResult) -> list[str]:
 def sentence(found: FoundRate) -> str:
     """Return what a search found, and how sure it is."""
     name = f"{found.target.name} holds {found.slo}"
+    short = "" if found.unseen is None else f"; at {found.unseen:.4g}/s no request came: {_LONGER}"
     if found.rate is None:
-        if found.above is None:
-            return f"{found.target.name}: no rate was found, as no request was answered in time"
-        return f"{name} at no rate that was tried, the lowest of them {found.above:.4g}/s"
+        if found.above is not None:
+            lowest = f"{found.above:.4g}/s{short}"
+            return f"{name} at no rate that was tried, the lowest of them {lowest}"
+        why = short or ", as no request was answered in time"
+        return f"{found.target.name}: no rate was found{why}"
     text = f"{name} up to {found.rate:.4g}/s"
     if found.above is not None:
         text += f", and not at {found.above:.4g}/s"
@@ -48,7 +52,7 @@ def sentence(found: FoundRate) -> str:
             f"{found.verdict.share:.2%} of the requests were within it (95 % sure: {low:.2%} to "
             f"{high:.2%})"
         )
-    return text
+    return text + short
 
 
 def outcomes(measured: Measurement) -> str:

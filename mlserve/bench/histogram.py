@@ -24,10 +24,10 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """Count a time; a negative one is 0."""
-        micros = int(seconds * _MICRO)
+        micros = max(0, int(seconds * _MICRO))
         shift = micros.bit_length() - _BITS - 1
         self.counts[micros if shift <= 0 else (shift << _BITS) + (micros >> shift)] += 1
-        self.total += seconds
+        self.total += max(0.0, seconds)
         self.largest = max(self.largest, seconds)
 
     def merge(self, other: Histogram) -> None:

@@ -6,7 +6,6 @@ There is no task and no future a request: an answer calls back, and that sends t
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from mlserve.bench.connection import LOST, NOT_CONNECTED, UNSEEN, Attempt, LoadC
 from mlserve.bench.server_process import ServerProcesses
 from mlserve.bench.tally import ANSWERED, EXPIRED, LATE, LEFT, End, Tally
 from mlserve.bench.target import Target
+from mlserve.system import allow_open_files
 
 MOST_CONNECTIONS = 1024
 """Connections that an open loop opens at most; what finds none waits, and its latency counts."""
@@ -39,7 +39,8 @@ _PAUSE = 0.05
 """Seconds until a client tries again that could not connect."""
 _SAMPLES = 4096
 """Server-Timing headers that are kept: every one, then every second, and so on."""
-_SPARE_FILES = 64
+SPARE_FILES = 64
+"""Files that a process of the generator opens beside its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +383,7 @@ class _Closed(_Run):
         super().__init__(target, load, window, share)
         extra = share.index < load.concurrency % share.count
         self._clients = load.concurrency // share.count + extra
+        allow_open_files(self._clients + SPARE_FILES)  # a process may be older than this load
         self._most_connections = self._clients
 
     async def _prepare(self) -> None:
@@ -415,9 +417,10 @@ class _Open(_Run):
         super().__init__(target, load, window, share)
         whole = window.warm_up + window.seconds
         moments = load.arrivals.moments(load.rate, whole, window.seed)
-        self._moments = deque(islice(moments, share.index, None, share.count))
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_connections = max(1, min(MOST_CONNECTIONS // share.count, files - _SPARE_FILES))
+        self._moments = islice(moments, share.index, None, share.count)
+        self._start, self._next = 0.0, next(self._moments, None)
+        files = allow_open_files(MOST_CONNECTIONS + SPARE_FILES)
+        self._most_connections = max(1, min(MOST_CONNECTIONS // share.count, files - SPARE_FILES))
 
     async def _prepare(self) -> None:
         self._connect()
@@ -426,17 +429,22 @@ class _Open(_Run):
         """Nothing follows: the next request has its own moment."""
 
     async def _send_all(self, start: float) -> None:
-        self._moments = deque(start + moment for moment in self._moments)
+        self._start = start
         alarm = Alarm(lambda: self._send_due(alarm))
         try:
             self._send_due(alarm)
             await asyncio.sleep(max(0.0, self._end - self._loop.time()))
             self._stop_counting(self._end)
             # Polled, so that no request pays for an event.
-            while self._moments or self._busy or self._waiting or self._opens:  # noqa: ASYNC110
+            while self._is_unfinished:  # noqa: ASYNC110
                 await asyncio.sleep(_SWEEP)
         finally:
             alarm.close()
+
+    @property
+    def _is_unfinished(self) -> bool:
+        """Whether a request is to be sent, or to end."""
+        return bool(self._next is not None or self._busy or self._waiting or self._opens)
 
     @property
     def _opens(self) -> bool:
@@ -445,11 +453,12 @@ class _Open(_Run):
 
     def _send_due(self, alarm: Alarm) -> None:
         """Send the requests whose moment has come, and wait for the next."""
-        moments, clock = self._moments, self._loop.time
-        while moments and moments[0] <= clock():
-            self._ask(moments.popleft())
-        if moments:
-            alarm.set(moments[0])
+        clock = self._loop.time
+        while self._next is not None and (due := self._start + self._next) <= clock():
+            self._next = next(self._moments, None)
+            self._ask(due)
+        if self._next is not None:
+            alarm.set(self._start + self._next)
 
     def _is_counted(self, planned: float, now: float) -> bool:
         return self._begin <= planned < self._end

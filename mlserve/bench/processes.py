@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 
-from mlserve.bench.load import ClosedLoop, Load, Share, Window, run_load
+from mlserve.bench.load import SPARE_FILES, ClosedLoop, Load, Share, Window, run_load
 from mlserve.bench.tally import Tally
 from mlserve.bench.target import Target
-from mlserve.system import usable_cpus
+from mlserve.errors import UsageError
+from mlserve.system import allow_open_files, usable_cpus
 
 _RATE_OF_ONE = 4000.0
 """Requests a second that one process sends with room to spare."""
@@ -81,6 +82,23 @@ def processes_for(load: Load) -> int:
     else:
         wanted = int(-(-load.rate // _RATE_OF_ONE))
     return max(1, min(wanted, usable_cpus()))
+
+
+def require_files(load: Load, processes: int | None) -> None:
+    """Raise UsageError if the system allows no connection for each client of a load.
+
+    The limit of this process and of those that it starts is raised as far as that is possible.
+    """
+    if not isinstance(load, ClosedLoop):
+        return
+    clients = -(-load.concurrency // (processes or processes_for(load)))
+    allowed = allow_open_files(clients + SPARE_FILES)
+    if allowed < clients + SPARE_FILES:
+        raise UsageError(
+            f"{load} need {clients + SPARE_FILES} open files in a process, and the system allows "
+            f"{allowed}",
+            hint="take fewer clients, more --processes, or a larger limit: ulimit -n",
+        )
 
 
 @contextmanager

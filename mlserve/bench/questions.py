@@ -69,7 +69,10 @@ class InputsQuestion:
 
 @dataclass(frozen=True, slots=True)
 class RowsQuestion:
-    """The rows of tables, `batch` of them a request; `tell` receives notes about the files."""
+    """The rows of tables, `batch` of them a request; the server is asked about the first.
+
+    `tell` receives notes about the files.
+    """
 
     sources: Sequence[Source]
     batch: int
@@ -81,19 +84,18 @@ class RowsQuestion:
         metadata = await client.metadata(signature=self.signature, timeout=deadline)
         signature = signature_of(metadata, self.signature)
         reader = RowReader(self.sources, signature, named_columns(metadata, signature), self.tell)
+        asked: Any = {"signature": self.signature, "outputs": self.outputs, "timeout": deadline}
         requests: list[SentRequest] = []
         with closing(reader.rows()) as rows:
             while len(requests) < MOST_REQUESTS:
                 batch = [_good(row) for row in islice(rows, self.batch)]
                 if not batch or (requests and len(batch) < self.batch):
                     break
-                await client.infer(
-                    inputs_of(batch),
-                    signature=self.signature,
-                    outputs=self.outputs,
-                    timeout=deadline,
-                )
-                requests.append(_sent(client))
+                inputs = inputs_of(batch)
+                if not requests:
+                    await client.infer(inputs, **asked)
+                    _sent(client)  # raises for an API that a load cannot speak
+                requests.append(await client.prepare(inputs, **asked))
         if not requests:
             raise UsageError(
                 f"{self.sources[0].name} has no rows", hint="give a table with at least one row"

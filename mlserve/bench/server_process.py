@@ -11,6 +11,8 @@ import psutil
 from mlserve.client.endpoint import Endpoint
 
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
+_FOR_OTHERS = ("systemd", "docker-proxy", "rootlessport", "slirp4netns", "pasta", "pasta.avx2")
+"""Processes that listen in place of the server: what they take is not what it takes."""
 
 
 class ServerProcesses:
@@ -75,6 +77,13 @@ def _is_of(connection: Any, endpoint: Endpoint) -> bool:
     return connection.status == psutil.CONN_LISTEN and port == endpoint.port
 
 
+def _is_own(pid: int) -> bool:
+    """Return whether what listens there is the server itself."""
+    with suppress(*_GONE):
+        return psutil.Process(pid).name() not in _FOR_OTHERS
+    return False
+
+
 def _times(processes: Iterable[psutil.Process]) -> dict[psutil.Process, float]:
     """Return the CPU time of each that is still there, in seconds."""
     found = {}
@@ -88,7 +97,8 @@ def _times(processes: Iterable[psutil.Process]) -> dict[psutil.Process, float]:
 def listeners(endpoint: Endpoint) -> tuple[int, ...]:
     """Return the processes that listen on the port or UNIX socket, if it is of this machine.
 
-    Those of other users cannot be seen.
+    Those of other users cannot be seen, nor can a server whose ports another process has, such as
+    one in a container.
     """
     if not endpoint.is_loopback:
         return ()
@@ -101,7 +111,7 @@ def listeners(endpoint: Endpoint) -> tuple[int, ...]:
             {
                 found.pid
                 for found in connections
-                if found.pid is not None and _is_of(found, endpoint)
+                if found.pid is not None and _is_of(found, endpoint) and _is_own(found.pid)
             }
         )
     )

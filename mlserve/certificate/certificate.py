@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,5 +37,21 @@ class Certificate:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Certificate:
-        """Read the output of `to_json`. Raises TypeError and KeyError for anything else."""
-        return cls(**data)
+        """Read the output of `to_json`. Raises TypeError and ValueError for anything else."""
+        found = cls(**data)
+        for name in ("tolerance", "difference", "own_tolerance", "smallest_margin"):
+            _require_size(name, getattr(found, name), may_lack=name in _MAY_LACK)
+        return found
+
+
+_MAY_LACK = ("own_tolerance", "smallest_margin")
+
+
+def _require_size(name: str, value: Any, *, may_lack: bool) -> None:
+    """Raise TypeError or ValueError unless it is a number from 0: with NaN every answer holds."""
+    if value is None and may_lack:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"the {name} of its certificate is not a number")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"the {name} of its certificate is {value:g}")

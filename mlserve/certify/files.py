@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,11 @@ def _best(answer: Prediction) -> tuple[str, int | None]:
 
 
 def _margin(answer: Prediction) -> float | None:
-    """Return the best score less the second best; None without two scores."""
+    """Return the best score less the second best; None without two scores that are finite."""
     if len(answer.scores) < _TWO_BEST:
         return None
-    return answer.scores[0].score - answer.scores[1].score
+    margin = answer.scores[0].score - answer.scores[1].score
+    return margin if math.isfinite(margin) else None
 
 
 @dataclass(frozen=True, slots=True)

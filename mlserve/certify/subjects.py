@@ -39,7 +39,9 @@ class Subject:
 
     def at(self, endpoint: str, options: ConnectionOptions) -> Subject:
         """Return the endpoint, held to the certificate of this version."""
-        target = ComparedTarget(endpoint, self.target.model, endpoint=endpoint)
+        number = options.get("version")
+        name = endpoint if number is None else f"{endpoint}, version {number}"
+        target = ComparedTarget(name, self.target.model, endpoint=endpoint)
         return Subject(self.version, target, options)
 
 

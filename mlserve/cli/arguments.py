@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from mlserve.cli import completion
-from mlserve.options import Description, Options, described, flag_of
+from mlserve.options import AUTO, Description, Options, described, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
 NameArgument = Annotated[
@@ -132,6 +132,7 @@ def _parameter(setting: Description) -> inspect.Parameter:
         rich_help_panel=setting.panel.value,
         autocompletion=_COMPLETED.get(setting.name),
         show_default=setting.default is not None,
+        parser=_whole_or_auto if setting.takes_auto else None,
     )
     kind = setting.kind if setting.default is not None else setting.kind | None
     return inspect.Parameter(
@@ -140,3 +141,16 @@ def _parameter(setting: Description) -> inspect.Parameter:
         default=setting.default,
         annotation=Annotated[kind, option],
     )
+
+
+def _whole_or_auto(value: str | int) -> int | None:
+    """Read a whole number; None for `auto`. Raises BadParameter."""
+    if value == AUTO:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a valid integer") from None
+
+
+_whole_or_auto.__name__ = "int"  # by its name, Typer and `defaults` tell the type of a value

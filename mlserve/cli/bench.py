@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain, count
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,10 +21,10 @@ from mlserve.cli.output import (
 )
 from mlserve.cli.repeat import command_line
 from mlserve.cli.server_choice import ServerChoice, with_server_choices
-from mlserve.errors import ExitCode, UsageError
+from mlserve.errors import ExitCode, UsageError, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlserve.bench.arrivals import Arrivals
     from mlserve.bench.load import Load, Window
@@ -41,6 +42,9 @@ _ARRIVALS = "poisson"
 _TIMEOUT = 5.0
 _SWEEP = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """The rates of --sweep, as parts of what a closed loop reaches."""
+_MOST = 10**6
+"""The largest number of clients, requests a second, or seconds."""
+_MOST_PROCESSES = 256
 
 
 @with_server_choices
@@ -156,6 +160,7 @@ def bench(
         int | None,
         typer.Option(
             min=1,
+            max=_MOST_PROCESSES,
             metavar="N",
             rich_help_panel=_LOAD,
             help="Processes that send the load. Default: 1, and more above 4000 requests a "
@@ -203,6 +208,7 @@ def bench(
     mlserve bench --input 'x=[[5.1, 3.5, 1.4, 0.2]]' --find-rate --slo p99=50ms
     """
     from mlserve.bench.load import Window
+    from mlserve.bench.processes import require_files
     from mlserve.bench.result import BenchResult
     from mlserve.bench.slo import Slo
 
@@ -214,6 +220,8 @@ def bench(
             "is none",
             hint="add --rate, --sweep or --find-rate, or leave it out",
         )
+    for load in loads:
+        require_files(load, processes)
     level = None if slo is None else Slo.parse(slo)
     waits = _numbers("--leave-after", leave_after, "seconds, such as 1 or 0.5,1,5")
     if waits and timeout != _TIMEOUT:
@@ -326,16 +334,21 @@ def _loads(
 
 
 def _numbers(option: str, text: str | None, what: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")] if text is not None else []
-    except ValueError:
-        numbers = [0.0]
-    if not all(0 < number < _MOST for number in numbers):
-        raise UsageError(f"{option} {text!r} is not a list of numbers", hint=f"give {what}")
+    """Return the numbers that an option lists. Raises UsageError, naming one that cannot be."""
+    numbers: list[float] = []
+    for part in () if text is None else text.split(","):
+        try:
+            numbers.append(float(part))
+        except ValueError:
+            raise UsageError(
+                f"{option} {shortened(text or '')!r} is not a list of numbers", hint=f"give {what}"
+            ) from None
+        if not 0 < numbers[-1] <= _MOST:
+            raise UsageError(
+                f"{option} {shortened(part.strip())!r} is not a number above 0 and up to {_MOST:,}",
+                hint=f"give {what}",
+            )
     return numbers
-
-
-_MOST = 1e6
 
 
 def _window(window: Window) -> Window:
@@ -445,11 +458,16 @@ def _targets(
         found = choice.find(deadline)
         connection = Connection.to(found.endpoint, found.protocol, **found.options)
         name = choice.backend or choice.server or str(connection.endpoint)
-        names = [target.name for target in targets]
-        name = f"{name} ({names.count(name) + 1})" if name in names else name
+        name = _unlike(name, {target.name for target in targets})
         asked = target_for(name, connection, question, timeout, deadline, is_told=not leave_after)
         targets.append(asyncio.run(asked).left_after(leave_after))
     return targets
+
+
+def _unlike(name: str, others: Collection[str]) -> str:
+    """Return the name, with a number where another target has it."""
+    numbered = (f"{name} ({number})" for number in count(2))
+    return next(each for each in chain((name,), numbered) if each not in others)
 
 
 class _Progress:

@@ -111,10 +111,10 @@ def _probe(probe: Measurement, slo: Slo) -> list[str]:
     return [
         str(probe.load),
         three_digits(probe.goodput),
-        f"{verdict.share:.2%}",
+        f"{verdict.share:.2%}" if verdict.count else NOTHING,
         milliseconds(answers.quantile(0.5)),
         milliseconds(answers.quantile(0.99)),
-        "yes" if verdict.is_held else "no",
+        ("yes" if verdict.is_held else "no") if verdict.count else "no request came",
     ]
 
 

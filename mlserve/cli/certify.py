@@ -25,7 +25,7 @@ from mlserve.cli.output import (
     write_report,
 )
 from mlserve.cli.repeat import command_line
-from mlserve.errors import ExitCode, NotFound, UsageError
+from mlserve.errors import ExitCode, MlserveError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from mlserve.certify.files import Files
@@ -134,7 +134,7 @@ def certify(
     named = model if model is not None or other is None else other.target.model
     found = subjects(store, backend=backend, model=named, version=version)
     if endpoint is not None:
-        found = [_at(only_one(found, endpoint), endpoint, token_file, tls_ca)]
+        found = [_at(only_one(found, endpoint), endpoint, token_file, tls_ca, timeout)]
     elif other is not None:
         found = _others(found, other)
     if files:
@@ -180,12 +180,32 @@ def _others(found: list[Subject], other: Subject) -> list[Subject]:
     return left
 
 
-def _at(found: Subject, endpoint: str, token_file: Path | None, tls_ca: Path | None) -> Subject:
+def _at(
+    found: Subject,
+    endpoint: str,
+    token_file: Path | None,
+    tls_ca: Path | None,
+    timeout: float,
+) -> Subject:
+    """Return the endpoint in place of the version, asked for the version of the same number.
+
+    A server may have given the version another number: then it is asked for its own choice.
+    """
     from mlserve.cli.server_choice import ServerChoice
     from mlserve.deadline import Deadline
 
     choice = ServerChoice(endpoint, model=found.target.model, token_file=token_file, tls_ca=tls_ca)
     server = choice.find(Deadline.after(_LOOKING))
+    number = found.version.artifact.version
+    try:
+        with server.connect() as client:
+            served = {row.version for row in client.status(timeout=timeout) if row.is_available}
+    except MlserveError:  # what is wrong is told when it is asked
+        return found.at(endpoint, server.options)
+    if number in served:
+        return found.at(endpoint, {**server.options, "version": number})
+    there = ", ".join(str(each) for each in sorted(filter(None, served))) or "none that it names"
+    note(f"{endpoint} has no version {number} (there: {there}): it is asked for its own choice")
     return found.at(endpoint, server.options)
 
 

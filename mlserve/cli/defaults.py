@@ -24,7 +24,7 @@ from typer.core import TyperOption
 from mlserve.cli.output import note
 from mlserve.config.locate import NO_FILE, VARIABLE, candidates
 from mlserve.errors import UsageError
-from mlserve.options import flag_of
+from mlserve.options import AUTO, flag_of
 
 if TYPE_CHECKING:  # a command that has no file loads none of this
     from mlserve.config.document import Document
@@ -150,6 +150,8 @@ class Setting(NamedTuple):
         if self.option.multiple:
             return [self._item(table, item) for item in _as_list(value)]
         choices = [str(choice) for choice in getattr(self.option.type, "choices", ())]
+        if value == AUTO and takes_auto(self.option):
+            return value
         found = table.value(self.key, _kind(self.option), choices)
         return self._beside(table, found)
 
@@ -373,6 +375,11 @@ def _variable(table: str, key: str) -> str:
 def _kind(option: Any) -> type:
     """Return the type of an option's value in the file."""
     return bool if option.is_flag else _KINDS.get(option.type.name.partition(" ")[0], str)
+
+
+def takes_auto(option: Any) -> bool:
+    """Return whether the option is a number that may also be `auto`."""
+    return AUTO in (option.metavar or "").split("|") and _kind(option) is int
 
 
 _KINDS = {"int": int, "float": float, "path": Path, "directory": Path, "file": Path}

@@ -137,8 +137,9 @@ def verify(
 ) -> None:
     """Read every file of the versions, and compare it with the digest from the export.
 
-    A server does the same before it loads a version. Versions that an older mlserve exported have
-    no digests; they are listed as not checked, unless --key checks their signature.
+    A server does the same before it loads a version. The digests are in the manifest, so that only
+    a signature (--key) shows that somebody has changed both. Versions that an older mlserve
+    exported have no digests; they are listed as not checked, unless --key checks their signature.
 
     Exit codes: 0 nothing is damaged, 8 something is, or is not signed by the key.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from mlserve.errors import readable
 from mlserve.load_options import LadderPolicy
 
 if TYPE_CHECKING:
-    from mlserve.client.answers import VersionServing
+    from mlserve.client.answers import ServerLoad
     from mlserve.launch.ready import Seen
     from mlserve.launch.records import ServerRecord
     from mlserve.served_model import ServedModel
@@ -23,9 +22,9 @@ _HEADER = ("name", "status", "versions", "uptime", "launcher")
 def ps(output: OutputOption = OutputFormat.TEXT) -> None:
     """List the servers that `mlserve up` started.
 
-    Each is asked what runs its versions: runtime, precision and device, and whether the
-    certificate of the model holds there. A server whose process is gone is listed as dead once,
-    and then forgotten.
+    Each is asked what runs its versions: runtime, precision and device, whether the certificate of
+    the model holds there, and the processes of a model that has its own. A server whose process is
+    gone is listed as dead once, and then forgotten.
 
     For example:
 
@@ -39,7 +38,7 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
-    runs = [what_runs(item.record) if item.status == "ready" else () for item in seen]
+    runs = [what_runs(item.record) if item.status == "ready" else None for item in seen]
     sets = [replicas_if_told(item.record) if item.status == "ready" else None for item in seen]
     if output is OutputFormat.JSON:
         print_json([_as_json(*each) for each in zip(seen, runs, sets, strict=True)])
@@ -49,8 +48,8 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
         return
     rows = [_row(item.record, item.status) for item in seen]
     below = [
-        _below(item.record, serving, replicas)
-        for item, serving, replicas in zip(seen, runs, sets, strict=True)
+        _below(item.record, load, replicas)
+        for item, load, replicas in zip(seen, runs, sets, strict=True)
     ]
     print_table(_HEADER, rows, below)
     for item in seen:
@@ -71,11 +70,11 @@ def _row(record: ServerRecord, status: str) -> list[str]:
     return [record.name, status, versions, since, record.launcher]
 
 
-def _below(
-    record: ServerRecord, serving: Sequence[VersionServing], replicas: ReplicaSet | None
-) -> list[str]:
+def _below(record: ServerRecord, load: ServerLoad | None, replicas: ReplicaSet | None) -> list[str]:
     where = f"grpc {record.grpc_endpoint}  rest {record.rest_endpoint}  {record.identity}"
+    serving, processes = ((), ()) if load is None else (load.serving, load.processes)
     answers = [f"{each.model} version {each.version}: {each.by}" for each in serving]
+    answers += [f"processes: {each}" for each in processes]
     whole = [] if replicas is None else [f"replicas: {replicas}"]
     return [*_models(record), *_ladders(record), *answers, *whole, where, _meaning(record)]
 
@@ -108,9 +107,7 @@ def _meaning(record: ServerRecord) -> str:
     return f"random weights, so that the answers mean nothing: {', '.join(random)}"
 
 
-def _as_json(
-    seen: Seen, serving: Sequence[VersionServing], replicas: ReplicaSet | None
-) -> dict[str, Any]:
+def _as_json(seen: Seen, load: ServerLoad | None, replicas: ReplicaSet | None) -> dict[str, Any]:
     from mlserve.launch.running import server_of
 
     record, status = seen.record, seen.status
@@ -118,7 +115,8 @@ def _as_json(
         "status": status,
         "why": seen.why or None,
         "models": [model.to_json() for model in record.serving.models],
-        "answers": [asdict(each) for each in serving],
+        "answers": [] if load is None else [asdict(each) for each in load.serving],
+        "processes": [] if load is None else [asdict(each) for each in load.processes],
         "replicas": None if replicas is None else replicas.to_json(),
         "config_problem": record.refusal or None,
         "grpc": record.grpc_endpoint,

@@ -26,7 +26,7 @@ from mlserve.cli.output import (
     print_wrapped,
     say,
 )
-from mlserve.errors import UsageError
+from mlserve.errors import UsageError, counted, either
 from mlserve.load_options import LoadOptions
 from mlserve.tune.preference import Preference
 
@@ -160,6 +160,7 @@ def tune(
     one = VersionPolicy(chosen.expected)  # an export meanwhile does not change what is measured
     served = replace(chosen, versions=one, options=load_options)
     question = _question(served, files or [], inputs or [], signature)
+    _warn_of_others()
     tuned = _measure(served, question, TuneOptions(prefer, budget, timeout))
     if output is OutputFormat.JSON:
         print_json(tuned.to_json())
@@ -198,13 +199,32 @@ def _question(
     return question_about(served, images, parse_inputs(inputs), contents.__getitem__, signature)
 
 
+def _warn_of_others() -> None:
+    """Say which servers run here already."""
+    from mlserve.launch.records import read_records
+    from mlserve.launch.running import server_of
+
+    others = [record.name for record in read_records() if server_of(record).is_running()]
+    if others:
+        verb = "runs" if len(others) == 1 else "run"
+        note(
+            f"warning: {either(others, 'and')} {verb} on this machine too, and what is asked there "
+            "meanwhile disturbs the figures; to end it: mlserve down"
+        )
+
+
 def _print(tuned: Tuned) -> None:
     from mlserve.tune.report import HEADER, MEANING, rows
 
     print_table(HEADER, rows(tuned))
     say()
     print_wrapped(MEANING.format(many=tuned.many), "")
-    if tuned.tuning.options.changed:
+    if tuned.untried:
+        longer = "measure longer (--budget), or set some options yourself"
+        note(f"{counted(tuned.untried, 'candidate')} had no time: {longer}")
+    if not tuned.is_kept:
+        note("nothing is kept, as nothing was compared")
+    elif tuned.tuning.options.changed:
         note(f"kept for mlserve up: {tuned.tuning.flags}")
     else:
         note("kept for mlserve up: the defaults, which nothing beat beyond the noise")

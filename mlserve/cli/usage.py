@@ -22,9 +22,11 @@ from mlserve.cli.defaults import (
     config_option,
     drop_overridden,
     naming_origin,
+    takes_auto,
 )
 from mlserve.errors import UsageError, either
 from mlserve.hints import did_you_mean, nearest
+from mlserve.options import AUTO
 
 _COMMANDS = {
     "up": ("serve", "run", "start", "launch", "server"),
@@ -319,6 +321,8 @@ def _valid_values(ctx: Any, param: Any, value: str) -> str:
         kind += f" from {low} to {high}"
     elif low is not None:
         kind += f", {low} or more"
+    elif takes_auto(param):
+        kind += f" or {AUTO}"
     return f"give {kind}"
 
 

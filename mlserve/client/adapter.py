@@ -140,7 +140,7 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request as a session sent it, once it was answered: `call` encodes it anew."""
+    """A request as a session sends it: `call` encodes it anew."""
 
     adapter: Adapter
     model: ModelRef

@@ -190,16 +190,39 @@ class AsyncClient:
         seconds; for `retries` see `predict`. Raises InvalidInput for inputs that do not fit, and as
         `predict` does.
         """
-        from mlserve.client.inference import inference_over  # predict needs none of it
-        from mlserve.client.question import Question
-
-        def over(session: ModelSession) -> Inference:
-            return self._inferences.setdefault(session, inference_over(session))
+        from mlserve.client.question import Question  # predict needs none of it
 
         question = Question(inputs, signature, outputs)
         async with self._call("infer", timeout, retries or self.retries) as state:
-            answer = await self._ask(lambda session: over(session).ask(question, state), state)
+            answer = await self._ask(
+                lambda session: self._inference(session).ask(question, state), state
+            )
             return self._outputs(answer, state)
+
+    async def prepare(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        outputs: Sequence[str] | None = None,
+        timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
+    ) -> SentRequest:
+        """Return the request that `infer` sends, and do not send it (`mlserve bench`).
+
+        The server is asked at most for its signatures. Raises as `infer` does.
+        """
+        from mlserve.client.question import Question
+
+        question = Question(inputs, signature, outputs)
+        async with self._call("prepare", timeout, self.retries) as state:
+            return await self._ask(
+                lambda session: self._inference(session).prepare(question, state), state
+            )
+
+    def _inference(self, session: ModelSession) -> Inference:
+        from mlserve.client.inference import inference_over
+
+        return self._inferences.setdefault(session, inference_over(session))
 
     def predict_many(
         self,

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
-from mlserve.client.adapter import InferRequest
+from mlserve.client.adapter import InferRequest, SentRequest
 from mlserve.client.answers import Answer
 from mlserve.client.oip import FUNCTION
 from mlserve.client.outputs import typed
@@ -54,6 +54,12 @@ class Inference(ABC):
             if now == asked:
                 raise
         return await self._ask(now, question, state)
+
+    async def prepare(self, question: Question, state: CallState) -> SentRequest:
+        """Return the request that `ask` sends, and do not send it. Raises as `ask` does."""
+        asked = await self._described(question.signature, state)
+        state.enter("read", "reading the inputs")
+        return self._session.as_sent(self._request(asked, question))
 
     @abstractmethod
     async def _describe(self, name: str | None, state: CallState) -> None:

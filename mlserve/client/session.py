@@ -147,11 +147,15 @@ class ModelSession(Session, ABC):
         self, request: InferRequest, state: CallState, *, is_bounded: bool = True
     ) -> Answer:
         """Return the answer of one signature."""
-        sent = SentRequest(self._adapter, self._model, request)
+        sent = self.as_sent(request)
         read = partial(self._read_answer, request, is_bounded=is_bounded)
         answer = await self.ask_with_retries(sent.call, read, state, self.throttle)
         self.sent = sent
         return answer
+
+    def as_sent(self, request: InferRequest) -> SentRequest:
+        """Return the request as `send` sends it."""
+        return SentRequest(self._adapter, self._model, request)
 
     def _read_metadata(self, reply: Reply) -> ModelMetadata:
         metadata = self._adapter.read_metadata(self._model, reply)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mlserve.config.document import Document
 from mlserve.errors import UsageError, shortened
 from mlserve.hints import did_you_mean
-from mlserve.options import Description, Options, described
+from mlserve.options import AUTO, Description, Options, described
 from mlserve.paths import expanded
 
 SERVERS = "servers"
@@ -79,6 +79,8 @@ class Table:
     def read(self, item: Description) -> Any:
         """Return the value of that option. Raises UsageError with its place."""
         choices = list(item.kind) if issubclass(item.kind, StrEnum) else ()
+        if item.takes_auto and self.values[item.name] == AUTO:
+            return None
         value = self.value(item.name, item.kind, choices)
         if item.kind is Path:
             return value

@@ -29,7 +29,7 @@ from mlserve.sources import Kind
 
 if TYPE_CHECKING:
     from mlserve.client import Client
-    from mlserve.client.answers import VersionServing
+    from mlserve.client.answers import ServerLoad
 
 _PAUSE = 0.05
 _PROBE_TIMEOUT = 1.0
@@ -171,17 +171,19 @@ def see(record: ServerRecord) -> Seen:
     return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
 
 
-def what_runs(record: ServerRecord) -> tuple[VersionServing, ...]:
-    """Return what runs each version, as a server of ours says; empty if it does not say so soon."""
+def what_runs(record: ServerRecord) -> ServerLoad | None:
+    """Return the load, with what runs each version, as a server of ours says.
+
+    None if it does not say so soon.
+    """
     models = record.serving.models
     if not models or not record.traits.is_own:
-        return ()
+        return None
     try:
         with client_of(record, models[0]) as client:
-            load = client.load(timeout=_PROBE_TIMEOUT)
+            return client.load(timeout=_PROBE_TIMEOUT)
     except MlserveError:  # `mlserve status` says why
-        return ()
-    return () if load is None else load.serving
+        return None
 
 
 def _ask(record: ServerRecord) -> tuple[str, str]:

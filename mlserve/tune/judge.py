@@ -189,7 +189,9 @@ def judge(tried: Sequence[Tried], prefer: Preference) -> Verdict:
 
     def reason(each: Tried) -> str:
         if each is winner:
-            return f"winner: {gain or 'nothing is better beyond the noise'}"
+            is_alone = not any(other.samples or other.failure for other in tried[1:])
+            no_gain = "nothing else was tried" if is_alone else "nothing is better beyond the noise"
+            return f"winner: {gain or no_gain}"
         if each is default:
             return "default"
         if (why := lost[id(each)]) is not None:

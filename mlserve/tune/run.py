@@ -48,9 +48,24 @@ class Tuned:
     prefer: Preference
     many: int
 
+    @property
+    def untried(self) -> int:
+        """How many candidates there was no time for."""
+        return sum(not (tried.samples or tried.failure) for tried in self.tried)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is kept for `mlserve up`.
+
+        Not if there was no time for anything but the default, which then has won against nobody.
+        """
+        return len(self.tried) == 1 or self.untried < len(self.tried) - 1
+
     def to_json(self) -> dict[str, Any]:
         return {
             "tuning": self.tuning.to_json(),
+            "is_kept": self.is_kept,
+            "not_tried": self.untried,
             "prefer": self.prefer.value,
             "clients": [1, self.many],
             "candidates": [
@@ -73,8 +88,8 @@ def tune_model(
 ) -> Tuned:
     """Measure the model with its options and with others beside them, and keep the winner.
 
-    What was kept before stays until all is measured. Raises the errors of `mlserve up`, and those
-    of a model that does not answer.
+    What was kept before stays until all is measured, and if there was no time for any other. Raises
+    the errors of `mlserve up`, and those of a model that does not answer.
     """
     where = ports.PortRequest(DEFAULT_HOST, 0, 0)
     request = request_up(Serving((model,)), where, EMBEDDED)
@@ -104,5 +119,7 @@ def tune_model(
         options=tuned_part(verdict.winner.options),
         gain=verdict.gain,
     )
-    keep(tuning)
-    return Tuned(tried, verdict, tuning, options.prefer, many)
+    tuned = Tuned(tried, verdict, tuning, options.prefer, many)
+    if tuned.is_kept:
+        keep(tuning)
+    return tuned

@@ -6,6 +6,7 @@ import asyncio
 
 from mlserve.bench.arrivals import Arrivals
 from mlserve.bench.find_rate import RateSearch
+from mlserve.bench.findings import sentence
 from mlserve.bench.load import Window
 from mlserve.bench.measure import Step
 from mlserve.bench.result import BenchResult
@@ -55,3 +56,6 @@ def test_a_level_that_no_rate_holds_is_not_held(serve_http: ServeHttp) -> None:
     assert found.above is not None
     assert not BenchResult([target], WINDOW, 1, found=[found], slo=slo).holds_slo
     assert found.to_json()["rate"] is None
+    assert found.unseen is not None, "a load of 0.05 s has none of 8 requests a second"
+    assert found.unseen < found.above
+    assert "measure longer" in sentence(found)

@@ -51,3 +51,11 @@ def test_nothing_has_no_percentile() -> None:
 def test_times_within_a_limit_are_counted() -> None:
     histogram = _histogram([0.001, 0.002, 0.003, 0.5])
     assert [histogram.count_within(limit) for limit in (0.0005, 0.0025, 0.1, 1)] == [0, 2, 3, 4]
+
+
+def test_a_negative_time_counts_as_none() -> None:
+    """A clock that was set back, or what a server says of itself."""
+    histogram = _histogram([-0.5, 0.002])
+    assert next(low for low, _, _ in histogram.buckets()) == 0.0
+    assert histogram.count_within(0.001) == 1
+    assert histogram.mean == 0.001

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -19,11 +20,12 @@ from mlserve.bench.arrivals import Arrivals, PlannedArrivals
 from mlserve.bench.connection import GARBAGE, LOST, NOT_CONNECTED
 from mlserve.bench.load import ClosedLoop, OpenLoop, Window, run_load, run_loads
 from mlserve.bench.measure import measure
-from mlserve.bench.processes import LoadProcesses, processes_for
+from mlserve.bench.processes import LoadProcesses, processes_for, require_files
 from mlserve.bench.tally import ANSWERED, EXPIRED, LEFT, Tally
 from mlserve.bench.target import Target
 from mlserve.client.adapter import Call
 from mlserve.client.endpoint import Connection
+from mlserve.errors import UsageError
 from mlserve.testing.processes import wait_until
 from tests.bench.conftest import OK, ServeHttp
 from tests.harness.ports import free_ports
@@ -346,3 +348,35 @@ def _is_python(process: psutil.Process) -> bool:
 def test_the_path_of_a_url_is_asked_as_it_is(path: str) -> None:
     head = _target(f"http://127.0.0.1:1{path}").requests[0].head
     assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
+
+
+def test_an_hour_of_requests_is_not_planned_at_once(serve_http: ServeHttp) -> None:
+    taken = 0
+
+    class Counted(Arrivals):
+        def moments(self, rate: float, seconds: float, seed: int) -> Iterator[float]:
+            nonlocal taken
+            for moment in super().moments(rate, seconds, seed):
+                taken += 1
+                yield moment
+
+    first: list[int] = []
+
+    async def answer(number: int) -> bytes:
+        first.append(taken)
+        return OK
+
+    tally = run_load(_target(serve_http(answer)), OpenLoop(500.0, Counted(0.0)), _window(0.4))
+    assert first[0] < 100
+    assert taken == tally.requests == tally.in_time
+
+
+def test_more_clients_than_files_are_refused_before_the_load() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    require_files(ClosedLoop(100), 1)
+    require_files(OpenLoop(1e6), 1)
+    if limits[1] != resource.RLIM_INFINITY:
+        with pytest.raises(UsageError, match="open files") as caught:
+            require_files(ClosedLoop(limits[1]), 1)
+        assert "ulimit -n" in str(caught.value.hint)
+        require_files(ClosedLoop(limits[1]), 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, helper, load, save
 
 from mlserve.artifact import Artifact
 from mlserve.certificate.golden import read_golden
@@ -81,3 +82,35 @@ def test_rows_that_do_not_fit(tmp_path: Path, file: str, content: str, message: 
     with pytest.raises(MlserveError, match=message):
         exported(doubler(tmp_path, golden=rows), tmp_path)
     assert not list((tmp_path / "store").rglob("1"))
+
+
+def test_scores_below_zero_allow_what_others_do(tmp_path: Path) -> None:
+    """Those of log_softmax: the largest of them says nothing of their size."""
+    request = request_for(tmp_path, scale=(0.0, 1.0))
+    network = load(str(tmp_path / "network.onnx"))
+    network.graph.node[-1].output[0] = "before"
+    network.graph.node.append(helper.make_node("LogSoftmax", ["before"], ["logits"], axis=1))
+    save(network, str(tmp_path / "network.onnx"))
+    artifact = exported(replace(request, activation="none"), tmp_path)
+    assert artifact.manifest is not None
+    certificate = artifact.manifest.certificate
+    assert certificate is not None
+    assert (read_golden(artifact.path)[0].expected["scores"] < 0).all()
+    assert certificate.tolerance >= 3e-5
+
+
+def test_a_golden_image_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.jpg"
+    own.write_bytes(b"...")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == own:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match=r"own\.jpg cannot be read: Permission denied"):
+        exported(request_for(tmp_path, scale=(0.0, 1.0), golden=own), tmp_path)

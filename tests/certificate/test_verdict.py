@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import GOLDEN_FOLDER, GoldenCase, read_golden, write_golden
 from mlserve.certificate.verdict import compared, difference, margin_of
 from mlserve.errors import ModelLoadFailed
@@ -181,3 +183,23 @@ def test_an_index_without_golden_inputs_does_not_hold(tmp_path: Path) -> None:
     write_golden([], tmp_path)
     with pytest.raises(ModelLoadFailed, match="there are none"):
         read_golden(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tolerance": math.nan}, "tolerance"),
+        ({"tolerance": math.inf}, "tolerance"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": "1e-4"}, "tolerance"),
+        ({"own_tolerance": math.nan}, "own_tolerance"),
+        ({"difference": None}, "difference"),
+    ],
+)
+def test_a_certificate_that_everything_would_hold_is_damaged(
+    change: dict[str, Any], said: str
+) -> None:
+    whole = Certificate("f", 1, 1e-4, 0.0, None, None, "a CPU")
+    assert Certificate.from_json(whole.to_json()) == whole
+    with pytest.raises((TypeError, ValueError), match=said):
+        Certificate.from_json(whole.to_json() | change)

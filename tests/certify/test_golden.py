@@ -121,6 +121,12 @@ def test_a_server_is_held_to_the_certificate_of_a_version(
         done = cli("certify", "--endpoint", endpoint)
         assert done.returncode == 0, done.stderr + done.stdout
         assert "identical on 2 of 2 golden inputs" in done.stdout
+        assert f"{endpoint}, version 1 (" in done.stdout
+    certified(7, model="inception_v3")
+    other = cli("certify", "--endpoint", right.grpc)
+    assert other.returncode == 0, other.stderr
+    assert f"{right.grpc} has no version 7 (there: 1)" in other.stderr
+    assert other.stdout.startswith(f"{right.grpc} (")
     done = cli("certify", "--endpoint", wrong.grpc)
     assert done.returncode == 8
     assert "photo 0: label is 'ox', not 'sorrel'" in done.stdout

@@ -91,6 +91,47 @@ def test_rows_are_asked_about_in_open_inference(
 
 
 @pytest.mark.server
+def test_a_slow_server_is_asked_about_one_row_before_the_load(
+    cli: Command, echo: EchoServer, tmp_path: Path
+) -> None:
+    """All 200 would take a minute, and all servers together have half of one."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("seconds\n" + "0.3\n" * 200)
+    to = ("--endpoint", echo.endpoint("grpc"), "--signature", "slow")
+    before = _requests(echo)
+    found: Any = cli.json("bench", rows, *to, *QUICK, "--concurrency", "1", "--repeat", "1")
+    assert found["targets"][0]["requests"] == 200
+    assert _requests(echo) - before < 10
+
+
+@pytest.mark.server
+def test_the_same_server_three_times_has_three_names(
+    cli: Command, echo: EchoServer, photo: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "bench.html"
+    to = ("--endpoint", echo.endpoint("grpc")) * 3
+    found: Any = cli.json("bench", photo, *to, *QUICK, "--concurrency", "1", "--report", report)
+    name = found["targets"][0]["name"]
+    names = [name, f"{name} (2)", f"{name} (3)"]
+    assert [target["name"] for target in found["targets"]] == names
+    assert [row["target"] for row in found["ratios"]] == names[1:]
+    assert f"{name} (3)" in report.read_text()
+
+
+@pytest.mark.server
+def test_a_sweep_and_bursts(cli: Command, echo: EchoServer) -> None:
+    """Around what the closed loop reaches, with arrivals of another spread."""
+    slow = ("--input", "seconds=0.02", "--signature", "slow", "--endpoint", echo.endpoint("grpc"))
+    short = ("--duration", "0.3", "--warm-up", "0", "--repeat", "1")
+    found: Any = cli.json("bench", *slow, "--sweep", "--arrivals", "gamma:2", *short)
+    loads = [measured["load"] for measured in found["measurements"]]
+    assert {load["arrivals"] for load in loads} == {"gamma:2"}
+    rates = [load["rate"] for load in loads]
+    assert rates == sorted(rates)
+    assert rates[-1] / rates[0] == pytest.approx(6, rel=0.01)
+
+
+@pytest.mark.server
 def test_ctrl_c_prints_what_was_measured(cli: Command, echo: EchoServer, photo: Path) -> None:
     to = ("--endpoint", echo.endpoint("grpc"), "--concurrency", "1", "--warm-up", "0")
     before = _requests(echo)
@@ -117,6 +158,9 @@ def _requests(server: EchoServer) -> int:
         (("-",), "standard input"),
         (("x.jpg", "--concurrency", "0"), "--concurrency '0'"),
         (("x.jpg", "--concurrency", "1.5"), "not whole"),
+        (("x.jpg", "--concurrency", "1,1e9"), "--concurrency '1e9' is not a number above 0 and up"),
+        (("x.jpg", "--rate", "nan"), "--rate 'nan' is not a number above 0 and up to 1,000,000"),
+        (("x.jpg", "--processes", "100000"), "'100000' is not a valid value of --processes"),
         (("x.jpg", "--rate", "ten"), "--rate 'ten'"),
         (("x.jpg", "--arrivals", "gauss"), "--arrivals 'gauss'"),
         (("x.jpg", "--arrivals", "gamma:2"), "--arrivals is for an open loop"),

@@ -19,6 +19,7 @@ _OTHER_THINGS = {
     "--expect",  # labels; what has to hold
     "--input",  # a value; the description of one; a file of values
     "--output",  # `predict` has more formats
+    "--processes",  # those that run a model; those that send a load, which `auto` is not for
     "--server",  # the name of a server; which kind an image holds
     "--version",  # one; any number, and `all`
 }

@@ -94,6 +94,28 @@ def test_up_uses_what_was_tuned_until_it_is_forgotten(cli: Any, export: Export) 
     assert tunings() == []
 
 
+def test_a_server_that_runs_beside_is_warned_of(cli: Any, export: Export) -> None:
+    export(delay=0.002)
+    cli.up()
+    done = cli("tune", "--budget", "1", "--threads", "1", "--processes", "1")
+    assert done.returncode == 0, done.stderr
+    assert "warning: echo-m runs on this machine too" in " ".join(done.stderr.split())
+
+
+def test_a_default_that_nothing_was_compared_with_replaces_nothing(
+    cli: Any, export: Export
+) -> None:
+    """A trial takes longer than the budget, so there is no second one."""
+    export(delay=0.1)
+    before = _keep(threads=1)
+    done = cli("tune", "--budget", "1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is kept, as nothing was compared" in done.stderr
+    assert "measure longer (--budget)" in " ".join(done.stderr.split())
+    assert "winner: nothing else was tried" in " ".join(done.stdout.split())
+    assert tunings() == [before]
+
+
 def test_ctrl_c_leaves_what_was_there_and_no_server(cli: Any, export: Export, photo: Path) -> None:
     export()
     before = _keep(threads=1)

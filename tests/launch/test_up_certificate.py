@@ -80,7 +80,10 @@ def test_answers_say_what_gave_them(command: Command, processes: str) -> None:
     assert serving["golden"].startswith("1 of 1 golden inputs are answered right, largest")
     [server] = command.ps()
     assert server["answers"] == [serving]
-    assert f"{MODEL} version 2: {texts[0]}" in command("ps").stdout
+    text = command("ps").stdout
+    assert f"{MODEL} version 2: {texts[0]}" in text
+    assert [len(each["pids"]) for each in server["processes"]] == ([2] if processes == "2" else [])
+    assert (f"processes: version 2 of {MODEL} runs in 2" in text) == (processes == "2")
 
 
 def test_the_good_version_goes_on_when_the_next_one_drifts(command: Command) -> None:

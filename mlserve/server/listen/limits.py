@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mlserve.credentials import other_readers
 from mlserve.options import HelpPanel, described
 from mlserve.settings import ServerSettings
+from mlserve.system import allow_open_files
 
 _log = logging.getLogger(__name__)
 
@@ -59,10 +59,7 @@ def within_file_limit(settings: ServerSettings) -> ServerSettings:
     """
     places = _PORTS * (1 + settings.speaks_tls)  # TLS handshakes are counted apart from connections
     wanted = places * settings.max_connections + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    allowed = allow_open_files(wanted)
     if allowed >= wanted:
         return settings
     reserved = min(_OTHER_FILES, allowed // 4 + _LEAST_OTHER_FILES)
