@@ -10,7 +10,7 @@ import sklearn
 from sklearn.base import is_classifier, is_outlier_detector, is_regressor
 from threadpoolctl import ThreadpoolController
 
-from mlserve.backend import RunsOn
+from mlserve.backend import RunsOn, require_one_length
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, bounded, reason_of
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
@@ -62,7 +62,7 @@ class SklearnRunner:
 
     def answers(self, inputs: Tensors) -> dict[str, Array]:
         """Return the outputs by name, strings as bytes. Raises InvalidInput and InferenceFailed."""
-        _require_one_length(inputs)
+        require_one_length(inputs)
         rows = self.inputs.rows(inputs)
         try:
             with self._pools.limit(limits=_THREADS):
@@ -145,13 +145,3 @@ def _labels(predicted: Array) -> Array:
 
 def _dtype(array: Array) -> DType:
     return DType.BYTES if array.dtype == object else DType.from_label(array.dtype.name)
-
-
-def _require_one_length(inputs: Tensors) -> None:
-    lengths = {name: len(array) for name, array in inputs.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name!r} has {length}" for name, length in lengths.items())
-        raise InvalidInput(
-            f"the columns differ in the number of rows: {listed}",
-            hint="send a value of each column for each row",
-        )
