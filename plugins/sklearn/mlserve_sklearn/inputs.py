@@ -67,8 +67,7 @@ class Inputs:
             return next(iter(values.values()))
         if not self.is_frame:
             return np.stack([values[name].astype(object) for name in columns], axis=1)
-        # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
-        series = {name: pd.Series(values[name], dtype=values[name].dtype) for name in columns}
+        series = {name: _series(values[name], column) for name, column in columns.items()}
         return pd.DataFrame(series, copy=False)
 
 
@@ -159,3 +158,17 @@ def _texts(columns: Array, about: Sequence[Column]) -> Array:
                 hint="send text as UTF-8",
             ) from error
     return texts
+
+
+def _series(values: Array, column: Column) -> Any:
+    """Return a column of a data frame."""
+    if not column.categories:
+        # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
+        return pd.Series(values, dtype=values.dtype)
+    kind = np.array(column.categories).dtype
+    if kind.kind in "ib" and values.dtype.kind == "f" and (np.mod(values, 1) == 0).all():
+        values = values.astype(kind)  # a matrix has them as float64
+    known = pd.Categorical(values, categories=pd.Index(column.categories))
+    is_unknown = known.isna() & ~pd.isna(values)
+    # What an unknown category means is for the estimator to say.
+    return pd.Series(values).astype("category") if is_unknown.any() else pd.Series(known)
