@@ -142,7 +142,6 @@ class Tables:
         delimiter = "," if self.options.format is PredictFormat.CSV else "\t"
         return Done(rows_in_table(path, layout.header, delimiter), path.stat().st_size > 0)
 
-
     def _tell_of_newer(self, answers: Path) -> None:
         """Tell of files that were written after the answers: a row may have moved in them."""
         for source in self.sources:

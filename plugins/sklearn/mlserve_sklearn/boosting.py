@@ -38,12 +38,19 @@ def boosted_thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
         yield np.array([names.index(name) for name in splits[column]]), numbers
 
 
+def takes_unknown(part: Any) -> bool:
+    """Return whether a category that was not seen in training is a missing value, as in LightGBM.
+
+    XGBoost 3.2 refuses it if it comes after all others by name, and else takes it for the next one.
+    """
+    return _library_of(part) != _XGBOOST
+
+
 def categories_of(part: Any) -> Mapping[int, tuple[Any, ...]]:
     """Return the categories of each column that was one of pandas' type `category`, by its index.
 
-    Such a column must come as the same type again: XGBoost takes the numbers of any other column
-    for the places of the categories, and LightGBM refuses it. Raises ExportError if the model does
-    not tell the categories.
+    Such a column must come as the same type again: both refuse any other. Raises ExportError if the
+    model does not tell the categories.
     """
     library = _library_of(part)
     if library == _XGBOOST:
@@ -71,8 +78,11 @@ def _values(column: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the categories of a column as XGBoost writes them: text is all in one array."""
     if "offsets" not in column:
         return tuple(column["values"])
-    text = bytes(value % 256 for value in column["values"])
-    ends = column["offsets"]
+    text, ends = bytes(value % 256 for value in column["values"]), column["offsets"]
+    if not text.isascii():  # it counts characters, and cuts the text after as many bytes
+        raise _unknown(
+            "XGBoost 3.2 cuts categories that are not ASCII, and may take one for another"
+        )
     return tuple(text[start:end].decode() for start, end in pairwise(ends))
 
 

@@ -7,7 +7,7 @@ imputer what it fills in, and most other steps take numbers only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -22,7 +22,7 @@ from sklearn.utils import get_tags
 
 from mlserve.sources import How
 from mlserve.tensors import DType
-from mlserve_sklearn.boosting import categories_of
+from mlserve_sklearn.boosting import categories_of, takes_unknown
 
 Array = np.ndarray[Any, Any]
 _MOST_SEEN = 1000
@@ -37,7 +37,8 @@ class Column:
     `missing` is what the estimator knows as a missing string: None or NaN. It is "" where the
     estimator knows none, and an empty string is then a string like any other. `seen` are values
     that a fitted encoder lists (`is_category`) or an imputer fills in. `categories` are those of
-    pandas' type `category`, where the estimator takes a column of it.
+    pandas' type `category`, where the estimator takes a column of it; any other value is a missing
+    one if it `takes_unknown`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     seen: tuple[Any, ...] = ()
     is_category: bool = False
     categories: tuple[Any, ...] = ()
+    takes_unknown: bool = True
 
 
 def fitted_columns(estimator: Any) -> dict[int, Column]:
@@ -90,8 +92,10 @@ class _Seen(Enum):
     VALUES = auto()
     CATEGORIES = auto()
     PANDAS_CATEGORIES = auto()
+    ALL_PANDAS_CATEGORIES = auto()
 
 
+_PANDAS = {_Seen.PANDAS_CATEGORIES, _Seen.ALL_PANDAS_CATEGORIES}
 _Evidence = tuple[int, Any, _Seen]
 """A column, values that were seen in it, and what they are."""
 
@@ -150,12 +154,20 @@ def _evidence_of_step(part: Any, columns: Sequence[int]) -> Iterator[_Evidence]:
     elif inner is not None:
         yield from _evidence(inner, columns)
     elif kept := categories_of(part):
-        for i, column in enumerate(columns):
-            is_kept = i in kept
-            values = _with_missing(kept[i]) if is_kept else np.empty(0)
-            yield column, values, _Seen.PANDAS_CATEGORIES if is_kept else _Seen.VALUES
+        yield from _categories(columns, kept, can_be_others=takes_unknown(part))
     elif not (tags.no_validation or tags.input_tags.categorical or tags.input_tags.string):
         yield from ((i, np.empty(0), _Seen.VALUES) for i in columns)
+
+
+def _categories(
+    columns: Sequence[int], kept: Mapping[int, Sequence[Any]], *, can_be_others: bool
+) -> Iterator[_Evidence]:
+    kind = _Seen.PANDAS_CATEGORIES if can_be_others else _Seen.ALL_PANDAS_CATEGORIES
+    for i, column in enumerate(columns):
+        if i in kept:
+            yield column, _with_missing(kept[i]), kind
+        else:
+            yield column, np.empty(0), _Seen.VALUES
 
 
 def _with_missing(categories: Sequence[Any]) -> Array:
@@ -203,7 +215,8 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
                     missing=absent[0] if absent and DType.BYTES in types and "" not in seen else "",
                     seen=seen[:_MOST_SEEN],
                     is_category=kinds != {_Seen.VALUES},
-                    categories=seen if _Seen.PANDAS_CATEGORIES in kinds else (),
+                    categories=seen if kinds & _PANDAS else (),
+                    takes_unknown=_Seen.ALL_PANDAS_CATEGORIES not in kinds,
                 ),
             )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mlserve.errors import ExportError, InvalidInput
+from mlserve.errors import ExportError, InvalidInput, shortened
 from mlserve.sources import How
 from mlserve.tensors import DType, TensorSpec
 from mlserve_sklearn.columns import Array, Column, dropped_columns, fitted_columns, takes_text
@@ -161,7 +161,7 @@ def _texts(columns: Array, about: Sequence[Column]) -> Array:
 
 
 def _series(values: Array, column: Column) -> Any:
-    """Return a column of a data frame."""
+    """Return a column of a data frame. Raises InvalidInput for an unknown category."""
     if not column.categories:
         # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
         return pd.Series(values, dtype=values.dtype)
@@ -169,6 +169,13 @@ def _series(values: Array, column: Column) -> Any:
     if kind.kind in "ib" and values.dtype.kind == "f" and (np.mod(values, 1) == 0).all():
         values = values.astype(kind)  # a matrix has them as float64
     known = pd.Categorical(values, categories=pd.Index(column.categories))
-    is_unknown = known.isna() & ~pd.isna(values)
-    # What an unknown category means is for the estimator to say.
-    return pd.Series(values).astype("category") if is_unknown.any() else pd.Series(known)
+    unknown = np.flatnonzero(known.isna() & ~pd.isna(values))
+    if len(unknown) and not column.takes_unknown:
+        row = unknown[0]
+        value = values[row] if isinstance(values[row], str) else values[row].item()
+        raise InvalidInput(
+            f"row {row}, column {column.name!r} is {shortened(repr(value))}, a category that the "
+            "estimator was not trained with",
+            hint="send one of its categories, or a missing value if it has seen those",
+        )
+    return pd.Series(known)

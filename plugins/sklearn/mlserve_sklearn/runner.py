@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LABEL, PROBABILITIES, PREDICTION, SCORE = "label", "probabilities", "prediction", "score"
 _UNKNOWN = "unknown categories"
 """How the errors of scikit-learn's encoders begin: `Found unknown categories ['q'] in column 0`."""
+_TRACE = "\nStack trace:"
+"""What comes behind XGBoost's own words."""
 _THREADS = 1
 """Threads of one call. The server runs as many calls at once as it has threads; with two threads
 inside each call, a forest of 100 trees takes 27 ms for one row instead of 4."""
@@ -82,7 +84,7 @@ class SklearnRunner:
 
     def _refused(self, inputs: Tensors, error: Exception) -> InvalidInput:
         """Return the estimator's own words, with the place of the first value that may be meant."""
-        why = bounded(str(error))
+        why = bounded(str(error).partition(_TRACE)[0])
         for name, values in self.inputs.split(inputs).items():
             row = next((i for i, value in enumerate(values) if _is_meant(value, why)), None)
             if row is not None:

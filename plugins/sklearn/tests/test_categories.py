@@ -14,7 +14,7 @@ import xgboost
 from sklearn.calibration import CalibratedClassifierCV
 
 from mlserve import plugins
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, InvalidInput
 from mlserve.load_options import LoadOptions
 from mlserve.sources import TensorModel
 from mlserve.tensors import TensorSpec
@@ -35,11 +35,11 @@ MODELS: dict[str, Callable[[], Any]] = {
 model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
-def _rows(kind: str) -> tuple[pd.DataFrame, Any]:
+def _rows(kind: str, city: str = "Köln") -> tuple[pd.DataFrame, Any]:
     """Homes whose rent depends on a category; no category is its own place, and one is missing."""
     random, n = np.random.default_rng(0), 300
     values: Any = {
-        "text": ["Köln", "Bern", "Genf", "Wien"],
+        "text": [city, "Bern", "Genf", "Wien"],
         "numbers": [1, 2, 5, 3],
     }[kind]
     place = random.integers(4, size=n)
@@ -65,7 +65,7 @@ def _asked(rows: pd.DataFrame, specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
 def test_categories_give_the_answers_of_the_model(
     make: Any, kind: str, opened: Opened, tmp_path: Path
 ) -> None:
-    rows, targets = _rows(kind)
+    rows, targets = _rows(kind, "Turin")
     fitted = make().fit(rows, targets)
     model = opened(fitted)
     runner = plugins.backend("sklearn").load(
@@ -88,7 +88,7 @@ def test_as_onnx_they_give_the_same_answers_or_are_refused(
     make: Any, kind: str, opened: Opened, tmp_path: Path
 ) -> None:
     pytest.importorskip("mlserve_onnxruntime")
-    rows, targets = _rows(kind)
+    rows, targets = _rows(kind, "Turin")
     fitted = make().fit(rows, targets)
     try:
         artifact = exported("onnxruntime", opened(fitted), tmp_path / "m")
@@ -114,6 +114,21 @@ def test_numbers_of_categories_stay_numbers(name: str, opened: Opened) -> None:
     np.testing.assert_array_equal(answers["probabilities"], fitted.predict_proba(codes))
 
 
+def test_categories_of_lightgbm_need_not_be_ascii(opened: Opened) -> None:
+    rows, targets = _rows("text")
+    fitted = MODELS["LightGBM"]().fit(rows, targets)
+    runner = opened(fitted).content.runner
+    answers = runner.answers(_asked(rows, runner.inputs.specs))
+    np.testing.assert_array_equal(answers["probabilities"], fitted.predict_proba(rows))
+
+
+def test_those_of_xgboost_that_it_cuts_are_refused(opened: Opened) -> None:
+    rows, targets = _rows("text")
+    with pytest.raises(ExportError, match="cuts categories that are not ASCII") as refused:
+        opened(MODELS["XGBoost"]().fit(rows, targets))
+    assert "OrdinalEncoder" in str(refused.value.hint)
+
+
 def test_categories_that_the_file_does_not_tell_are_refused(opened: Opened) -> None:
     """LightGBM keeps ordered categories like any others, but takes them for numbers."""
     rows, targets = _rows("text")
@@ -122,3 +137,33 @@ def test_categories_that_the_file_does_not_tell_are_refused(opened: Opened) -> N
     with pytest.raises(ExportError, match="pandas' type category, and does not tell") as refused:
         opened(fitted)
     assert "OrdinalEncoder" in str(refused.value.hint)
+
+
+def test_an_unknown_category_is_what_it_is_for_the_model(opened: Opened) -> None:
+    """LightGBM takes it for a missing value; XGBoost would take it for another category."""
+    rows, targets = _rows("text", "Turin")
+    models = {name: MODELS[name]().fit(rows, targets) for name in ("LightGBM", "XGBoost")}
+    inputs = {
+        "größe": np.array([70.0, 70.0]),
+        "place": np.array([b"Bern", b"Rom"], dtype=object),
+    }
+    unknown = pd.DataFrame({"größe": [70.0, 70.0], "place": pd.Categorical(["Bern", "Rom"])})
+    answers = opened(models["LightGBM"]).content.runner.answers(inputs)
+    np.testing.assert_array_equal(
+        answers["probabilities"], models["LightGBM"].predict_proba(unknown)
+    )
+    with pytest.raises(InvalidInput) as refused:
+        opened(models["XGBoost"]).content.runner.answers(inputs)
+    assert refused.value.message == (
+        "row 1, column 'place' is 'Rom', a category that the estimator was not trained with"
+    )
+    rows, targets = _rows("numbers")
+    numbers = opened(MODELS["XGBoost"]().fit(rows, targets)).content.runner
+    with pytest.raises(InvalidInput, match=r"row 0, column 'place' is 4\.0, a category that"):
+        numbers.answers({"x": np.array([[70.0, 4.0], [70.0, np.nan]])})
+
+
+def test_an_example_names_categories_that_the_model_knows(opened: Opened) -> None:
+    rows, targets = _rows("text", "Turin")
+    model = opened(MODELS["XGBoost"]().fit(rows, targets))
+    assert model.details["texts"] == {"place": "Bern"}
