@@ -80,9 +80,7 @@ def _values(column: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(column["values"])
     text, ends = bytes(value % 256 for value in column["values"]), column["offsets"]
     if not text.isascii():  # it counts characters, and cuts the text after as many bytes
-        raise _unknown(
-            "XGBoost 3.2 cuts categories that are not ASCII, and may take one for another"
-        )
+        raise _unknown("XGBoost 3.2 cuts texts that are not ASCII, and takes one for another")
     return tuple(text[start:end].decode() for start, end in pairwise(ends))
 
 
@@ -101,7 +99,8 @@ def _of_lightgbm(booster: Any) -> Mapping[int, tuple[Any, ...]]:
 def _unknown(why: str) -> ExportError:
     return ExportError(
         f"the model was fitted on columns of pandas' type category, and does not tell them: {why}",
-        hint="put an encoder in front, as one pipeline: make_pipeline(OrdinalEncoder(), model)",
+        hint="put an encoder for these columns in front of it, as one pipeline: a ColumnTransformer "
+        "with an OrdinalEncoder",
     )
 
 

@@ -124,7 +124,7 @@ def test_categories_of_lightgbm_need_not_be_ascii(opened: Opened) -> None:
 
 def test_those_of_xgboost_that_it_cuts_are_refused(opened: Opened) -> None:
     rows, targets = _rows("text")
-    with pytest.raises(ExportError, match="cuts categories that are not ASCII") as refused:
+    with pytest.raises(ExportError, match="cuts texts that are not ASCII") as refused:
         opened(MODELS["XGBoost"]().fit(rows, targets))
     assert "OrdinalEncoder" in str(refused.value.hint)
 
