@@ -99,8 +99,8 @@ def _of_lightgbm(booster: Any) -> Mapping[int, tuple[Any, ...]]:
 def _unknown(why: str) -> ExportError:
     return ExportError(
         f"the model was fitted on columns of pandas' type category, and does not tell them: {why}",
-        hint="put an encoder for these columns in front of it, as one pipeline: a ColumnTransformer "
-        "with an OrdinalEncoder",
+        hint="put an encoder for these columns in front of it, as one pipeline, such as a "
+        "ColumnTransformer with an OrdinalEncoder",
     )
 
 
