@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.deadline import Deadline
-from mlserve.errors import ExportError, ModelLoadFailed, either
+from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed, either, first_of
 from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Feature
 from mlserve.precision import Precision
@@ -52,6 +52,22 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the memory; called once, after the last `run` has returned."""
+
+
+def require_one_length(inputs: Tensors) -> None:
+    """Raise InvalidInput, with their lengths, unless all inputs have the same number of rows.
+
+    For a runtime that would take the rows of one input for all, or fail in words of its own. What a
+    server checks before `run` leaves it to the Runner: a signature cannot say which of its open
+    sizes are the same.
+    """
+    lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
+    if len(set(lengths.values())) > 1:
+        listed = first_of([f"{name!r} has {length}" for name, length in lengths.items()], 8)
+        raise InvalidInput(
+            f"the inputs differ in the number of rows: {listed}",
+            hint="send a value of each input for each row",
+        )
 
 
 def judges_shapes(runner: Runner) -> bool:

@@ -71,4 +71,4 @@ def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
 
 def _is_part(asked: str, name: str) -> bool:
     shortest = 2
-    return len(asked) >= shortest and (asked in name or name in asked)
+    return min(len(asked), len(name)) >= shortest and (asked in name or name in asked)

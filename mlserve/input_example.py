@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mlserve.errors import UsageError
@@ -14,16 +15,20 @@ from mlserve.wire.tensors import FLOATS
 
 _UNNAMED = (DEFAULT_SIGNATURE, "infer")
 """Signatures that predict asks by itself; `infer` is the one function of Open Inference."""
+_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 8
 """The most elements of an input that an example writes out; a larger one comes from a file."""
 _MADE_UP = 2**22
 """The most elements of an input that are made up."""
 
 
-def predict_command(signatures: Sequence[Signature]) -> str | None:
+def predict_command(
+    signatures: Sequence[Signature], texts: Mapping[str, str] = _NO_TEXTS
+) -> str | None:
     """Return a `mlserve predict` command with a made-up row for each input of the usual signature.
 
-    None if no signature takes tensors.
+    `texts` has a text that the model knows for some of its inputs. None if no signature takes
+    tensors.
     """
     asked = [s for s in signatures if s.method == PREDICT and s.required]
     if not asked:
@@ -33,7 +38,7 @@ def predict_command(signatures: Sequence[Signature]) -> str | None:
     if signature.name not in _UNNAMED:
         words += ["--signature", signature.name]
     for spec in signature.required:
-        words += ["--input", f"{spec.name}={_value(spec)}"]
+        words += ["--input", f"{spec.name}={texts.get(spec.name) or _value(spec)}"]
     return shlex.join(words)
 
 

@@ -44,6 +44,11 @@ def test_the_usual_signature_is_asked_without_its_name() -> None:
     assert predict_command([]) is None
 
 
+def test_a_text_that_the_model_knows_is_taken() -> None:
+    command = predict_command([signature("city:bytes[?]", "note:bytes[?]")], {"city": "Bern"})
+    assert command == "mlserve predict --input city=Bern --input 'note=good morning'"
+
+
 def test_a_row_of_values_has_the_shape_of_the_signature() -> None:
     made = example_inputs(signature("x:float32[?,2]", "ids:int64[?,?]", "text:bytes[?]"))
 

@@ -13,7 +13,7 @@ from mlserve.background import run_within
 from mlserve.cli.answers import PredictFormat, PredictOptions, Warnings, writer
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
-from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted
+from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted, readable
 from mlserve.percentiles import Percentiles
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import (
@@ -23,7 +23,7 @@ from mlserve.rows.columns import (
     signature_of,
     whole_outputs,
 )
-from mlserve.rows.files import Source, file_name, read_file, require_file
+from mlserve.rows.files import Source, changed_at, file_name, read_file, require_file
 from mlserve.rows.kinds import STDIN, FileKind, Stdin, is_request
 from mlserve.rows.objects import parse_json
 from mlserve.rows.reading import RowReader
@@ -32,6 +32,8 @@ from mlserve.rows.resuming import Key, key_of, rows_in_jsonl, rows_in_table
 from mlserve.rows.writers import Layout, Writer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlserve.client import Client, ModelMetadata
     from mlserve.client.outputs import Outputs
     from mlserve.deadline import Deadline
@@ -133,11 +135,21 @@ class Tables:
         path = self.options.output_file
         if not self.options.resume or path is None or not path.is_file():
             return Done()
+        self._tell_of_newer(path)
         if self.options.format is PredictFormat.JSONL:
             outputs = [spec.name for spec in layout.specs]
             return Done(rows_in_jsonl(path, outputs, has_file=layout.has_file))
         delimiter = "," if self.options.format is PredictFormat.CSV else "\t"
         return Done(rows_in_table(path, layout.header, delimiter), path.stat().st_size > 0)
+
+    def _tell_of_newer(self, answers: Path) -> None:
+        """Tell of files that were written after the answers: a row may have moved in them."""
+        for source in self.sources:
+            if changed_at(source.name) > answers.stat().st_mtime:
+                note(
+                    f"note: {readable(source.name)} has changed since {readable(str(answers))} was "
+                    "written; each answer there stays with the number of its row"
+                )
 
 
 @dataclass(frozen=True, slots=True)

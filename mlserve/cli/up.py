@@ -368,23 +368,27 @@ def _start_in_background(
     if done.was_running:
         note(f"{done.record.name} was already started ({done.record.identity})")
     _print_ready(done.record, request)
-    note(f"next: {_next_step(request.serving)}")
+    note(f"next: {_next_step(request.serving, done.record)}")
     if browser.has_page(request):
         note(f"or in a browser: {browser.address_of(done.record)}")
     opens(done.record)
 
 
-def _next_step(serving: Serving) -> str:
+def _next_step(serving: Serving, record: ServerRecord) -> str:
     """Return a command that asks the model; what it takes is known if mlserve exported it."""
     from mlserve.artifact import Artifact
     from mlserve.input_example import predict_command
+    from mlserve.launch.records import read_records
 
     model = serving.models[0]
     one_of = f" --model {model.model}" if len(serving.models) > 1 else ""
+    if len(read_records(lambda _: None)) > 1:
+        one_of += f" --server {record.name}"
     if model.takes_images:
         return f"mlserve predict FILE --timeout 5{one_of}"
     manifest = Artifact.open(model.base_path, model.model, model.expected[-1]).manifest
-    example = predict_command(manifest.signatures) if manifest else None
+    texts = manifest.details.get("texts", {}) if manifest else {}
+    example = predict_command(manifest.signatures, texts) if manifest else None
     return (example or "mlserve metadata") + one_of
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mlserve.client.adapter import InferRequest
 from mlserve.client.tensor import Tensor
 from mlserve.client.values import plain, tensor_of
-from mlserve.errors import InvalidInput, NotFound, UsageError, shortened
+from mlserve.errors import InvalidInput, NotFound, UsageError, counted, shortened
 from mlserve.hints import did_you_mean
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
@@ -176,7 +176,7 @@ def _tensor(name: str, spec: TensorSpec | None, value: Any) -> Tensor:
         f"the model takes {rank}: {spec}",
         hint="for a batch of one, put it into a list: [value]"
         if is_one_of_a_batch
-        else f"give it {rank} dimensions",
+        else f"give it {counted(rank, 'dimension')}",
     )
 
 

@@ -45,7 +45,7 @@ def read_arrays(file: str, arrays: Mapping[str, Array]) -> Table:
     if scalar is not None:
         raise UsageError(
             f"the array {scalar!r} in {file} is a single value, not rows",
-            hint=f"to send it as it is: --input @{file}",
+            hint=f"to send it as it is: --input {scalar}=@{file}",
         )
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1 or not any(sizes.values()):

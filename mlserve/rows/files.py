@@ -45,6 +45,14 @@ def require_file(name: str) -> None:
         raise unreadable_file(name, error) from error
 
 
+def changed_at(name: str) -> float:
+    """Return when a file was last written, in seconds of the epoch; 0 if that is not known."""
+    try:
+        return 0.0 if name == STDIN else Path(name).stat().st_mtime
+    except OSError:  # what reads it says so
+        return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file with a table. `stdin` is what `-` stands for; `parsed` the data of a JSON file."""

@@ -410,6 +410,25 @@ def test_a_run_is_gone_on_with(two: Any, table: Any, tmp_path: Path, suffix: str
     assert sorted(_numbers(answers)) == [1, 2, 3, 4]
 
 
+def test_a_table_that_is_newer_than_its_answers_is_told_of(
+    two: Any, table: Any, tmp_path: Path
+) -> None:
+    rows, answers = table("rows.csv", "a,b\n1,2\n"), tmp_path / "answers.csv"
+    words = (rows, "--output-file", answers, "--resume")
+    assert two(*words).returncode == 0
+    assert "has changed" not in two(*words).stderr
+    rows.write_text("a,b\n5,6\n1,2\n")
+    later = answers.stat().st_mtime + 10
+    os.utime(rows, (later, later))
+    outcome = two(*words)
+
+    assert outcome.stderr.splitlines()[0] == (
+        f"note: {rows} has changed since {answers} was written; each answer there stays with the "
+        "number of its row"
+    )
+    assert _numbers(answers) == [1, 2]
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     start_echo: Any, cli: Any, table: Any, tmp_path: Path
 ) -> None:

@@ -107,6 +107,11 @@ def test_a_model_of_tensors_is_ready_without_an_image_and_up_says_how_to_ask(
     [record] = read_records(lambda _: None)
     assert see(replace(record, is_ready=False, up_pid=None)).status == "ready"
 
+    put_version(tmp_path / "more" / "1", manifest=tensors_manifest())
+    beside = cli.up("--path", str(tmp_path / "more"))
+    [name] = {server["name"] for server in cli.ps()} - {record.name}
+    assert f"next: mlserve predict --input 'image=good morning' --server {name}" in beside.stderr
+
 
 def test_named_versions_and_all_versions_are_waited_for(cli, export) -> None:
     for version in (1, 2, 3):

@@ -98,6 +98,13 @@ def test_a_missing_column_says_which_one_it_may_be() -> None:
     )
 
 
+def test_a_single_letter_is_nobody_s_other_name() -> None:
+    with pytest.raises(UsageError) as refused:
+        _planned({"a": "1"}, MATRIX, {"x": ("age", "height")})
+
+    assert refused.value.hint == "the model takes the columns 'age', 'height'"
+
+
 def test_an_optional_input_may_have_no_column() -> None:
     signature = _signature(_spec("a", None), _spec("b", None), optional=["b"])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlserve.artifact import Artifact
-from mlserve.backend import Runner, RunsOn
+from mlserve.backend import Runner, RunsOn, require_one_length
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, ModelLoadFailed
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
@@ -109,14 +109,6 @@ def _dtype(tensor: Any) -> DType | None:
     return _DTYPES.get(tensor.type.removeprefix("tensor(").removesuffix(")"))
 
 
-def _differ_in_length(lengths: Mapping[str, int], error: InferenceFailed) -> InvalidInput:
-    listed = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
-    return InvalidInput(
-        f"the inputs differ in their first size ({listed}): {error.message}",
-        hint="send as many elements of each input",
-    )
-
-
 def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     """Load and warm up the ONNX model in `file`, with its image pipeline if mlserve exported it.
 
@@ -151,10 +143,8 @@ class OnnxRunner:
         feeds = {name: to_runtime(name, array) for name, array in inputs.items()}
         try:
             outputs = self._sessions.run(names, feeds, deadline)
-        except InferenceFailed as error:  # such as of the node that joins columns of a table
-            lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
-            if len(set(lengths.values())) > 1:
-                raise _differ_in_length(lengths, error) from error
+        except InferenceFailed:  # such as of the node that joins columns of a table
+            require_one_length(inputs)
             raise
         return {name: from_runtime(array) for name, array in zip(names, outputs, strict=True)}
 

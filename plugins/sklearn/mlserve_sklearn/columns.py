@@ -7,8 +7,9 @@ imputer what it fills in, and most other steps take numbers only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.utils import get_tags
 
 from mlserve.sources import How
 from mlserve.tensors import DType
+from mlserve_sklearn.boosting import categories_of, takes_unknown
 
 Array = np.ndarray[Any, Any]
 _MOST_SEEN = 1000
@@ -34,7 +36,9 @@ class Column:
 
     `missing` is what the estimator knows as a missing string: None or NaN. It is "" where the
     estimator knows none, and an empty string is then a string like any other. `seen` are values
-    that a fitted encoder lists (`is_category`) or an imputer fills in.
+    that a fitted encoder lists (`is_category`) or an imputer fills in. `categories` are those of
+    pandas' type `category`, where the estimator takes a column of it; any other value is a missing
+    one if it `takes_unknown`.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Column:
     missing: Any = ""
     seen: tuple[Any, ...] = ()
     is_category: bool = False
+    categories: tuple[Any, ...] = ()
+    takes_unknown: bool = True
 
 
 def fitted_columns(estimator: Any) -> dict[int, Column]:
@@ -80,8 +86,18 @@ def _first_step(part: Any) -> Any:
     return part
 
 
-_Evidence = tuple[int, Any, bool]
-"""A column, values that were seen in it, and whether these are its categories."""
+class _Seen(Enum):
+    """What the values are that were seen in a column."""
+
+    VALUES = auto()
+    CATEGORIES = auto()
+    PANDAS_CATEGORIES = auto()
+    ALL_PANDAS_CATEGORIES = auto()
+
+
+_PANDAS = {_Seen.PANDAS_CATEGORIES, _Seen.ALL_PANDAS_CATEGORIES}
+_Evidence = tuple[int, Any, _Seen]
+"""A column, values that were seen in it, and what they are."""
 
 
 def _evidence(part: Any, columns: Sequence[int] | None) -> Iterator[_Evidence]:
@@ -127,18 +143,38 @@ def _evidence_of_step(part: Any, columns: Sequence[int]) -> Iterator[_Evidence]:
     tags = get_tags(part)
     if hasattr(part, "categories_"):
         for i, values in zip(columns, part.categories_, strict=False):
-            yield i, values, True
+            yield i, values, _Seen.CATEGORIES
     elif isinstance(part, SimpleImputer):
         filled = part.statistics_.astype(part._fit_dtype)  # noqa: SLF001 - nothing public says it
         missing = part.missing_values if filled.dtype == object else np.nan
         for i, value in zip(columns, filled, strict=False):
-            yield i, np.array([value, missing], dtype=filled.dtype), False
+            yield i, np.array([value, missing], dtype=filled.dtype), _Seen.VALUES
     elif _is_vectorizer(part):
-        yield columns[0] if columns else 0, _texts_for(part), False
+        yield columns[0] if columns else 0, _texts_for(part), _Seen.VALUES
     elif inner is not None:
         yield from _evidence(inner, columns)
+    elif kept := categories_of(part):
+        yield from _categories(columns, kept, can_be_others=takes_unknown(part))
     elif not (tags.no_validation or tags.input_tags.categorical or tags.input_tags.string):
-        yield from ((i, np.empty(0), False) for i in columns)
+        yield from ((i, np.empty(0), _Seen.VALUES) for i in columns)
+
+
+def _categories(
+    columns: Sequence[int], kept: Mapping[int, Sequence[Any]], *, can_be_others: bool
+) -> Iterator[_Evidence]:
+    kind = _Seen.PANDAS_CATEGORIES if can_be_others else _Seen.ALL_PANDAS_CATEGORIES
+    for i, column in enumerate(columns):
+        if i in kept:
+            yield column, _with_missing(kept[i]), kind
+        else:
+            yield column, np.empty(0), _Seen.VALUES
+
+
+def _with_missing(categories: Sequence[Any]) -> Array:
+    """Return the categories as an array: with NaN among texts, which is pandas' missing text."""
+    if not any(isinstance(value, str) for value in categories):
+        return np.array(categories)
+    return np.array([*categories, np.nan], dtype=object)
 
 
 def _texts_for(vectorizer: Any) -> Array:
@@ -165,6 +201,7 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
         by_column.setdefault(told[0], []).append(told)
     for i, all_told in by_column.items():
         types = {_type_of(values) for _, values, _ in all_told} - {None}
+        kinds = {kind for _, _, kind in all_told}
         values = [value for _, array, _ in all_told for value in array.tolist()]
         absent = [value for value in values if pd.isna(value)]
         seen = tuple(dict.fromkeys(value for value in values if not pd.isna(value)))
@@ -177,7 +214,9 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
                     how=How.FOUND,
                     missing=absent[0] if absent and DType.BYTES in types and "" not in seen else "",
                     seen=seen[:_MOST_SEEN],
-                    is_category=any(is_category for _, _, is_category in all_told),
+                    is_category=kinds != {_Seen.VALUES},
+                    categories=seen if kinds & _PANDAS else (),
+                    takes_unknown=_Seen.ALL_PANDAS_CATEGORIES not in kinds,
                 ),
             )
 

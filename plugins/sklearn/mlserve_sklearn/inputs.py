@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mlserve.errors import ExportError, InvalidInput
+from mlserve.errors import ExportError, InvalidInput, shortened
 from mlserve.sources import How
 from mlserve.tensors import DType, TensorSpec
 from mlserve_sklearn.columns import Array, Column, dropped_columns, fitted_columns, takes_text
@@ -67,8 +67,7 @@ class Inputs:
             return next(iter(values.values()))
         if not self.is_frame:
             return np.stack([values[name].astype(object) for name in columns], axis=1)
-        # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
-        series = {name: pd.Series(values[name], dtype=values[name].dtype) for name in columns}
+        series = {name: _series(values[name], column) for name, column in columns.items()}
         return pd.DataFrame(series, copy=False)
 
 
@@ -159,3 +158,24 @@ def _texts(columns: Array, about: Sequence[Column]) -> Array:
                 hint="send text as UTF-8",
             ) from error
     return texts
+
+
+def _series(values: Array, column: Column) -> Any:
+    """Return a column of a data frame. Raises InvalidInput for an unknown category."""
+    if not column.categories:
+        # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
+        return pd.Series(values, dtype=values.dtype)
+    kind = np.array(column.categories).dtype
+    if kind.kind in "ib" and values.dtype.kind == "f" and (np.mod(values, 1) == 0).all():
+        values = values.astype(kind)  # a matrix has them as float64
+    known = pd.Categorical(values, categories=pd.Index(column.categories))
+    unknown = np.flatnonzero(known.isna() & ~pd.isna(values))
+    if len(unknown) and not column.takes_unknown:
+        row = unknown[0]
+        value = values[row] if isinstance(values[row], str) else values[row].item()
+        raise InvalidInput(
+            f"row {row}, column {column.name!r} is {shortened(repr(value))}, a category that the "
+            "estimator was not trained with",
+            hint="send one of its categories, or a missing value if it has seen those",
+        )
+    return pd.Series(known)

@@ -89,7 +89,12 @@ def open_estimator(request: ModelRequest) -> TensorModel:
         facts=facts,
         columns=columns if runner.inputs.is_frame and runner.inputs.is_matrix else {},
         libraries=estimator_file.libraries_of(estimator) | saved,
-        details={"task": task_of(estimator), "classes": classes, "missing": missing},
+        details={
+            "task": task_of(estimator),
+            "classes": classes,
+            "missing": missing,
+            "texts": _known_texts(runner.inputs),
+        },
         reference=Reference(
             f"scikit-learn {sklearn.__version__}", lambda _, inputs: runner.answers(inputs), probes
         ),
@@ -243,6 +248,15 @@ def _how_known(inputs: Inputs) -> Fact:
         names = _few(by_how[How.ASSUMED])
         return Fact(How.ASSUMED, f"numbers in {names}, as nothing fitted says otherwise")
     return Fact(How.FOUND, "the types that its steps were fitted on")
+
+
+def _known_texts(inputs: Inputs) -> dict[str, str]:
+    """Return a category of each column of categories in text, for an example of a request."""
+    return {
+        column.name: str(column.seen[0])
+        for column in inputs.columns
+        if column.is_category and column.seen and column.dtype is DType.BYTES
+    }
 
 
 def _classes(estimator: Any) -> list[Any]:

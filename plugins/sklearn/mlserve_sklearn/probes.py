@@ -19,6 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 
 from mlserve.tensors import DType
+from mlserve_sklearn.boosting import boosted_thresholds
 from mlserve_sklearn.columns import INNER, Array, Column, indices_of
 from mlserve_sklearn.inputs import Inputs
 
@@ -189,27 +190,7 @@ def _thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
         for i, edges in enumerate(part.bin_edges_):
             yield np.full(len(edges), i), edges
     else:
-        yield from _boosted_thresholds(part)
-
-
-def _boosted_thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
-    library = type(part).__module__.partition(".")[0]
-    if library == "xgboost":
-        frame, names = part.get_booster().trees_to_dataframe(), part.get_booster().feature_names
-        column, threshold = "Feature", "Split"
-    elif library == "lightgbm":
-        frame, names = part.booster_.trees_to_dataframe(), part.booster_.feature_name()
-        column, threshold = "split_feature", "threshold"
-    else:
-        return
-    names = names or [f"f{i}" for i in range(part.n_features_in_)]
-    splits = frame.dropna(subset=[column, threshold])
-    splits = splits[splits[column].isin(names)]
-    if len(splits):
-        yield (
-            np.array([names.index(name) for name in splits[column]]),
-            splits[threshold].to_numpy(np.float64),
-        )
+        yield from boosted_thresholds(part)
 
 
 def _points_of_steps(steps: list[Any], width: int, random: np.random.Generator) -> Iterator[Array]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from mlserve.errors import ExportError, reason_of
+from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.precision import Precision
 from mlserve.probe import Trial, tried
 from mlserve.tensors import DEFAULT_SIGNATURE, Signature
 from mlserve_torch.archive import FileKind, kind_of
 from mlserve_torch.device import CPU
-from mlserve_torch.program import Program, opened, to_numpy, to_torch
+from mlserve_torch.program import Program, opened, to_torch
 
 _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 _HINT = "leave --precision out"
@@ -66,7 +66,7 @@ def rewrite(name: str, file: Path, precision: Precision) -> None:
         )
     program = opened(file, torch.device(CPU))
     signature = Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
-    trial = tried(signature, lambda inputs: _answers(program, inputs))
+    trial = tried(signature, program.answers)
     if isinstance(trial, str):
         raise ExportError(f"the model {name} refuses made-up inputs: {trial}", hint=_HINT)
     half = _Half(program, _DTYPES[precision])
@@ -81,17 +81,6 @@ def rewrite(name: str, file: Path, precision: Precision) -> None:
             f"the model {name} cannot be computed in {precision}: {reason_of(error)}", hint=_HINT
         ) from error
     _check(name, opened(file, torch.device(CPU)), program, trial, precision)
-
-
-def _answers(program: Program, inputs: Any) -> dict[str, Any]:
-    """Run the program. Raises ExportError for inputs that it refuses."""
-    try:
-        with torch.inference_mode():
-            outputs = program.call([to_torch(inputs[spec.name]) for spec in program.inputs])
-    except (RuntimeError, AssertionError, IndexError) as error:
-        raise ExportError(reason_of(error)) from error
-    names = [spec.name for spec in program.outputs]
-    return dict(zip(names, map(to_numpy, outputs), strict=True))
 
 
 def _open_sizes(program: Program) -> tuple[dict[int, Any], ...]:
@@ -114,7 +103,13 @@ def _check(
             f"{', '.join(map(str, theirs))}",
             hint=_HINT,
         )
-    for output, array in _answers(found, trial.inputs).items():
+    try:
+        answers = found.answers(trial.inputs)
+    except InvalidInput as error:
+        raise ExportError(
+            f"rewritten in {precision}, {name} does not run: {error.message}", hint=_HINT
+        ) from error
+    for output, array in answers.items():
         tensor = to_torch(array)
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ExportError(

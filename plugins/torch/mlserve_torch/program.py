@@ -19,7 +19,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from mlserve.differences import Arrays
-from mlserve.errors import ExportError, reason_of
+from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.frameworks import unheard
 from mlserve.probe import tried
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
@@ -47,6 +47,17 @@ class Program:
     outputs: tuple[TensorSpec, ...]
     rows: tuple[int, int] | None
     graph_module: torch.fx.GraphModule | None = None
+
+    def answers(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the outputs on the CPU by name. Raises InvalidInput for what is refused."""
+        tensors = [to_torch(inputs[spec.name]) for spec in self.inputs]
+        try:
+            with torch.inference_mode():
+                outputs = self.call(tensors)
+        except (RuntimeError, AssertionError, IndexError) as error:
+            raise InvalidInput(reason_of(error)) from error
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, map(to_numpy, outputs), strict=True))
 
 
 def opened(

@@ -14,7 +14,7 @@ import simplejpeg
 import torch
 
 from mlserve.artifact import EXPORT_AGAIN, Artifact, Manifest
-from mlserve.backend import Batching, Runner, RunsOn
+from mlserve.backend import Batching, Runner, RunsOn, require_one_length
 from mlserve.deadline import Deadline
 from mlserve.errors import ExportError, InvalidInput, ModelLoadFailed
 from mlserve.image_input import ImageInput, Layout
@@ -132,28 +132,12 @@ def _described(artifact: Artifact) -> tuple[Sequence[TensorSpec], Sequence[Tenso
     return [TensorSpec.from_json(spec) for spec in manifest.details.get("inputs", ())], ()
 
 
-class TorchRunner:
-    """Any PyTorch model: one signature, with the program's own inputs and outputs."""
+class _OnInstances:
+    """What each kind of runner leaves to the instances of its program."""
 
-    def __init__(self, program: Program, instances: Instances, precision: Precision) -> None:
+    def __init__(self, instances: Instances, precision: Precision) -> None:
         self._instances = instances
         self.runs_on = _runs_on(instances, precision)
-        self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
-        self.signatures: Mapping[str, Signature] = {
-            DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
-        }
-
-    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """Return the outputs. Raises what `Instances.run` raises."""
-        described = self.signatures[signature]
-        for name, limit in self._limits.items():
-            _require_ids(name, inputs[name], limit)
-        tensors = [to_torch(inputs[spec.name]) for spec in described.inputs]
-        outputs = self._instances.run(tensors, deadline)
-        return {
-            spec.name: to_numpy(tensor)
-            for spec, tensor in zip(described.outputs, outputs, strict=True)
-        }
 
     @property
     def batching(self) -> Batching | None:
@@ -166,6 +150,32 @@ class TorchRunner:
 
     def close(self) -> None:
         self._instances.close()
+
+
+class TorchRunner(_OnInstances):
+    """Any PyTorch model: one signature, with the program's own inputs and outputs."""
+
+    def __init__(self, program: Program, instances: Instances, precision: Precision) -> None:
+        super().__init__(instances, precision)
+        self._has_rows = program.rows is not None
+        self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
+        self.signatures: Mapping[str, Signature] = {
+            DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
+        }
+
+    def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
+        """Return the outputs. Raises what `Instances.run` raises."""
+        described = self.signatures[signature]
+        if self._has_rows:
+            require_one_length(inputs)
+        for name, limit in self._limits.items():
+            _require_ids(name, inputs[name], limit)
+        tensors = [to_torch(inputs[spec.name]) for spec in described.inputs]
+        outputs = self._instances.run(tensors, deadline)
+        return {
+            spec.name: to_numpy(tensor)
+            for spec, tensor in zip(described.outputs, outputs, strict=True)
+        }
 
 
 def _require_ids(name: str, ids: np.ndarray[Any, Any], limit: int) -> None:
@@ -179,12 +189,8 @@ def _require_ids(name: str, ids: np.ndarray[Any, Any], limit: int) -> None:
         )
 
 
-class PixelProgram:
+class PixelProgram(_OnInstances):
     """A classifier's program of pixels, as `mlserve.image_pipeline.steps.Forward`."""
-
-    def __init__(self, instances: Instances, precision: Precision) -> None:
-        self._instances = instances
-        self.runs_on = _runs_on(instances, precision)
 
     def __call__(self, pixels: Array, deadline: Deadline | None = None) -> Array:
         """Return float32[N, units]. Raises what `Instances.run` raises."""
@@ -195,28 +201,15 @@ class PixelProgram:
         """Run every instance once. Raises what `Instances.run` raises."""
         self._instances.warm_up([to_torch(black)])
 
-    @property
-    def batching(self) -> Batching | None:
-        """How requests are best run together."""
-        return self._instances.batching
 
-    def limit_threads(self, threads: int) -> None:
-        """Let the calls from this thread use at most that many threads; 0 is all."""
-        self._instances.limit_threads(threads)
-
-    def close(self) -> None:
-        self._instances.close()
-
-
-class ImageProgram:
+class ImageProgram(_OnInstances):
     """One that also resizes: a `mlserve.image_pipeline.steps.ResizingForward`.
 
     `instances` run the program that `resizing` returns from `before`.
     """
 
     def __init__(self, instances: Instances, resizing: Resizing, precision: Precision) -> None:
-        self._instances = instances
-        self.runs_on = _runs_on(instances, precision)
+        super().__init__(instances, precision)
         self._resizing = resizing
         self.decoder = resizing.decoder
 
@@ -243,18 +236,6 @@ class ImageProgram:
             prepared = self.prepare(self.decoder(file))
             inputs = self._resizing.inputs([prepared], range(1))
         self._instances.warm_up(inputs)
-
-    @property
-    def batching(self) -> Batching | None:
-        """How requests are best run together."""
-        return self._instances.batching
-
-    def limit_threads(self, threads: int) -> None:
-        """Let the calls from this thread use at most that many threads; 0 is all."""
-        self._instances.limit_threads(threads)
-
-    def close(self) -> None:
-        self._instances.close()
 
 
 def _pixel_program(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from mlserve.classifiers import Network, classifier
 from mlserve.digests import path_digest
-from mlserve.errors import ExportError, InvalidInput, MlserveError, UsageError, reason_of
+from mlserve.errors import ExportError, MlserveError, UsageError, reason_of
 from mlserve.image_input import ONE_IMAGE_IN, ImageInput, image_input, or_grey
 from mlserve.kinds import is_for_tensors, kind_fact
 from mlserve.measure import Subject, measure
@@ -82,24 +82,10 @@ def _tensor_model(
         path_digest(path),
         facts=facts,
         details={"format": _format(program)},
-        reference=_reference(program),
+        reference=Reference(
+            f"PyTorch {torch.__version__}", lambda _, inputs: program.answers(inputs)
+        ),
     )
-
-
-def _reference(program: Program) -> Reference:
-    """Return PyTorch's own answers to the inputs of the program."""
-
-    def run(_: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        arrays = [to_torch(inputs[spec.name]) for spec in program.inputs]
-        try:
-            with torch.inference_mode():
-                outputs = program.call(arrays)
-        except (RuntimeError, AssertionError, IndexError) as error:
-            raise InvalidInput(reason_of(error)) from error
-        names = [spec.name for spec in program.outputs]
-        return dict(zip(names, map(to_numpy, outputs), strict=True))
-
-    return Reference(f"PyTorch {torch.__version__}", run)
 
 
 def _batch_facts(program: Program) -> dict[str, Fact]:

@@ -35,7 +35,7 @@ from mlserve.errors import (
 )
 from mlserve.load_options import JpegChoice, LoadOptions
 from mlserve.sources import Kind, ModelRequest
-from mlserve.tensors import DType
+from mlserve.tensors import DType, TensorSpec
 from tests.harness.eager_capture import EagerCapture
 
 pytestmark = pytest.mark.framework
@@ -136,16 +136,44 @@ def test_a_size_that_the_program_refuses_is_the_caller_s_error(
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return a + b
 
-    rows = Dim("rows", max=9)
+    rows, width = Dim("rows", max=9), Dim("width")
     two = torch.rand(4, 2)
-    runner = loaded(saved(Sum(), two, two, dynamic=({0: rows}, {0: rows})))
-    with pytest.raises(InvalidInput, match=r"refuses the input: b\.size\(\)\[0\] == a\.size"):
-        run(runner, a=np.ones((5, 2), np.float32), b=np.ones((4, 2), np.float32))
+    runner = loaded(saved(Sum(), two, two, dynamic=({0: rows, 1: width}, {0: rows, 1: width})))
+    with pytest.raises(InvalidInput, match=r"refuses the input: b\.size\(\)\[1\] == a\.size"):
+        run(runner, a=np.ones((5, 2), np.float32), b=np.ones((5, 3), np.float32))
     many = np.arange(40, dtype=np.float32).reshape(20, 2)
     found = run(runner, a=many, b=many)["output_0"]
     np.testing.assert_array_equal(found, 2 * many)
     with pytest.raises(InvalidInput, match="no rows"):
         run(runner, a=many[:0], b=many[:0])
+
+
+class Product(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a * b
+
+
+@pytest.mark.parametrize("kind", ["program", "one row", "TorchScript"])
+@pytest.mark.parametrize("lengths", [(4, 5), (5, 4), (4, 1)])
+def test_inputs_of_different_lengths_are_never_cut_to_the_shorter_one(
+    kind: str,
+    lengths: tuple[int, int],
+    saved: Saved,
+    scripted: Callable[[nn.Module], Path],
+    loaded: Callable[..., Runner],
+) -> None:
+    specs = tuple(TensorSpec(name, DType.FLOAT32, (None, 2)) for name in "ab")
+    if kind == "TorchScript":
+        runner = loaded(scripted(Product()), inputs=specs)
+    else:
+        dynamic = ({0: Dim.DYNAMIC},) * 2 if kind == "program" else None
+        like = torch.rand(1 if dynamic is None else 3, 2)
+        runner = loaded(saved(Product(), like, like, dynamic=dynamic))
+    with pytest.raises(InvalidInput) as refused:
+        run(runner, a=np.ones((lengths[0], 2), np.float32), b=np.ones((lengths[1], 2), np.float32))
+    assert refused.value.message == (
+        f"the inputs differ in the number of rows: 'a' has {lengths[0]}, 'b' has {lengths[1]}"
+    )
 
 
 def test_a_fixed_batch_of_one_is_run_row_by_row(
@@ -161,8 +189,6 @@ def test_a_fixed_batch_of_one_is_run_row_by_row(
 def test_torchscript_is_served_with_the_names_of_the_export(
     scripted: Callable[[nn.Module], Path], loaded: Callable[..., Runner]
 ) -> None:
-    from mlserve.tensors import TensorSpec
-
     module = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     spec = TensorSpec("features", DType.FLOAT32, (None, 3))
     runner = loaded(scripted(module), inputs=(spec,))
