@@ -20,7 +20,7 @@ from tests.harness.echo import PHOTO, EchoModel, manifest
 from tests.harness.ports import free_ports
 from tests.harness.ray_cluster import SLOW, FrontProcess, Load, RayNode, front, session
 
-pytestmark = [pytest.mark.alone, pytest.mark.server]
+pytestmark = pytest.mark.server
 
 
 class Cluster(NamedTuple):

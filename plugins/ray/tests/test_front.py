@@ -31,7 +31,6 @@ def model(tmp_path: Path) -> EchoModel:
     return made
 
 
-@pytest.mark.alone
 def test_it_drains_and_leaves_nothing_behind(model: EchoModel, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN)
@@ -93,7 +92,6 @@ def _in_flight(base: str, headers: dict[str, str]) -> int:
     return sum(int(float(row.rpartition(" ")[2])) for row in rows)
 
 
-@pytest.mark.alone
 def test_an_interrupt_during_the_start(model: EchoModel, tmp_path: Path) -> None:
     with front(model, tmp_path / "log") as server:
         wait_until(lambda: "starting a local Ray" in server.log())
