@@ -17,7 +17,7 @@ SCRIPTS = .ci/run $(shell find docker examples tests -name '*.sh')
 PYTEST := $(BIN)/python -m pytest
 SPREAD := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 ALONE = -m alone $$(grep -rl --include='test_*.py' mark.alone tests plugins | sort)
-FAST = -m 'not server and not tensorflow and not framework and not alone' $$(grep -rLE --include='test_*.py' \
+FAST = -m 'not server and not tensorflow and not framework and not alone and not slow' $$(grep -rLE --include='test_*.py' \
 	'^(pytestmark = .*|    )pytest\.mark\.(server|tensorflow|framework)\>' tests plugins | sort)
 # What `make demo` needs. A part that another one needs comes first, so that pip takes it from here.
 RUNTIME := -e '.[server]' -e 'plugins/models[all]' -e 'plugins/tfserving[export]' \
@@ -72,7 +72,7 @@ coverage: $(VENV)/installed-dev foreign ## Run the whole suite and print what it
 test-docker: $(VENV)/installed-dev ## Run what needs a Docker engine: build the images, run them
 	$(PYTEST) -m docker $(ARGS)
 
-test-fast: $(VENV)/installed-dev ## Run what needs no framework and starts no server
+test-fast: $(VENV)/installed-dev ## Run what needs no framework, starts no server and is not slow
 	$(PYTEST) $(SPREAD) $(FAST) $(ARGS)
 
 fuzz: $(VENV)/installed-dev ## Compare both decoders on 10,000 damaged images (ARGS='--seed 1')

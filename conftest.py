@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,32 +19,46 @@ pytest.register_assert_rewrite("tests.harness")
 from tests.harness import certificates, logging_state  # noqa: E402
 from tests.harness.command import Command  # noqa: E402
 
-STARTERS = frozenset(("cli", "command", "launch", "server", "servers", "start", "start_echo"))
+STARTERS = frozenset(
+    {"cli", "command", "echo", "launch", "server", "servers", "start", "start_echo"}
+    | {"start_python", "window"}
+)
 """The fixtures that start processes."""
-LONGEST = (
+FIRST = (
     "tests/test_docs.py",
     "tests/compare/test_parity.py",
-    "tests/test_readme.py",
+    "tests/stress/",
     "tests/test_empty_home.py",
-    "plugins/torch/tests/test_torchserve_native.py",
-    "plugins/torch/tests/test_conformance.py",
-    "plugins/tfserving/tests/test_conformance.py",
-    "plugins/models/tests/test_whole_path.py",
+    "tests/test_readme.py",
+    "tests/test_contract.py",
+    "tests/docker/",
+    "tests/foreign/",
+    "tests/report/",
+    "tests/page/",
+    "tests/launch/",
+    "plugins/",
+    "tests/tune/",
+    "tests/test_",
 )
-"""The files that take a minute or more: begun first, none still runs when all others are done."""
+"""Where the tests are that take longest, in the order in which they are begun. The short files come
+last: none has a long one still before it when the others have nothing left to do."""
+TOGETHER = re.compile(r"tests/(docker|foreign|page)/|plugins/[\w-]+/")
+"""Folders whose tests run in one process, as they share what takes long to start: images, servers
+of other projects, a browser, a framework."""
 
 
-class _ByFile(LoadScopeScheduling):
-    """A file's tests run in one process, and all that need Docker, as they share images."""
+class _ByPlace(LoadScopeScheduling):
+    """The tests of a file run in one process, and those of some folders."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "docker" if nodeid.startswith("tests/docker/") else nodeid.partition("::")[0]
+        together = TOGETHER.match(nodeid)
+        return together[0] if together else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByPlace:
     """What spreads the tests. Not `--dist loadgroup`: pytest 9.2 does not show it the groups."""
-    return _ByFile(config, log)
+    return _ByPlace(config, log)
 
 
 @pytest.hookimpl
@@ -66,10 +82,21 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first; marks what asks for a fixture that starts a process."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(key=_turn)
     for item in items:
         if isinstance(item, pytest.Function) and not STARTERS.isdisjoint(item.fixturenames):
             item.add_marker("server")
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector the modules and the tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+def _turn(item: pytest.Item) -> int:
+    turns = (turn for turn, place in enumerate(FIRST) if item.nodeid.startswith(place))
+    return next(turns, len(FIRST))
 
 
 @pytest.hookimpl(tryfirst=True)

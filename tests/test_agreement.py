@@ -144,6 +144,7 @@ def test_images_cannot_be_calibrated_and_measured_on(store: Store, photos: Path)
         exported(store, replace(INT8, calibration=photos, held_out=photos / "red"))
 
 
+@pytest.mark.slow
 def test_fp32_is_measured_where_images_are_held_out(store: Store, photos: Path) -> None:
     agreement, _ = exported(store, ModelRequest("fine", held_out=photos))
     assert (agreement["same"], agreement["inputs"]) == (30, 30)

@@ -137,6 +137,7 @@ def test_a_signature_that_leaves_a_file_out_does_not_hold(signed: Path, keys: Pa
         require_signed(signed, keys / "mine.pub")
 
 
+@pytest.mark.server
 def test_the_format_is_that_of_the_openssf_command(signed: Path, keys: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "model_signing", *arguments]

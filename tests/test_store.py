@@ -137,6 +137,7 @@ def test_nothing_is_left_of_a_version_that_was_not_published(store: Store) -> No
     ]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_of_a_model_goes_while_others_export(store: Store) -> None:
     """Each export that fails removes what is empty, just when another one may have found it."""
     has_ended = Event()

@@ -76,6 +76,7 @@ def test_the_memory_is_the_machines_at_most() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+@pytest.mark.server
 def test_blocks_of_pixels_go_back_to_the_system() -> None:
     """54 MB of floats a thread at most; without the limits about 170 MB stay after four threads."""
     done = subprocess.run(

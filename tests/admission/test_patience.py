@@ -382,6 +382,7 @@ def test_whatever_comes_the_answer_makes_sense(
         assert patience.of(caller, now, least) == wait  # to ask changes nothing
 
 
+@pytest.mark.slow
 @given(st.floats(0.01, 80.0), st.integers(5, 300), st.floats(1.05, 20.0), st.randoms())
 def test_a_fixed_timeout_is_found_wherever_it_is(
     timeout: float, count: int, factor: float, chance: random.Random

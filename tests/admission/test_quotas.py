@@ -42,6 +42,7 @@ def used(done: list[Call], caller: Caller) -> float:
     return had / (UNTIL - FROM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("web", [(0.8, 30.0), (0.8, 1.0), (2.0, 1.0)])
 @pytest.mark.parametrize("timeout", [0.5, 1.0, 10.0])
 def test_no_deadline_gets_a_token_more_than_its_share(
@@ -54,11 +55,13 @@ def test_no_deadline_gets_a_token_more_than_its_share(
     assert batch + others > 0.97
 
 
+@pytest.mark.slow
 def test_what_others_do_not_want_it_may_have() -> None:
     assert used(calls((2.0, 0.5), (0.5, 30.0)), BATCH) > 0.46
     assert used(calls((2.0, 0.5), (0.0, 1.0)), BATCH) > 0.97
 
 
+@pytest.mark.slow
 def test_a_call_that_is_let_in_is_answered_at_the_rate_of_its_share() -> None:
     done = [call for call in calls((2.0, 1.0), (2.0, 1.0)) if call.caller == BATCH]
     in_vain = [c for c in done if c.refused in (Refusal.DISPLACED, Refusal.EXPIRED)]

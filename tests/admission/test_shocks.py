@@ -142,6 +142,7 @@ def test_a_storm_of_retries_ends_with_what_began_it(is_told: bool, seed: int) ->
     assert len(clients.answered.intersection(after)) >= 0.99 * len(after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_burst_costs_those_few_that_come_after_it(seed: int) -> None:
     """Gaps with a CV of 8. A burst is what a clairvoyant server, a fifth slower, cannot bear."""

@@ -117,6 +117,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
     assert "[server]" in text
 
 
+@pytest.mark.server
 def test_only_a_server_that_is_made_loads_what_it_needs(export: Export) -> None:
     export("m")
     code = (

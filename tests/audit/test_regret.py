@@ -101,6 +101,7 @@ def load(times: float, seconds: float = 60.0, **more: Any) -> list[Arrival]:
     return arrivals
 
 
+@pytest.mark.slow
 def test_the_counts_are_those_of_the_server() -> None:
     served = serve(load(2.0))
     found = served.audit()
@@ -113,6 +114,7 @@ def test_the_counts_are_those_of_the_server() -> None:
     assert found.calls == found.answered.calls + found.in_vain.calls + len(refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [0.8, 1.5, 3.0])
 def test_the_replay_answers_as_many_as_the_server_did(times: float) -> None:
     served = serve(load(times))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from mlserve.bench.arrivals import Arrivals
 from mlserve.bench.find_rate import RateSearch
 from mlserve.bench.findings import sentence
@@ -18,6 +20,7 @@ BUSY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
 WINDOW = Window(0.4, 0.0, 2.0)
 
 
+@pytest.mark.slow
 def test_the_rate_is_that_of_the_server(serve_http: ServeHttp) -> None:
     """It takes a request every 20 ms, and refuses one that comes before: 50 a second at most."""
     free_at = 0.0

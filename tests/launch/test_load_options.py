@@ -58,6 +58,7 @@ launcher_for([plugins.backend("echo")], serving, "auto")
 }
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("use", "said"),
     [

@@ -88,6 +88,7 @@ def test_a_record_with_a_pid_that_is_none_is_left_out(
     assert len(told) == 1
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("on_sigterm", "timeout", "was_killed"),
     [("lambda *_: (time.sleep(1), sys.exit())", 20, False), ("signal.SIG_IGN", 0.5, True)],

@@ -15,7 +15,7 @@ from tests.harness.server import EchoServer, running
 from tests.page.scenes import TOKEN, faults
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The one browser of these tests."""
     chromium.require()
@@ -32,7 +32,7 @@ def browser(window: Browser) -> Iterator[Browser]:
     window.open("about:blank")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     """A server of version 1, which says sorrel, and of version 2, which says zebra."""
     folder = tmp_path_factory.mktemp("two")
@@ -45,7 +45,7 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServe
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EchoServer]:
     """A server that asks for a token."""
     folder = tmp_path_factory.mktemp("locked")

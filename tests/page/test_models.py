@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mlserve.testing.processes import ServerProcess, stopping
 from tests.harness.chromium import Browser
 from tests.harness.echo import EchoModel
 from tests.page.scenes import opened
+
+pytestmark = pytest.mark.server
 
 
 def test_the_model_beside_is_left_with_the_first(browser: Browser, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from mlserve.remote.upstream import Unreachable
 from tests.harness.ports import free_ports
 from tests.remote.conftest import Get
 
+pytestmark = pytest.mark.server
+
 DATA = bytes(range(256)) * 40
 HEX = sha256(DATA).hexdigest()
 CREDENTIALS = {

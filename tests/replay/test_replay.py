@@ -33,6 +33,8 @@ from tests.harness.ports import free_ports
 from tests.harness.requests import PHOTO
 from tests.harness.server import EchoServer, running
 
+pytestmark = pytest.mark.server
+
 TOKENS = "web = the-token-of-the-web\nbatch = the-token-of-the-night\n"
 WEB, BATCH = "the-token-of-the-web", "the-token-of-the-night"
 EVERYTHING = ("--record-bodies=1", "--record-bytes=16777216")

@@ -7,7 +7,8 @@ the pictures, to be looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def laid_out(pages: dict[str, str]) -> Callable[[int], dict[str, Layout]]:
+    """`laid_out(width)` are their layouts in a frame of that width."""
+    return cache(lambda width: layouts(pages, width))
+
+
+@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where pictures are put."""
     kept = os.environ.get("MLSERVE_TEST_PICTURES")
@@ -48,8 +55,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_cut_off_and_no_text_lies_on_another(pages: dict[str, str], width: int) -> None:
-    found = layouts(pages, width)
+def test_nothing_is_cut_off_and_no_text_lies_on_another(
+    pages: dict[str, str], laid_out: Callable[[int], dict[str, Layout]], width: int
+) -> None:
+    found = laid_out(width)
 
     assert {name: layout.problems for name, layout in found.items()} == {name: [] for name in pages}
     assert {name: layout.width for name, layout in found.items() if layout.width > width} == {}
@@ -71,9 +80,13 @@ def _drawn(layout: Layout) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(("width", "theme"), [(420, "light"), (1280, "dark")])
 def test_the_pictures_show_the_colours_of_what_is_compared(
-    pages: dict[str, str], pictures: Path, width: int, theme: str
+    pages: dict[str, str],
+    laid_out: Callable[[int], dict[str, Layout]],
+    pictures: Path,
+    width: int,
+    theme: str,
 ) -> None:
-    found = layouts(pages, width)
+    found = laid_out(width)
     for name, page in pages.items():
         if name != "differing" and "MLSERVE_TEST_PICTURES" not in os.environ:
             continue

@@ -37,6 +37,7 @@ def _compared(
     return ImageComparison(images=images, targets=targets, tolerance=tolerance, runs=1)
 
 
+@pytest.mark.slow
 def test_a_report_on_very_many_images_is_no_larger_than_one_that_can_be_opened() -> None:
     page = images_report.page(_compared(20_000))
 

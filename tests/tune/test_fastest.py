@@ -150,6 +150,7 @@ def test_of_two_that_are_as_fast_the_nearer_to_the_reference_wins() -> None:
     assert found.reason(slow) == "slower: the one taken gives 100% more answers/s"
 
 
+@pytest.mark.slow
 def test_the_latest_version_of_each_precision_takes_part(photos: Path) -> None:
     for precision in (Precision.FP32, Precision.BF16, Precision.FP32):
         exported(precision, photos)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -43,8 +44,13 @@ def sources() -> Iterator[Path]:
             yield path
 
 
-def strings(path: Path) -> Iterator[str]:
+@cache
+def strings(path: Path) -> list[str]:
     """The string constants of a module, without its docstrings."""
+    return list(_strings(path))
+
+
+def _strings(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Constant) and not isinstance(node, ast.Expr):

@@ -54,6 +54,7 @@ def test_a_folder_is_a_savedmodel_whatever_its_name(tmp_path: Path, name: str) -
     assert _accepting(ModelRequest("defects", weights=str(tmp_path / name))) == ["savedmodel"]
 
 
+@pytest.mark.server
 def test_listing_the_sources_imports_no_framework() -> None:
     code = (
         "import sys; from mlserve_models.plugin import mlserve_model_sources as sources\n"

@@ -20,7 +20,7 @@ from tests.harness.echo import PHOTO, EchoModel, manifest
 from tests.harness.ports import free_ports
 from tests.harness.ray_cluster import SLOW, FrontProcess, Load, RayNode, front, session
 
-pytestmark = [pytest.mark.alone, pytest.mark.server]
+pytestmark = pytest.mark.server
 
 
 class Cluster(NamedTuple):
@@ -130,15 +130,18 @@ def test_versions_roll_and_a_bad_one_is_taken_back(cluster: Cluster) -> None:
 
 def test_what_keeps_a_server_from_starting(cluster: Cluster, tmp_path: Path) -> None:
     address = cluster.address
-    with front(cluster.model, tmp_path / "log", address) as started:
-        assert started.process.wait(SLOW) == ExitCode.USAGE
-        assert "a server named ray-test runs in that cluster" in started.log()
     bad = EchoModel(tmp_path / "bad")
     bad.put(1, manifest=manifest(), fail_load="no such operator", journal="")
-    options = (address, "--name=bad", "--cpus-per-replica=0.2")
-    with front(bad, tmp_path / "log", *options) as started:
-        assert started.process.wait(SLOW) == ExitCode.UNAVAILABLE
-        assert "no such operator" in started.log()
+    options = ("--name=bad", "--cpus-per-replica=0.2")
+    # At the same time, as each takes seconds to start.
+    with (
+        front(cluster.model, tmp_path / "twice.log", address) as twice,
+        front(bad, tmp_path / "broken.log", address, *options) as broken,
+    ):
+        assert twice.process.wait(SLOW) == ExitCode.USAGE
+        assert "a server named ray-test runs in that cluster" in twice.log()
+        assert broken.process.wait(SLOW) == ExitCode.UNAVAILABLE
+        assert "no such operator" in broken.log()
     assert cluster.front.label() == "v2"
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -18,9 +18,9 @@ import pytest
 from mlserve.errors import ExitCode
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import EchoModel, manifest
-from tests.harness.ray_cluster import SLOW, descendants, front, running
+from tests.harness.ray_cluster import SLOW, FrontProcess, descendants, front, running
 
-pytestmark = [pytest.mark.alone, pytest.mark.server]
+pytestmark = pytest.mark.server
 TOKEN = "a-secret-of-the-test"
 
 
@@ -113,19 +113,32 @@ def test_an_address_where_nothing_is(model: EchoModel, tmp_path: Path) -> None:
             assert f"no Ray cluster answers at {address}" in server.log()
 
 
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--address=nowhere", "'nowhere' is not the address of a Ray cluster"),
-        ("--model-control=on", "the ray launcher does not take --model-control"),
-        ("--replicas=0", "'0' is not a valid value of --replicas"),
-        ("--version=7", "has no version 7"),
-    ],
-)
-def test_what_is_wrong_is_said(model: EchoModel, tmp_path: Path, flag: str, message: str) -> None:
-    with front(model, tmp_path / "log", flag) as server:
-        assert server.process.wait(SLOW) == ExitCode.USAGE
-        assert message in server.log()
+WRONG = {
+    "--address=nowhere": "'nowhere' is not the address of a Ray cluster",
+    "--model-control=on": "the ray launcher does not take --model-control",
+    "--replicas=0": "'0' is not a valid value of --replicas",
+    "--version=7": "has no version 7",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FrontProcess]]:
+    """A front for each wrong flag. All start at the same time, as each imports Ray for seconds."""
+    folder = tmp_path_factory.mktemp("wrong")
+    model = EchoModel(folder / "m")
+    model.put(1, manifest=manifest())
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("MLSERVE_HOME", str(folder / "home"))
+        yield {
+            flag: stack.enter_context(front(model, folder / f"log{number}", flag))
+            for number, flag in enumerate(WRONG)
+        }
+
+
+@pytest.mark.parametrize("flag", WRONG)
+def test_what_is_wrong_is_said(refused: dict[str, FrontProcess], flag: str) -> None:
+    assert refused[flag].process.wait(SLOW) == ExitCode.USAGE
+    assert WRONG[flag] in refused[flag].log()
 
 
 def test_a_port_that_is_taken(model: EchoModel, tmp_path: Path) -> None:

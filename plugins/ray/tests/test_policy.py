@@ -14,6 +14,8 @@ with warnings.catch_warnings():
     from ray.serve._private.common import TimeStampedValue
     from ray.serve.config import AutoscalingContext
 
+pytestmark = pytest.mark.framework
+
 
 @pytest.mark.parametrize(
     ("refused", "answered", "wait", "busy", "replicas", "number"),

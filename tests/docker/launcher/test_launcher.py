@@ -257,7 +257,7 @@ def test_a_server_that_ignores_sigterm_finishes_its_work_first(cli, built, home:
     # As tensorflow_model_server: no drain, and as the first process no reaction to SIGTERM.
     work = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        "print('begun', flush=True); until = time.process_time() + 2\n"
+        "print('begun', flush=True); until = time.process_time() + 1\n"
         "while time.process_time() < until: pass\n"
         "print('finished', flush=True); time.sleep(600)"
     )
@@ -274,7 +274,7 @@ def test_a_server_that_ignores_sigterm_finishes_its_work_first(cli, built, home:
         shown.append(line)
         marked.extend(record.is_stopping for record in read_records())
 
-    [stopped] = stop_all([record], 30, show)
+    [stopped] = stop_all([record], 15, show)
 
     assert not stopped.was_killed
     assert shown[0].startswith("echo-m finishes its requests, for ")

@@ -132,6 +132,7 @@ def _as_arrays(value: Any) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @example('{"00":[0,0.0,{}]}', 7)
 @example('{"00":[9007199254740993,0.5,{}]}', 13)
 @given(texts(), BLOCKS)
@@ -139,12 +140,14 @@ def test_values_are_those_of_the_parser_at_once(text: str, block: int) -> None:
     assert same(in_pieces(text, block), at_once(text))
 
 
+@pytest.mark.slow
 @given(broken_texts(), BLOCKS)
 def test_faults_are_told_as_by_the_parser_at_once(text: str, block: int) -> None:
     found, expected = in_pieces(text, block), at_once(text)
     assert found == expected if isinstance(expected, str) else same(found, expected)
 
 
+@pytest.mark.slow
 @given(NUMBERS, BLOCKS, st.sampled_from([DType.FLOAT32, DType.INT8, DType.FLOAT64]))
 def test_arrays_and_their_errors_are_the_same(value: Any, block: int, dtype: DType) -> None:
     text = json.dumps({"inputs": value})
@@ -260,6 +263,7 @@ class Counted(Room):
         self.taken += size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", ["1", "[]", '"ab"', "{}", '{"x":1}', '{"x":[]}', '{"x":[1,2]}'])
 def test_memory_is_counted_before_there_are_objects(item: str) -> None:
     text = f'{{"inputs": [{",".join([item] * 200_000)}]}}'

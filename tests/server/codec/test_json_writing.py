@@ -46,6 +46,7 @@ def test_one_output(array: Any) -> None:
     assert text.decode() == whole
 
 
+@pytest.mark.slow
 @given(st.integers(1, 20), st.data())
 def test_several_outputs_in_rows(rows: int, data: Any) -> None:
     arrays = {

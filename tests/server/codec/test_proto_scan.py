@@ -46,6 +46,7 @@ SEVERAL = b"".join(
 """Six million numbers in each of three lists."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "data", "what"),
     [

@@ -29,6 +29,7 @@ async def parts_of_a_loop(*, is_busy: bool, looks: int) -> list[float]:
     return told
 
 
+@pytest.mark.slow
 def test_a_busy_loop_takes_a_cpu_and_an_idle_one_next_to_nothing() -> None:
     busy = asyncio.run(parts_of_a_loop(is_busy=True, looks=6))
     idle = asyncio.run(parts_of_a_loop(is_busy=False, looks=2))

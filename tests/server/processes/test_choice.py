@@ -18,6 +18,8 @@ from mlserve.settings import LogFormat
 from mlserve.store import VersionPolicy
 from tests.harness.echo import EchoModel, manifest
 
+pytestmark = pytest.mark.server
+
 Opened = Callable[..., LoadedVersion]
 
 

@@ -104,6 +104,7 @@ def test_an_id_gets_the_same_version_at_each_try_and_the_share_is_held() -> None
     on_loop(check)
 
 
+@pytest.mark.slow
 def test_versions_that_are_alike_are_hardly_ever_stopped() -> None:
     """Both fail alike, in bursts; half of alpha is for this test: 0.3 of the 60 runs may stop."""
 

@@ -33,6 +33,7 @@ def example(values: dict[str, list[int]]) -> Example:
     return made
 
 
+@pytest.mark.slow
 @given(st.lists(features, min_size=1, max_size=5), st.none() | features)
 def test_examples_of_a_message_are_as_protobuf_reads_them(
     rows: list[dict[str, list[int]]], context: dict[str, list[int]] | None

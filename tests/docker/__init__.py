@@ -1,0 +1,1 @@
+"""Images and containers. As a package: the engine of these tests ends with the last of them."""
