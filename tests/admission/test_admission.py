@@ -634,6 +634,36 @@ def test_a_longer_queue_takes_no_more_steps() -> None:
     assert steps(250) <= steps(15) + 12  # a search of the queue is logarithmic
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("place", [0.3, 0.8, 1.0])
+def test_a_long_queue_of_batches_ends_as_if_it_were_walked_through(
+    slots: int, place: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of eight takes 4 ms, whatever a call takes alone."""
+    waiting, alone = 400, 0.002
+    admission: Admission[Ticket] = Admission(slots, max_batch=8)
+    for _ in range(20):
+        admission.estimates.learn_run({KIND}, set(), alone, 0.0)
+        admission.estimates.learn_run({KIND}, set(), alone / 4, 0.0, together=8)
+    for number in range(waiting):
+        admission.enter(Ticket(KIND, 100.0 + number))
+    due = 100.0 + place * waiting + 0.5
+
+    def ends() -> float:
+        """When the call is expected to end: how late it would be if it were due at once."""
+        ticket = Ticket(KIND, due)
+        monkeypatch.setattr(Forecast, "climb", lambda *_: 1000.0)
+        late = admission.forecast.overrun(0.0, admission.waiting, ticket)
+        assert late is not None
+        return late.seconds - slots * 1000.0 + due
+
+    quickly = ends()
+    monkeypatch.setattr(forecast, "_MANY", 10_000)
+    exactly = ends()
+    assert exactly >= place * waiting * alone / 4
+    assert quickly == pytest.approx(exactly, abs=2 * slots * 8 * alone / 4)
+
+
 class TestOnALadder:
     """A run takes 10 ms on the first rung, and 100 ms with a climb, which one in ten needs."""
 
