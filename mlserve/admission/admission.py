@@ -31,9 +31,10 @@ Nothing here reads a clock or uses asyncio: the caller passes the time, in secon
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import islice
 from typing import Generic
 
 from mlserve.admission.callers import Caller, Priority
@@ -41,7 +42,7 @@ from mlserve.admission.estimates import CostKey, Estimate, Estimates
 from mlserve.admission.forecast import WAY_BACK, Forecast, Overrun
 from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
-from mlserve.admission.quotas import HeldBack, Quotas
+from mlserve.admission.quotas import Quotas
 from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.admission.shares import Shares
@@ -58,6 +59,8 @@ _STANDING = 1.0
 """Seconds without a free slot after which there is more to do than can be done, and no burst."""
 _PRICE_MEMORY = 2.0
 """Seconds over which the part of the calls that is refused is measured."""
+_Alike = tuple[str, str, Priority]
+"""What calls of one price have in common: model, token and priority."""
 
 
 @dataclass(slots=True)
@@ -82,8 +85,9 @@ class Admission(Generic[Queued]):
     forecast: Forecast[Queued] = field(init=False)
     _shares: Shares[Queued] = field(init=False)
     _quotas: Quotas = field(init=False)
-    _arrived: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
-    _refused: Rates[Priority] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
+    _arrived: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
+    """The calls of each model, token and priority; and those of them that were refused."""
+    _refused: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     _busy_since: float | None = None
     """Since when the slots have been in use without a break in which nothing waited; else None."""
     _turn: int = 0
@@ -120,10 +124,14 @@ class Admission(Generic[Queued]):
         """Return the seconds that a call which comes now and goes last would wait for a slot."""
         return self.forecast.wait(now, self.waiting)
 
-    def price(self, now: float, priority: Priority) -> float:
-        """Return the part of the calls of that priority that has been refused lately, 0 to 1."""
-        arrived = self._arrived.of(priority, now)
-        return min(1.0, self._refused.of(priority, now) / arrived) if arrived else 0.0
+    def price(self, now: float, ticket: Ticket) -> float:
+        """Return the part of the calls like this one that has been refused lately, 0 to 1.
+
+        Alike are those of one model, token and priority: others may be refused for what they are.
+        """
+        alike = _alike(ticket)
+        arrived = self._arrived.of(alike, now)
+        return min(1.0, self._refused.of(alike, now) / arrived) if arrived else 0.0
 
     def check(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can.
@@ -179,7 +187,7 @@ class Admission(Generic[Queued]):
 
     def enter(self, ticket: Queued) -> None:
         """Put the call into the queue."""
-        ticket.demand = self.estimates.guess_in_batch(ticket.kind, 1).mean
+        ticket.demand = self.estimates.guess_in_batch(ticket.kind, self.max_batch).mean
         self.waiting.enter(ticket)
 
     def leave(self, ticket: Queued) -> bool:
@@ -210,20 +218,23 @@ class Admission(Generic[Queued]):
 
         A token that has had its share goes after all others that wait.
         """
-        if self._quotas.any_used_up(now):
-            others = self._next(now, HeldBack(self._quotas, now, held))
+        used_up = self._quotas.used_up(now)
+        if used_up and any(token not in used_up for token, _ in self.waiting.tokens):
+            others = self._next(now, held, used_up)
             if others is not None:
                 return others
         return self._next(now, held)
 
-    def _next(self, now: float, held: Container[Queued]) -> Queued | None:
+    def _next(
+        self, now: float, held: Container[Queued], tokens: Set[str] = frozenset()
+    ) -> Queued | None:
         self._bring_back(now)
-        while (head := self._first(self.waiting.line, held)) is not None:
+        while (head := self._first(self.waiting.line, held, tokens)) is not None:
             shows_at = self._may_leave(now, head)
             if shows_at is None:
-                return self._undated(now, head, held) if head.is_undated else head
+                return self._undated(now, head, held, tokens) if head.is_undated else head
             self.waiting.note_overdue(head, shows_at)
-        return self._first(list(reversed(self.waiting.overdue)), held)
+        return self._first(reversed(self.waiting.overdue), held, tokens)
 
     def judge(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call that is next must not start; None if it may."""
@@ -375,10 +386,9 @@ class Admission(Generic[Queued]):
         if self.forecast.is_hopeless(now, ticket):
             return False
         victims = self._shares.victims(now, ticket)
-        if not victims or not may_shed:
-            return bool(victims)
-        for count in self._counts(victims, verdict):
-            taken = victims[:count]
+        if not may_shed:
+            return any(True for _ in victims)
+        for taken in self._more_and_more(victims, verdict):
             put_back = self.waiting.take_out(taken)
             is_room = self.check_room(now, ticket.held, ticket) is None
             if is_room and self._check_time(now, ticket) is None:
@@ -387,35 +397,57 @@ class Admission(Generic[Queued]):
             put_back()
         return False
 
-    def _counts(self, victims: Sequence[Queued], verdict: Verdict) -> Iterator[int]:
-        """Yield how many of them to try without: as many as fill the missing time, then more."""
+    def _more_and_more(
+        self, victims: Iterator[Queued], verdict: Verdict
+    ) -> Iterator[Sequence[Queued]]:
+        """Yield those of them to try without: as many as fill the missing time, then more."""
         is_late = verdict.why in (Refusal.DEADLINE, Refusal.PATIENCE)
         missing = verdict.seconds if is_late else 0.0
-        demands = accumulate(self.estimates.guess(victim.kind).mean for victim in victims)
-        count = 1 + next((n for n, demand in enumerate(demands) if demand >= missing), 0)
-        while count < len(victims):
-            yield count
-            count *= 2
-        yield len(victims)
+        taken: list[Queued] = []
+        for victim in victims:
+            taken.append(victim)
+            missing -= self.estimates.guess(victim.kind).mean
+            if missing <= 0:
+                break
+        more = taken
+        while more:
+            yield taken
+            more = list(islice(victims, len(taken)))
+            taken = [*taken, *more]
 
     def _note(self, now: float, ticket: Ticket, verdict: Verdict | None) -> None:
-        self._arrived.add(ticket.priority, 1.0, now)
+        if verdict is not None and verdict.why is Refusal.TOO_SLOW:
+            return  # it asks for what cannot be: that is no load, and no sign of one
+        alike = _alike(ticket)
+        self._arrived.add(alike, 1.0, now)
         if verdict is not None and verdict.is_for_time:
-            self._refused.add(ticket.priority, 1.0, now)
-        if verdict is None or verdict.why is not Refusal.TOO_SLOW:  # which asks for what cannot be
-            self._shares.note_arrival(now, ticket)
+            self._refused.add(alike, 1.0, now)
+        self._shares.note_arrival(now, ticket)
 
-    def _first(self, line: Iterable[Queued], held: Container[Queued]) -> Queued | None:
-        ready = (ticket for ticket in line if ticket not in held)
-        return next((ticket for ticket in ready if not self.is_full(ticket)), None)
+    def _first(
+        self, line: Iterable[Queued], held: Container[Queued], tokens: Set[str]
+    ) -> Queued | None:
+        """Return the first call that is not held back, nor its token, and whose model has room."""
+        widths = self.waiting.widths
+        running = Counter(slot.model for slot in self.running) if widths else Counter[str]()
+        full = {(model, width) for model, width in widths if running[model] >= width}
+        if full and sum(widths[each] for each in full) == len(self.waiting):
+            return None  # however many they are
+        for ticket in line:
+            is_full = bool(full) and (ticket.kind.model, ticket.width) in full
+            if not (is_full or ticket.caller.token in tokens or ticket in held):
+                return ticket
+        return None
 
-    def _undated(self, now: float, oldest: Queued, held: Container[Queued]) -> Queued:
+    def _undated(
+        self, now: float, oldest: Queued, held: Container[Queued], tokens: Set[str]
+    ) -> Queued:
         """Return the undated call to start, of which this one is the oldest that may."""
         wait = self.patience.of(oldest.caller, now)
         stands = wait.seconds if wait.is_known else _LEEWAY * wait.seconds
         if now - oldest.arrived_at <= stands or self._turn % _OLDEST_OF == 0:
             return oldest
-        newest = self._first(self.waiting.undated(), held)
+        newest = self._first(self.waiting.undated(), held, tokens)
         if newest is None:
             return oldest
         return newest if self.forecast.can_pass(now, self.waiting, oldest) else oldest
@@ -434,3 +466,8 @@ class Admission(Generic[Queued]):
 
     def _at_once(self) -> int:
         return min(self.slots, self.forecast.most_at_once(self.waiting))
+
+
+def _alike(ticket: Ticket) -> _Alike:
+    """Return what the calls of its price have in common."""
+    return ticket.kind.model, ticket.caller.token, ticket.priority

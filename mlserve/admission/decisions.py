@@ -29,9 +29,9 @@ from mlserve.admission.verdicts import Outcome, Refusal, Verdict
 SIZE = 20_000
 """Calls that are remembered."""
 _MOST_KNOWN = 4000
+"""Different kinds and callers that are known before those are dropped that no kept call has."""
 _MOST_TRIES = 20
 """Decisions that are told of one id, the last ones: an id that many calls share tells little."""
-"""Different kinds and callers that are known before those are dropped that no kept call has."""
 
 _STARTED, _ENDED, _DEMAND, _OUT, _LEFT, _TOGETHER, _WHY, _OUTCOME = range(8)
 """The numbers that are filled in later; NaN until then."""
@@ -74,7 +74,10 @@ Known = TypeVar("Known", bound=Hashable)
 
 
 class Decisions:
-    """A ring of the last decisions. Every method is called with the admission's lock held.
+    """A ring of the last decisions.
+
+    Every method is called with the admission's lock held, but `settled`, which is called on the
+    thread that calls `arrived`.
 
     `request_id` is the id that the client knows. Times are on the monotonic clock, in seconds. A
     ring of `size` 0 keeps nothing.
@@ -98,15 +101,17 @@ class Decisions:
         ticket: Ticket,
         admission: Admission[Any],
         verdict: Verdict | None,
+        kind: CostKey | None = None,
     ) -> None:
         """Keep the verdict on a call that has just arrived; None if it was let in.
 
-        Call it before the ticket enters the queue.
+        Call it before the ticket enters the queue. `kind` is what is known of the call, where the
+        ticket's kind is only believed.
         """
         if not self._size:
             return
-        kind, caller = ticket.kind, ticket.caller
-        estimate, known = admission.estimates.guess(kind), self._known
+        estimate, known = admission.estimates.guess(ticket.kind), self._known
+        kind, caller = kind or ticket.kind, ticket.caller
         place = self._count % self._size
         ticket.decision = self._count
         self._count += 1
@@ -120,7 +125,7 @@ class Decisions:
             estimate.spread,
             ticket.held,
             len(admission.waiting),
-            len(admission.running),
+            admission.started if admission.max_batch > 1 else len(admission.running),
             +ticket.priority,  # a plain number
             ticket.is_asked,
         )
@@ -134,7 +139,7 @@ class Decisions:
             arrival = (*arrival, *reason)
         self._arrivals[place] = arrival
         self._later[place * _WIDTH : (place + 1) * _WIDTH] = _NOTHING
-        self._kinds[place] = known.get(kind) or self._know_kind(ticket)
+        self._kinds[place] = known.get(kind) or self._know_kind(kind, ticket.width)
         self._callers[place] = known.get(caller) or self._know(caller)
 
     def started(self, now: float, slot: Slot[Any]) -> None:
@@ -194,12 +199,12 @@ class Decisions:
             list(self._callers),
         )
 
-    def _know_kind(self, ticket: Ticket) -> CostKey:
-        if ticket.width is None:
-            self._widths.pop(ticket.kind.model, None)
+    def _know_kind(self, kind: CostKey, width: int | None) -> CostKey:
+        if width is None:
+            self._widths.pop(kind.model, None)
         else:
-            self._widths[ticket.kind.model] = ticket.width
-        return self._know(ticket.kind)
+            self._widths[kind.model] = width
+        return self._know(kind)
 
     def _know(self, new: Known) -> Known:
         """Return the kind or caller, kept from now on; forget those that no kept call has."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import NamedTuple, Self, TypeVar
 
 _WEIGHT = 1 / 16
@@ -33,6 +34,8 @@ _MEMORY_IN_RUNS = 20
 _EXACT_ROWS = 16
 _USUAL_WORK = 2**24
 """Bytes of decoding that make no difference: an image of 5 megapixels."""
+_ALIKE = 1 / 8
+"""A measurement that differs by no more than this part of the mean is like the others."""
 _GLANCE = 0.1
 _MOST_KINDS = 1000
 _MOST_DOUBLINGS = 17
@@ -107,6 +110,10 @@ class Estimate:
     def holds(self, now: float) -> bool:
         """Return whether it was confirmed recently, as refused calls are not measured."""
         return now - self.seen <= max(_MEMORY, _MEMORY_IN_RUNS * self.mean)
+
+    def agrees(self, seconds: float) -> bool:
+        """Return whether a measurement is much like those before it."""
+        return abs(seconds - self.mean) <= max(self.spread, _ALIKE * self.mean)
 
     def learn(self, seconds: float, now: float) -> None:
         """Add a measurement."""
@@ -210,12 +217,20 @@ class Estimates:
             if not is_single:
                 _learn(self._batches, (kind, (together - 1).bit_length()), seconds, now)
         for kind in ended - answered:
-            self.learn_at_least(kind, seconds, now)
+            self.learn_at_least(kind, seconds, now, alone=is_single)
 
-    def learn_at_least(self, kind: CostKey, seconds: float, now: float) -> None:
-        """Note that a call of that kind, ended early, takes longer than this."""
-        if seconds > self.guess(kind).mean:
-            self.learn(kind, seconds, now)
+    def learn_at_least(
+        self, kind: CostKey, seconds: float, now: float, *, alone: bool = False
+    ) -> None:
+        """Note that a call of that kind, ended early, takes at least this long.
+
+        That confirms an estimate of not much more: there is no other measurement of calls whose
+        deadlines are all too short.
+        """
+        known = self.of(kind, now, alone=alone)
+        if known is None or seconds > known.mean or known.agrees(seconds):
+            mean = 0.0 if known is None else known.mean
+            self.learn(kind, max(seconds, mean), now, alone=alone)
 
 
 def _latest(*found: Estimate | None) -> Estimate | None:
@@ -229,14 +244,19 @@ Key = TypeVar("Key")
 
 
 def _learn(estimates: dict[Key, Estimate], key: Key, seconds: float, now: float) -> None:
-    """Add a measurement; one that no longer holds is replaced, and the oldest of many forgotten."""
+    """Add a measurement; of too many estimates, the oldest are forgotten.
+
+    An estimate that no longer holds is replaced, unless the measurement agrees with it.
+    """
     estimate = estimates.get(key)
-    if estimate is not None and estimate.holds(now):
+    if estimate is not None and (estimate.holds(now) or estimate.agrees(seconds)):
         estimate.learn(seconds, now)
         return
     estimates[key] = Estimate(seconds, now)
     if len(estimates) > _MOST_KINDS:
-        del estimates[min(estimates, key=lambda old: estimates[old].seen)]
+        # Many at once: to look through all of them for each new one would take too long.
+        for old in nsmallest(_MOST_KINDS // 4, estimates, key=lambda old: estimates[old].seen):
+            del estimates[old]
 
 
 class Meter:

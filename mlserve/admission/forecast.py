@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapreplace
-from itertools import chain
+from itertools import chain, islice
 from typing import Generic
 
 from mlserve.admission.estimates import CostKey, Estimate, Estimates, Meter
@@ -24,6 +24,8 @@ WAY_BACK = 0.005
 _MANY = 32
 """Waiting calls from which on the slots count as evenly loaded: half a call more or less is nothing
 then, and a walk through all of them would cost more than a refusal may."""
+_MANY_BATCHES = 8
+"""The same for calls that run in batches: so many full ones, and no fewer calls."""
 
 
 _LEAST_SCALE = 0.8
@@ -153,7 +155,7 @@ class Forecast(Generic[Queued]):
         is_known = self.estimates.of(ticket.kind, now) is not None
         spared = 0.0 if is_known else self.slots * self._mean_of(ticket) + WAY_BACK
         extra = self.slots * self.climb(now, ticket) - spared
-        if len(queue.line) >= _MANY and self.max_batch == 1:
+        if len(queue.line) >= max(_MANY, _MANY_BATCHES * self.max_batch):
             at_once = self._slots_of_all(queue, ticket)
             if at_once is not None:
                 return self._overrun_of_many(now, queue, ticket, place, extra, at_once)
@@ -271,13 +273,15 @@ class Forecast(Generic[Queued]):
         """Return the same for a long queue, as if so many slots were evenly loaded.
 
         Of the calls behind, few are looked at: the line is in the order of the deadlines, so all
-        that end by the deadline of one are in time as well.
+        that end by the deadline of one are in time as well. Calls that run in batches end with the
+        whole batch.
         """
-        line, demands = queue.line, queue.demands
-        guesses = {kind: self.estimates.guess_in_batch(kind, 1) for kind in queue.kinds}
-        own = self.estimates.guess_in_batch(ticket.kind, 1)
+        line, demands, together = queue.line, queue.demands, self.max_batch
+        guesses = {kind: self.estimates.guess_in_batch(kind, together) for kind in queue.kinds}
+        own = self.estimates.guess_in_batch(ticket.kind, together)
         widest = max(own.mean, *(guess.mean for guess in guesses.values()))
         spread = max(own.spread, *(guess.spread for guess in guesses.values()))
+        one = together * spread * spread  # what one more call adds to the variance
         left, variance = self._slots(now)
         # What calls take may have changed since they entered.
         expected = sum(count * guesses[kind].mean for kind, count in queue.kinds.items())
@@ -286,21 +290,23 @@ class Forecast(Generic[Queued]):
         scale = expected / queue.demand if queue.demand > 0 else 1.0
         ahead = queue.demand - sum(demands[place:]) - sum(call.demand for call in queue.overdue)
         demand = sum(left) + max(0.0, ahead) * scale
-        variance += place * spread * spread
-        end = self._even_end(at_once, demand, own.mean, variance, own.spread)
+        variance += place * one
+        end = self._even_end(at_once, demand, together * own.mean, variance, together * own.spread)
         if now + end + extra > ticket.due_at:
             return Overrun(now + end + extra - ticket.due_at)
-        demand, variance = demand + own.mean, variance + own.spread * own.spread
-        step = widest * (1 + self.care.drift) + self.care.margin * spread
+        demand, variance = demand + own.mean, variance + together * own.spread * own.spread
+        step = widest * (1 + self.care.drift) + self.care.margin * math.sqrt(one)
         index = place
         while index < len(line):
-            end = self._even_end(at_once, demand, demands[index] * scale, variance, spread)
+            end = self._even_end(
+                at_once, demand, together * demands[index] * scale, variance, together * spread
+            )
             over = now + end - line[index].due_at
             if 0 < over <= own.mean:  # on time without this one
                 return Overrun(over, is_others=True)
             following = index + max(1, int(-over / step) if step else len(line))
             demand += sum(demands[index:following]) * scale
-            variance += (following - index) * spread * spread
+            variance += (following - index) * one
             index = following
         return None
 
@@ -338,7 +344,8 @@ class Forecast(Generic[Queued]):
 
     def _at_once(self, waiting: Sequence[Ticket]) -> int:
         """Return how many slots what runs and these calls will use at once, in full batches."""
-        return min(self.slots, self.most_at_once(waiting[:: self.max_batch]))
+        firsts = islice(waiting, 0, None, self.max_batch)
+        return min(self.slots, self.most_at_once(firsts))
 
     @property
     def care(self) -> _Care:

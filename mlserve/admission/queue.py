@@ -37,8 +37,8 @@ class Queue(Generic[Queued]):
         """The sum of what they were expected to take as they entered, in seconds."""
         self.held = 0
         """The bytes that they hold."""
-        self.widths = 0
-        """How many of them are of a model with a width."""
+        self.widths: Counter[tuple[str, int]] = Counter()
+        """How many of them are of each model with a width, and of which."""
 
     def __len__(self) -> int:
         return len(self.line) + len(self.overdue)
@@ -78,14 +78,8 @@ class Queue(Generic[Queued]):
     def take_out(self, tickets: Collection[Queued]) -> Callable[[], None]:
         """Take these calls out, which wait; return what puts everything back as it was."""
         line, demands, overdue = self.line[:], self.demands[:], self.overdue[:]
-        gone = set(tickets)
-        kept = [n for n, ticket in enumerate(line) if ticket not in gone]
-        self.line[:] = [line[n] for n in kept]
-        self.demands[:] = [demands[n] for n in kept]
-        self.overdue[:] = [ticket for ticket in overdue if ticket not in gone]
         for ticket in tickets:
-            self._count(ticket, -1)
-            ticket.is_waiting = False
+            self.remove(ticket)
 
         def put_back() -> None:
             self.line[:], self.demands[:], self.overdue[:] = line, demands, overdue
@@ -121,11 +115,12 @@ class Queue(Generic[Queued]):
 
     def _count(self, ticket: Queued, step: int) -> None:
         self.held += step * (ticket.held + CALL_BYTES)
-        self.widths += step * (ticket.width is not None)
         self.priorities[ticket.priority] += step
         _count(self.kinds, ticket.kind, step)
         self.demand = self.demand + step * ticket.demand if self.kinds else 0.0
         _count(self.tokens, (ticket.caller.token, ticket.kind), step)
+        if ticket.width is not None:
+            _count(self.widths, (ticket.kind.model, ticket.width), step)
 
 
 def _count(counts: Counter[Key], key: Key, step: int) -> None:

@@ -7,12 +7,10 @@ more, however short its deadlines are. While nobody else waits, nothing is count
 
 from __future__ import annotations
 
-import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Generic
 
-from mlserve.admission.tickets import Queued, Ticket
+from mlserve.admission.tickets import Ticket
 
 
 @dataclass(slots=True)
@@ -31,29 +29,10 @@ class Quotas:
             # A slot is seldom free just when a token may start: so it is not late for the next one.
             self._paid_at[token] = max(now - price, self._paid_at.get(token, now)) + price
 
-    def is_used_up(self, now: float, ticket: Ticket) -> bool:
-        """Return whether the call's token has had its share, and others go first."""
-        return self._paid_at.get(ticket.caller.token, -math.inf) > now
+    def used_up(self, now: float) -> Set[str]:
+        """Return the tokens that have had their share: others go first."""
+        return {token for token, paid_at in self._paid_at.items() if paid_at > now}
 
     def owed(self, now: float, token: str) -> float:
         """Return in how many seconds the token may start a call again that others wait for."""
         return max(0.0, self._paid_at.get(token, now) - now)
-
-    def any_used_up(self, now: float) -> bool:
-        """Return whether any token has had its share."""
-        return any(paid_at > now for paid_at in self._paid_at.values())
-
-
-@dataclass(frozen=True, slots=True)
-class HeldBack(Container[Queued], Generic[Queued]):
-    """The calls in `held`, and those whose token has had its share."""
-
-    quotas: Quotas
-    now: float
-    held: Container[Queued]
-
-    def __contains__(self, ticket: object) -> bool:
-        """Return whether the call is held back."""
-        if ticket in self.held:
-            return True
-        return isinstance(ticket, Ticket) and self.quotas.is_used_up(self.now, ticket)

@@ -25,10 +25,13 @@ class Decision:
 
     `caller.address` is a number, the same for calls from one address.
 
+    `kind` has version 0 and no signature if the call was refused on its head, which does not tell
+    them, and no model if even that was not known.
+
     `mean` and `spread` are what was known of its demand, in seconds of the whole server; None if
     nothing was. `seconds`, `limit` and `for_another` are the verdict's (`verdicts.Verdict`). It is
     due at `due_at`: when it expires, or sooner if such callers hang up before. `held` is its size
-    in bytes. When it arrived, `running` slots were taken, and `ahead` of the `waiting` calls were
+    in bytes. When it arrived, `running` calls held slots, and `ahead` of the `waiting` calls were
     due before it; None in a recording of all calls, in which that can be counted.
 
     `why` is why it was refused, or taken out of the queue at `out_at`. A call that was started ran

@@ -11,12 +11,14 @@ for a fast model, whose calls are many, and would be paid by the slow ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import chain
 from typing import Generic
 
 from mlserve.admission.forecast import WAY_BACK, Forecast
-from mlserve.admission.queue import Queue
+from mlserve.admission.queue import Queue, due_at
 from mlserve.admission.quotas import Quotas
 from mlserve.admission.rates import Rates
 from mlserve.admission.tickets import Queued, Ticket
@@ -74,12 +76,7 @@ class Shares(Generic[Queued]):
         over, share = 0.0, 1.0
         of_model = self._of(now, model)
         if of_model < 1.0:
-            ahead = sum(
-                self.forecast.estimates.guess(other.kind).mean
-                for other in self.queue.line[: self.queue.place_of(ticket)]
-                if other.kind.model == model
-            )
-            over, share = self._late(now, ticket, ahead, of_model), of_model
+            over, share = self._late(now, ticket, self._ahead(ticket), of_model), of_model
         of_token = self.quotas.shares.get(token)
         if of_token is not None and over <= 0 and self._others_ask(now, token):
             own = ((kind, n) for (name, kind), n in self.queue.tokens.items() if name == token)
@@ -87,23 +84,39 @@ class Shares(Generic[Queued]):
             over, share = late + self.quotas.owed(now, token), of_token
         return over, share
 
-    def victims(self, now: float, ticket: Ticket) -> list[Queued]:
-        """Return the waiting calls that may give way to this one: the first ones first.
+    def _ahead(self, ticket: Ticket) -> float:
+        """Return the seconds that those calls of its model take which are due before it.
+
+        Of a long queue, no more than half is looked at; most calls come last.
+        """
+        queue, guess = self.queue, self.forecast.estimates.guess
+        means = {kind: guess(kind).mean for kind in queue.kinds if kind.model == ticket.kind.model}
+
+        def taken_by(calls: Iterable[Ticket]) -> float:
+            return sum(means.get(call.kind, 0.0) for call in calls)
+
+        place = queue.place_of(ticket)
+        if 2 * place < len(queue.line):
+            return taken_by(queue.line[:place])
+        every = sum(count * means.get(kind, 0.0) for kind, count in queue.kinds.items())
+        return max(0.0, every - taken_by(chain(queue.line[place:], queue.overdue)))
+
+    def victims(self, now: float, ticket: Ticket) -> Iterator[Queued]:
+        """Yield the waiting calls that may give way to this one: the first ones first.
 
         They are the less important, and of those as important, the ones of models that have had
         more than their share where its own has had less. Of equals, the last due goes first.
+        Whoever takes some out of the queue puts them back before asking for more.
         """
         greedy = self._greedy(now, ticket.kind.model)
-        if not greedy and not self.queue.holds_less_than(ticket.priority):
-            return []
-        found = [
-            other
-            for other in reversed([*self.queue])
-            if other.priority < ticket.priority
-            or (other.priority == ticket.priority and other.kind.model in greedy)
-        ]
-        found.sort(key=lambda other: (other.priority, -other.due_at))
-        return found
+        for priority, count in sorted(self.queue.priorities.items()):
+            is_less = priority < ticket.priority
+            if not count or not (is_less or (greedy and priority == ticket.priority)):
+                continue
+            overdue = sorted(self.queue.overdue, key=due_at, reverse=True)
+            for other in merge(reversed(self.queue.line), overdue, key=due_at, reverse=True):
+                if other.priority == priority and (is_less or other.kind.model in greedy):
+                    yield other
 
     def _late(self, now: float, ticket: Ticket, ahead: float, share: float) -> float:
         own = self.forecast.estimates.guess(ticket.kind)

@@ -93,11 +93,17 @@ def error_of(verdict: Verdict, deadline: Deadline, running: int, waiting: int) -
                 said = f"{busy}: the answer would make another one come about {late} late"
             hint = _OR_ANOTHER_SERVER
         case Refusal.PATIENCE:
+            patience = in_words(verdict.limit)
             said = (
                 f"{busy}: the answer would come too late for callers like this one, who set no "
-                f"deadline and hang up after about {in_words(verdict.limit)}: set one to wait "
-                "longer"
+                f"deadline and hang up after about {patience}: set one to wait longer"
             )
+            if verdict.for_another:
+                said = (
+                    f"{busy}: callers like this one set no deadline and hang up after about "
+                    f"{patience}, and an answer by then would make another one come about "
+                    f"{in_words(verdict.seconds)} late: set a deadline to wait longer"
+                )
             hint = "give the call a deadline: X-Request-Timeout-Ms over REST"
         case Refusal.SHARE:
             said = (

@@ -83,13 +83,16 @@ class Budgets:
 
     def read(self, key: int, now: float) -> Budget | None:
         """Return the budget; None if no such call was refused lately."""
-        if now > self._missed_at.get(key, -math.inf) + _LOOK_AGAIN:
-            budget = self._shared(key)
-            if budget is not None and budget.is_of(now):
-                return budget
-            self._missed_at[key] = now
         own = self._own.get(key)
-        return own if own is not None and own.is_of(now) else None
+        if own is not None and not own.is_of(now):
+            own = None
+        if now > self._missed_at.get(key, -math.inf) + _LOOK_AGAIN:
+            shared = self._shared(key)
+            if shared is not None and shared.is_of(now):
+                # The file may have become one that can be read and no longer written.
+                return shared if own is None or own.counted_at <= shared.counted_at else own
+            self._missed_at[key] = now
+        return own
 
     def write(self, key: int, budget: Budget, now: float) -> None:
         """Keep the budget, in this process alone if the file cannot be used."""

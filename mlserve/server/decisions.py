@@ -26,6 +26,8 @@ from mlserve.wire.services import SERVER
 
 _REST = 0.005
 """Seconds of rest after each piece, which takes about half as long."""
+_AT_ONCE = 2
+"""Copies that a port has at once: each takes megabytes, and more would not be ready sooner."""
 
 
 class DecisionsPage:
@@ -33,6 +35,7 @@ class DecisionsPage:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def match(self, path: str) -> Operation | None:
         if path != paths.DECISIONS:
@@ -41,7 +44,8 @@ class DecisionsPage:
 
     async def _respond(self, request: Request) -> Response:
         check_method(request, "GET")
-        return json_response(await _written(self._engine, request.parameter("request_id")))
+        request_id = request.parameter("request_id")
+        return json_response(await _written(self._engine, request_id, self._turns))
 
 
 class DecisionsService:
@@ -49,6 +53,7 @@ class DecisionsService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def services(self, more: Mapping[str, BytesMethod]) -> tuple[Service]:
         """Return mlserve's own service to add to the gRPC server, with more methods of it."""
@@ -60,13 +65,14 @@ class DecisionsService:
         """Decisions: on the calls with that id, or on all that are remembered."""
         deadline = deadline_of(context, self._engine.default_timeout)
         request = await read_message(DecisionsRequest, data, deadline)
-        json = await _written(self._engine, request.request_id)
+        json = await _written(self._engine, request.request_id, self._turns)
         return DecisionsResponse(json=json).SerializeToString()
 
 
-async def _written(engine: Engine, request_id: str) -> bytes:
+async def _written(engine: Engine, request_id: str, turns: asyncio.Semaphore) -> bytes:
     """Return the JSON of the decisions on calls with that id, or on all for an empty one."""
-    return await asyncio.to_thread(_write, engine.decisions(), request_id)
+    async with turns:
+        return await asyncio.to_thread(_write, engine.decisions(), request_id)
 
 
 def _write(copy: Copy, request_id: str) -> bytes:

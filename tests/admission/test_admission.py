@@ -353,6 +353,33 @@ def test_a_call_that_was_ended_early_can_only_raise_an_estimate() -> None:
     assert estimates.guess(KIND).mean > 0.1
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_calls_whose_deadlines_are_all_too_short_are_hardly_ever_run(alone: bool) -> None:
+    """Each run ends early, so nothing is measured but that it takes at least so long."""
+    chance, estimates = random.Random(1), Estimates()
+    runs, now = 0, 0.0
+    while now < 300:
+        estimate = estimates.of(KIND, now, alone=True)
+        if estimate is None or not estimate.is_sure or estimate.least <= 0.3:
+            runs += 1
+            now += (took := chance.uniform(0.45, 0.55))
+            estimates.learn_run(set(), {KIND}, took, now, alone=alone)
+        now += 0.1
+    assert 300 / 20 < runs <= 40, "once every ten seconds, until it is faster again"
+    assert 0.45 <= estimates.guess(KIND).mean < 0.6
+
+
+def test_a_model_that_turned_slow_is_soon_known_to_be_too_slow_alone() -> None:
+    estimates = Estimates()
+    for _ in range(20):
+        estimates.learn_run({KIND}, set(), 0.05, 0.0, alone=True)
+    for _ in range(60):
+        estimates.learn_run(set(), {KIND}, 0.5, 5.0, alone=True)
+    found = estimates.of(KIND, 5.0, alone=True)
+    assert found is not None
+    assert found.least > 0.3
+
+
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (16, 16), (17, 32), (1024, 1024)])
 def test_large_batches_are_told_apart_by_powers_of_two(rows: int, size: int) -> None:
     assert CostKey.from_rows("m", 1, "s", rows).size == size
@@ -605,6 +632,36 @@ def test_a_longer_queue_takes_no_more_steps() -> None:
         return count
 
     assert steps(250) <= steps(15) + 12  # a search of the queue is logarithmic
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("place", [0.3, 0.8, 1.0])
+def test_a_long_queue_of_batches_ends_as_if_it_were_walked_through(
+    slots: int, place: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of eight takes 4 ms, whatever a call takes alone."""
+    waiting, alone = 400, 0.002
+    admission: Admission[Ticket] = Admission(slots, max_batch=8)
+    for _ in range(20):
+        admission.estimates.learn_run({KIND}, set(), alone, 0.0)
+        admission.estimates.learn_run({KIND}, set(), alone / 4, 0.0, together=8)
+    for number in range(waiting):
+        admission.enter(Ticket(KIND, 100.0 + number))
+    due = 100.0 + place * waiting + 0.5
+
+    def ends() -> float:
+        """When the call is expected to end: how late it would be if it were due at once."""
+        ticket = Ticket(KIND, due)
+        monkeypatch.setattr(Forecast, "climb", lambda *_: 1000.0)
+        late = admission.forecast.overrun(0.0, admission.waiting, ticket)
+        assert late is not None
+        return late.seconds - slots * 1000.0 + due
+
+    quickly = ends()
+    monkeypatch.setattr(forecast, "_MANY", 10_000)
+    exactly = ends()
+    assert exactly >= place * waiting * alone / 4
+    assert quickly == pytest.approx(exactly, abs=2 * slots * 8 * alone / 4)
 
 
 class TestOnALadder:

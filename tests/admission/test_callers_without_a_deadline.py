@@ -9,7 +9,8 @@ from mlserve.admission.callers import Caller
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience, Wait
 from mlserve.admission.tickets import Ticket
-from mlserve.admission.verdicts import Refusal
+from mlserve.admission.verdicts import Refusal, Verdict, error_of
+from mlserve.deadline import Deadline
 
 KIND = CostKey.from_rows("m", 1, "serving_default", 1)
 CURL = Caller("rest", "curl/8.14.1", "192.0.2.1")
@@ -97,6 +98,13 @@ def test_what_it_is_told_names_the_patience() -> None:
     assert verdict is not None
     assert (verdict.why, verdict.limit) == (Refusal.PATIENCE, 1.0)
     assert verdict.seconds > 0
+
+
+def test_it_is_told_apart_if_only_another_would_be_late() -> None:
+    verdict = Verdict(Refusal.PATIENCE, 0.2, 1.0, for_another=True)
+    error = error_of(verdict, Deadline.after(30.0), running=2, waiting=9)
+    assert "would make another one come about 0.2 s late" in error.message
+    assert "too late for callers" not in error.message
 
 
 def test_a_model_that_takes_longer_than_such_callers_wait_is_run_while_there_is_a_slot() -> None:

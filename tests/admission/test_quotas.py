@@ -9,7 +9,7 @@ import pytest
 from mlserve.admission.admission import Admission
 from mlserve.admission.callers import Caller
 from mlserve.admission.estimates import CostKey
-from mlserve.admission.quotas import HeldBack, Quotas
+from mlserve.admission.quotas import Quotas
 from mlserve.admission.replay import Arrival, Call, replay
 from mlserve.admission.tickets import Ticket
 from mlserve.admission.verdicts import Refusal
@@ -75,23 +75,23 @@ def test_starts_are_paid_for_at_the_rate_of_the_share() -> None:
     batch, web = Ticket(KIND, 9.0, caller=BATCH), Ticket(KIND, 9.0, caller=WEB)
     quotas.note(1.0, batch, 0.03)
     quotas.note(1.0, web, 0.03)
-    assert quotas.is_used_up(1.09, batch)
-    assert not quotas.is_used_up(1.11, batch)
-    assert not quotas.is_used_up(1.0, web)
+    assert quotas.used_up(1.09) == {"batch"}
+    assert not quotas.used_up(1.11)
     quotas.note(1.15, batch, 0.03)  # 0.05 s after it might have
-    assert quotas.is_used_up(1.19, batch)
-    assert not quotas.any_used_up(1.21)
+    assert quotas.used_up(1.19) == {"batch"}
+    assert not quotas.used_up(1.21)
     quotas.note(9.0, batch, 0.03)  # long after: no more than one is saved up
     quotas.note(9.0, batch, 0.03)
-    assert quotas.is_used_up(9.09, batch)
+    assert quotas.used_up(9.09) == {"batch"}
 
 
-def test_who_is_held_back() -> None:
-    quotas = Quotas({"batch": SHARE})
-    batch, web, held = Ticket(KIND, 9.0, caller=BATCH), *(Ticket(KIND, 9.0) for _ in range(2))
-    quotas.note(1.0, batch, 0.03)
-    back = HeldBack(quotas, 1.05, [held])
-    assert batch in back
-    assert held in back
-    assert web not in back
-    assert "batch" not in back
+def test_a_token_in_debt_goes_after_all_others_that_may_start() -> None:
+    admission = Admission[Ticket](1, token_shares={"batch": SHARE})
+    first, second = (Ticket(KIND, due, caller=BATCH) for due in (1.0, 2.0))
+    web = Ticket(KIND, 9.0, caller=WEB)
+    admission.estimates.learn(KIND, DEMAND, 0.0)
+    for ticket in (first, second, web):
+        admission.enter(ticket)
+    admission.end(DEMAND, admission.start(0.0, [first]))
+    assert admission.next(DEMAND) is web
+    assert admission.next(DEMAND, {web}) is second

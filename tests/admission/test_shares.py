@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from mlserve.admission.admission import Admission
@@ -210,11 +215,74 @@ def test_a_share_limits_nothing_while_a_slot_is_free() -> None:
 
 def test_the_price_is_the_part_that_is_refused_of_a_class() -> None:
     admission = busy()
+    critical, default = (
+        Ticket(SLOW, 1.0, priority=p) for p in (Priority.CRITICAL, Priority.DEFAULT)
+    )
     for _ in range(100):
         ticket = Ticket(SLOW, 1.0, priority=Priority.DEFAULT)
         if admission.check(0.0, ticket) is None:
             admission.enter(ticket)
-        assert admission.price(0.0, Priority.CRITICAL) == 0.0
+        assert admission.price(0.0, critical) == 0.0
     let_in = len(admission.waiting)
-    assert admission.price(0.0, Priority.DEFAULT) == pytest.approx(1 - let_in / 100)
-    assert admission.price(60.0, Priority.DEFAULT) == pytest.approx(1 - let_in / 100)
+    assert admission.price(0.0, default) == pytest.approx(1 - let_in / 100)
+    assert admission.price(60.0, default) == pytest.approx(1 - let_in / 100)
+
+
+def test_the_price_is_not_that_of_other_models_tokens_or_impossible_deadlines() -> None:
+    """Clients send fewer calls by it: they must not do so for what others ask."""
+    admission = busy()
+    fill(admission, SLOW, 0.0)
+    for _ in range(100):
+        too_slow = admission.check(0.0, Ticket(FAST, 0.001))
+        assert too_slow is not None
+        assert too_slow.why is Refusal.TOO_SLOW
+        assert admission.check(0.0, Ticket(SLOW, 1.0)) is not None
+    assert admission.price(0.0, Ticket(SLOW, 1.0)) > 0.9
+    assert admission.price(0.0, Ticket(FAST, 1.0)) == 0.0
+    assert admission.price(0.0, Ticket(SLOW, 1.0, caller=Caller("rest", token="web"))) == 0.0
+
+
+def test_a_long_queue_of_two_models_is_not_walked_through() -> None:
+    """Each call must cost what it costs with a few in the queue."""
+
+    def steps(waiting: int) -> int:
+        admission = busy()
+        for number in range(waiting):
+            ticket = Ticket(FAST, 1000.0 + number)
+            admission.check(0.0, ticket)
+            admission.enter(ticket)
+        admission.check(0.0, Ticket(SLOW, 5000.0))
+        return calls_of(lambda: admission.check(0.0, Ticket(FAST, 5000.0)))
+
+    assert steps(2000) <= steps(100) + 20
+
+
+def test_a_long_queue_of_a_full_model_is_not_walked_through() -> None:
+    def steps(waiting: int) -> int:
+        admission = Admission[Ticket](2)
+        admission.estimates.learn(FAST, 0.01, 0.0)
+        for number in range(waiting):
+            admission.enter(Ticket(FAST, 1000.0 + number, width=1))
+        admission.start(0.0, admission.waiting.line[:1])
+        return calls_of(lambda: admission.next(0.0))
+
+    assert steps(2000) <= steps(100) + 20
+
+
+def calls_of(do: Callable[[], object]) -> int:
+    """Return how many functions that calls."""
+    count = 0
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    do()  # some things are only done the first time
+    gc.disable()  # others have functions called when it runs
+    sys.setprofile(note)
+    try:
+        do()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return count

@@ -173,6 +173,9 @@ def test_who_asked_for_what() -> None:
     assert about(LET_IN) == "m version 3 (rest, curl/8.14.1, token ops)"
     nobody = replace(LET_IN, caller=Caller(), kind=CostKey("", 0, "", -1))
     assert about(nobody) == "a call not read yet"
+    on_its_head = replace(nobody, kind=CostKey("m", 0, "", -1))
+    assert about(on_its_head) == "m in a call not read yet"
+    assert to_json(recording(), on_its_head)["version"] is None
 
 
 def test_as_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import struct
@@ -31,6 +32,18 @@ def test_processes_share_what_one_of_them_knows(tmp_path: Path) -> None:
     assert one.read(KEY, NOW) == BUDGET._replace(left=2)
     assert one.read(key_of("endpoint", "model2"), NOW) is None
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_can_no_longer_be_written_does_not_hide_what_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full by now; the entry in the file is not ten seconds old."""
+    budgets = Budgets(str(tmp_path / "file"))
+    budgets.write(KEY, BUDGET, NOW)
+    monkeypatch.setattr(os, "pwrite", _no_space)
+    later = BUDGET._replace(left=40.0, counted_at=NOW)
+    budgets.write(KEY, later, NOW)
+    assert budgets.read(KEY, NOW) == later
 
 
 def test_a_budget_is_forgotten(tmp_path: Path) -> None:
@@ -177,3 +190,7 @@ def test_where_the_file_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_key_tells_words_apart() -> None:
     assert len({key_of("a", "b"), key_of("ab"), key_of("b", "a"), key_of("", "ab")}) == 4
     assert struct.pack("<Q", key_of("a\udcff"))
+
+
+def _no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "no space left on device")

@@ -26,7 +26,6 @@ from threading import RLock
 from typing import Any
 
 from mlserve.admission.admission import Admission
-from mlserve.admission.callers import Priority
 from mlserve.admission.decisions import Copy, Decisions
 from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience, SeenKind
@@ -171,7 +170,7 @@ class Engine:
                 verdict = admission.check_head(now, ticket)
         if verdict is not None:
             self._turn_away(verdict, deadline, ticket)
-            raise self._refusal(verdict, deadline)
+            raise self._refusal(verdict, deadline, ticket)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
         """Take the call in, and return the coroutine that gives its answer.
@@ -293,9 +292,9 @@ class Engine:
         for other in shed:
             self._end_unstarted(other, Refusal.SHED)
             shed_by = Verdict(Refusal.SHED, UNKNOWN)
-            other.settle(self._error_of(shed_by, other.deadline, other.priority))
+            other.settle(self._error_of(shed_by, other.deadline, other))
         if verdict is not None:
-            raise self._refusal(verdict, call.deadline)
+            raise self._refusal(verdict, call.deadline, job)
         self._is_idle.clear()
         if self.companion is not None:
             self.companion.entered(job)
@@ -475,22 +474,23 @@ class Engine:
             ticket = Ticket(CostKey("", 0, "", -1), deadline.expires_at, caller=record.caller)
             ticket.priority, ticket.is_asked = record.priority, deadline.is_asked
             ticket.arrived_at = record.began
+        # Its version and signature are those of the shortest calls, and may not be its own.
+        kind = CostKey(ticket.kind.model, 0, "", -1)
         now, decided = time.monotonic(), self._decisions
         with self._lock:
-            decided.arrived(now, record.request_id, ticket, self._admission, verdict)
+            decided.arrived(now, record.request_id, ticket, self._admission, verdict, kind)
 
-    def _refusal(self, verdict: Verdict, deadline: Deadline) -> MlserveError:
-        record = request.current()
-        self._note_refused(verdict.why, record)
-        return self._error_of(verdict, deadline, record.priority)
+    def _refusal(self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None) -> MlserveError:
+        self._note_refused(verdict.why, request.current())
+        return self._error_of(verdict, deadline, ticket)
 
     def _error_of(
-        self, verdict: Verdict, deadline: Deadline, priority: Priority = Priority.DEFAULT
+        self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None = None
     ) -> MlserveError:
         error = error_of(verdict, deadline, self.running, self.waiting)
         # A short queue may be full and the server idle the next moment: that has no price.
-        if isinstance(error, Overloaded) and verdict.is_for_time:
-            error.price = self._admission.price(time.monotonic(), priority)
+        if ticket is not None and isinstance(error, Overloaded) and verdict.is_for_time:
+            error.price = self._admission.price(time.monotonic(), ticket)
         return error
 
     def _note_refused(self, why: Refusal, record: RequestRecord) -> None:

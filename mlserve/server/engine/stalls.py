@@ -1,4 +1,4 @@
-"""Notice when this process stood still: it was stopped, starved of CPU, or its machine suspended.
+"""Notice when this process stood still: stopped, frozen with its container, or starved of CPU.
 
 What arrived in that time is read only afterwards, and looks younger than it is.
 """

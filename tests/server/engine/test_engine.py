@@ -193,6 +193,21 @@ def test_the_signature_is_looked_at_again_when_the_body_has_been_read(
     assert model.runs() == []
 
 
+def test_a_deadline_that_is_always_too_short_is_soon_not_tried_any_more(
+    model: Any, start: Any, predict_on: Any, request_of: Any
+) -> None:
+    """Though no such call ends in time, and so none is measured from begin to end."""
+    model.put(1)
+    server = start("--threads", "1")
+    model.journal.write_text("")
+    slow = request_of("slow", seconds=(np.array([0.2], np.float32), DType.FLOAT32))
+    for _ in range(12):
+        assert code_of(predict_on(server, slow, timeout=0.1)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert server.post({"inputs": ["x"]}).status_code == 200  # once that has ended
+    runs = [name for name in model.runs() if name == "slow"]
+    assert len(runs) <= 4
+
+
 def test_the_default_timeout_is_a_setting(model: Any, start: Any) -> None:
     model.put(1)
     server = start("--threads", "1", "--default-timeout", "0.2", "--drain-timeout", "0.1")
