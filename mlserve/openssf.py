@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def sign(folder: Path, into: Path, key: SigningKey) -> None:
     try:
         config.sign(folder, into)
     except ValueError as error:  # links, and what is not a file
-        raise BadSignature(f"cannot be signed: {error}") from error
+        raise BadSignature(f"cannot be signed: {_link(str(error)) or error}") from error
 
 
 def _signer(key: SigningKey) -> Any:
@@ -112,11 +113,26 @@ def verify(folder: Path, signature: Path, key: Path) -> None:
             raise BadSignature(_in_words(error, key)) from error
 
 
+_MISMATCH = re.compile(
+    r"Hash mismatch for \\?'(.+?)\\?': Expected .+?, Actual .+?\)\\?'", re.DOTALL
+)
+"""How the library says that a file has another digest; it writes both as bytes of Python."""
+_QUOTES = "[]\"'"
+
+
+def _link(text: str) -> str:
+    """Return which file is a link, if the library's error is about one; else nothing."""
+    found = re.match(r"Cannot use '(.+)' because it is a symlink", text)
+    return "" if found is None else f"{found[1]} is a symlink"
+
+
 def _in_words(error: Exception, key: Path) -> str:
     text = str(error)
     if text.startswith("Signature mismatch: "):
-        found = text.removeprefix("Signature mismatch: ").strip("[]")
-        return f"does not have the files that were signed: {found}"
+        found = _MISMATCH.sub(r"\1 was changed", text.removeprefix("Signature mismatch: "))
+        return f"does not have the files that were signed: {found.strip(_QUOTES)}"
+    if link := _link(text):
+        return f"does not have the files that were signed: {link}"
     if text.startswith("Key mismatch") or type(error).__name__ == "X509StoreContextError":
         return f"was not signed by {key}: {text.strip()}"
     return f"has a {SIGNATURE_NAME} that cannot be checked with {key}: {_reason(error)}"

@@ -91,13 +91,16 @@ def pipe(folder: Path) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no signature": (lambda f: (f / SIGNATURE_NAME).unlink(), "is not signed"),
-    "a changed file": (lambda f: (f / "echo.json").write_text("{}"), "echo.json"),
+    "a changed file": (
+        lambda f: (f / "echo.json").write_text("{}"),
+        "echo.json was changed",
+    ),
     "an added file": (lambda f: (f / "more.json").touch(), "more.json"),
     "a hidden file": (lambda f: (f / ".gitignore").touch(), ".gitignore"),
     "a lost file": (lambda f: (f / "labels.txt").unlink(), "labels.txt"),
     "a changed manifest": (edit_manifest, MANIFEST_NAME),
     "a folder in its place": (smuggle, "s a directory"),
-    "a link": (link, "symlink"),
+    "a link": (link, "echo.json is a symlink"),
     "a pipe in its place": (pipe, "is not a regular file"),
     "not a signature": (lambda f: (f / SIGNATURE_NAME).write_text("{}"), "cannot be checked"),
     "not JSON": (lambda f: (f / SIGNATURE_NAME).write_bytes(b"\xff"), "cannot be checked"),
@@ -118,6 +121,8 @@ def test_whatever_else_is_not(signed: Path, keys: Path, case: str) -> None:
         require_signed(signed, keys / "mine.pub")
     assert str(signed) in found.value.message
     assert named in found.value.message
+    assert "digest_value" not in found.value.message
+    assert "allow_symlinks" not in found.value.message
     assert found.value.hint
 
 
