@@ -129,7 +129,7 @@ def _initial_types(
         is_number = spec.dtype in (DType.FLOAT64, DType.FLOAT32)
         kind = _TYPES[variant.dtype if is_number else spec.dtype]
         width = spec.shape[1] if spec.shape and len(spec.shape) > 1 else 1
-        if columns and width != 1:
+        if columns:
             types += [(name, kind([None, 1])) for name in columns]
         else:
             types.append((spec.name, kind([None, width])))

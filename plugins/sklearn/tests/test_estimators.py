@@ -78,6 +78,12 @@ def _people() -> tuple[Any, Any]:
     return rows, np.where((rows.age > 40) ^ (rows.city == "Bern"), "yes", "no")
 
 
+def _odd_names() -> tuple[Any, Any]:
+    """Columns whose names are no identifiers, two of them alike but for that."""
+    rows, targets = _people()
+    return rows[["age", "city"]].set_axis(["größe (m²)", "größe_(m²)"], axis=1), targets
+
+
 _GOOD = ["good morning", "a good day", "Good!", "nice evening"]
 _BAD = ["bad morning", "awful day", "Bad", "terrible evening"]
 DATA: dict[str, Any] = {
@@ -92,9 +98,21 @@ DATA: dict[str, Any] = {
     "targets": lambda: _several(datasets.load_diabetes, lambda y: y, lambda y: 2 * y),
     "people": _people,
     "people's numbers": lambda: (_people()[0][["age", "rooms", "owner"]], _people()[1]),
+    "odd names": _odd_names,
+    "odd numbers": lambda: (
+        _people()[0][["age", "rooms"]].set_axis(["a b", "1"], axis=1),
+        _people()[1],
+    ),
+    "one number": lambda: (_people()[0][["age"]], _people()[1]),
     "texts": lambda: (_GOOD + _BAD, [True] * 4 + [False] * 4),
     "things": lambda: (np.array([["a", 1.5], ["b", 2], ["a", 3]], dtype=object), [0, 1, 0]),
 }
+
+
+def _by_odd_names(*rest: Any) -> Any:
+    encoder = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder())
+    parts = [("city", encoder, ["größe_(m²)"]), ("size", SimpleImputer(), ["größe (m²)"])]
+    return make_pipeline(ColumnTransformer(parts), *rest)
 
 
 def _by_column(*scaler: Any) -> ColumnTransformer:
@@ -185,6 +203,21 @@ CASES: dict[str, tuple[str, Any]] = {
         "people",
         make_pipeline(
             ColumnTransformer([("sex", OrdinalEncoder(), ["sex"])]), tree.DecisionTreeClassifier()
+        ),
+    ),
+    "odd names": ("odd names", _by_odd_names(linear_model.LogisticRegression())),
+    "odd numbers": (
+        "odd numbers",
+        make_pipeline(
+            ColumnTransformer([("a", SimpleImputer(), ["a b"]), ("b", "passthrough", ["1"])]),
+            linear_model.LogisticRegression(),
+        ),
+    ),
+    "one number by name": (
+        "one number",
+        make_pipeline(
+            ColumnTransformer([("age", SimpleImputer(), ["age"])]),
+            linear_model.LogisticRegression(),
         ),
     ),
     "texts": ("texts", make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression())),
