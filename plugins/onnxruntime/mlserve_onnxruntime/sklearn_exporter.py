@@ -116,8 +116,8 @@ def _converted(estimator: Any, types: Sequence[tuple[str, Any]]) -> Any:
 def _columns(model: TensorModel) -> Sequence[str]:
     """Return the columns of the matrix if the conversion must take them by name; else none."""
     first = model.content.estimator
-    while isinstance(first, Pipeline):
-        first = first.steps[0][1]
+    while isinstance(first, Pipeline) or hasattr(first, "best_estimator_"):
+        first = first.steps[0][1] if isinstance(first, Pipeline) else first.best_estimator_
     return next(iter(model.columns.values()), ()) if isinstance(first, ColumnTransformer) else ()
 
 

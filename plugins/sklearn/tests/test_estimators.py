@@ -213,6 +213,23 @@ CASES: dict[str, tuple[str, Any]] = {
             linear_model.LogisticRegression(),
         ),
     ),
+    "grid of people": (
+        "people",
+        GridSearchCV(
+            make_pipeline(_by_column(StandardScaler()), linear_model.LogisticRegression()),
+            {"logisticregression__C": [0.1, 1.0]},
+        ),
+    ),
+    "grid of odd numbers": (
+        "odd numbers",
+        GridSearchCV(
+            make_pipeline(
+                ColumnTransformer([("a", SimpleImputer(), ["a b"]), ("b", "passthrough", ["1"])]),
+                linear_model.LogisticRegression(),
+            ),
+            {"logisticregression__C": [0.1, 1.0]},
+        ),
+    ),
     "one number by name": (
         "one number",
         make_pipeline(
@@ -243,6 +260,13 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "iris",
         neighbors.LocalOutlierFactor(novelty=True),
         "score differs in",
+    ),
+    "calibrated people": (
+        "people",
+        CalibratedClassifierCV(
+            make_pipeline(_by_column(StandardScaler()), linear_model.LogisticRegression()), cv=2
+        ),
+        "at most 1 input",
     ),
     "hashed texts": (
         "texts",
