@@ -26,10 +26,11 @@ from sklearn import (
     tree,
 )
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
@@ -228,6 +229,23 @@ CASES: dict[str, tuple[str, Any]] = {
                 linear_model.LogisticRegression(),
             ),
             {"logisticregression__C": [0.1, 1.0]},
+        ),
+    ),
+    "columns by their types": (
+        "people",
+        make_pipeline(
+            ColumnTransformer(
+                [
+                    ("numbers", SimpleImputer(), make_column_selector(dtype_include=np.number)),
+                    (
+                        "text",
+                        OneHotEncoder(),
+                        make_column_selector(pattern="sex", dtype_include=[object, "str"]),
+                    ),
+                ]
+            ),
+            SelectKBest(k=2),
+            linear_model.LogisticRegression(),
         ),
     ),
     "one number by name": (
