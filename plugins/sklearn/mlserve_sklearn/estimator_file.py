@@ -82,7 +82,10 @@ TRUSTED = (
     "lightgbm.basic.Booster",
     *(f"lightgbm.sklearn.{name}" for name in _LIGHTGBM),
 )
-"""Types that hold data only, and functions that compute, beside those that skops itself trusts, which are most estimators."""
+"""Types that hold data only, and functions that only compute.
+
+They come beside those that skops itself trusts, which are most estimators.
+"""
 
 
 def read_estimator(
