@@ -3,8 +3,7 @@
     python examples/train_sklearn.py build/homes.skops
     mlserve export --model homes --weights build/homes.skops
     mlserve up --model homes --backend sklearn
-    curl http://127.0.0.1:8501/v1/models/homes:predict -d '{"instances":
-        [{"city": "Bern", "rooms": 3, "size": 71.5}, {"city": "", "rooms": 2, "size": 48}]}'
+    mlserve predict --input city=Bern --input rooms=3 --input size=71.5
     mlserve down
 
 The same file for ONNX Runtime: `mlserve export --backend onnxruntime`, `mlserve up --backend

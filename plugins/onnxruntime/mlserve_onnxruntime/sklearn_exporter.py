@@ -116,8 +116,8 @@ def _converted(estimator: Any, types: Sequence[tuple[str, Any]]) -> Any:
 def _columns(model: TensorModel) -> Sequence[str]:
     """Return the columns of the matrix if the conversion must take them by name; else none."""
     first = model.content.estimator
-    while isinstance(first, Pipeline):
-        first = first.steps[0][1]
+    while isinstance(first, Pipeline) or hasattr(first, "best_estimator_"):
+        first = first.steps[0][1] if isinstance(first, Pipeline) else first.best_estimator_
     return next(iter(model.columns.values()), ()) if isinstance(first, ColumnTransformer) else ()
 
 
@@ -129,7 +129,7 @@ def _initial_types(
         is_number = spec.dtype in (DType.FLOAT64, DType.FLOAT32)
         kind = _TYPES[variant.dtype if is_number else spec.dtype]
         width = spec.shape[1] if spec.shape and len(spec.shape) > 1 else 1
-        if columns and width != 1:
+        if columns:
             types += [(name, kind([None, 1])) for name in columns]
         else:
             types.append((spec.name, kind([None, width])))

@@ -5,7 +5,7 @@ skl2onnx takes columns as [N, 1], and names and shapes its outputs in its own wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -58,7 +58,7 @@ def with_signature(
     ValueError for an output that the converted model does not have.
     """
     inner = compose.add_prefix(proto, _PREFIX)
-    body = _Body()
+    body = _Body(_names_inside(signature, columns, [each.name for each in inner.graph.input]))
     for spec in signature.inputs:
         body.add_input(spec, variant, columns)
     for node in inner.graph.node:
@@ -83,12 +83,27 @@ def with_signature(
     return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 
 
-class _Body:
-    """The nodes and constants of a graph that is being made."""
+def _names_inside(
+    signature: Signature, columns: Sequence[str], inputs: Sequence[str]
+) -> Mapping[str, str]:
+    """Return the inputs of the converted model by the names that the conversion was given.
 
-    def __init__(self) -> None:
+    skl2onnx puts `_` for what is no letter, digit or `_`, and keeps the order.
+    """
+    is_matrix = len(signature.inputs) == 1 and bool(columns)
+    given = columns if is_matrix else [spec.name for spec in signature.inputs]
+    if len(given) != len(inputs):
+        return {name: _PREFIX + name for name in given}
+    return dict(zip(given, inputs, strict=True))
+
+
+class _Body:
+    """The nodes and constants of a graph that is being made; `inside` is of `_names_inside`."""
+
+    def __init__(self, inside: Mapping[str, str]) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self._inside = inside
 
     def constant(self, values: Any) -> str:
         name = f"constant_{len(self.constants)}"
@@ -105,13 +120,13 @@ class _Body:
             source = f"{_PREFIX}cast_{spec.name}"
             self.add("Cast", [spec.name], [source], to=_ELEMENTS[variant.dtype])
         if spec.shape is not None and len(spec.shape) == 1:
-            self.add("Reshape", [source, self.constant([-1, 1])], [_PREFIX + spec.name])
+            self.add("Reshape", [source, self.constant([-1, 1])], [self._inside[spec.name]])
         elif columns:
             for i, name in enumerate(columns):
                 inputs = [source, self.constant([i])]
-                self.add("ArrayFeatureExtractor", inputs, [_PREFIX + name], domain=ONNX_ML)
+                self.add("ArrayFeatureExtractor", inputs, [self._inside[name]], domain=ONNX_ML)
         else:
-            self.add("Identity", [source], [_PREFIX + spec.name])
+            self.add("Identity", [source], [self._inside[spec.name]])
 
     def add_output(self, spec: TensorSpec, name: str, given: Any, part: int) -> None:
         """Add what makes an output of the signature of an output of the estimator.

@@ -43,11 +43,20 @@ _SPLITS = ("GroupKFold", "KFold", "RepeatedKFold", "ShuffleSplit", "StratifiedKF
 _XGBOOST = ("XGBClassifier", "XGBRFClassifier", "XGBRFRegressor", "XGBRanker", "XGBRegressor")
 _LIGHTGBM = ("LGBMClassifier", "LGBMRanker", "LGBMRegressor")
 
+_SCORES = ("chi2", "f_classif", "f_oneway", "f_regression", "r_regression")
+
 TRUSTED = (
     *tree_checks.TYPES,
     *(f"sklearn.gaussian_process.kernels.{name}" for name in _KERNELS),
     *(f"sklearn.model_selection._split.{name}" for name in _SPLITS),
     *(f"sklearn.metrics._dist_metrics.{name}Distance64" for name in ("Euclidean", "Manhattan")),
+    *(f"sklearn.feature_selection._univariate_selection.{name}" for name in _SCORES),
+    *(
+        f"sklearn.feature_selection._mutual_info.mutual_info_{of}"
+        for of in ("classif", "regression")
+    ),
+    *(f"sklearn.impute._iterative.{name}" for name in ("IterativeImputer", "_ImputerTriplet")),
+    "builtins.object",
     "collections.OrderedDict",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.calibration._CalibratedClassifier",
@@ -55,6 +64,7 @@ TRUSTED = (
     "sklearn.cluster._bisect_k_means._BisectingTree",
     "sklearn.cluster._kmeans._kmeans_single_elkan",
     "sklearn.cluster._kmeans._kmeans_single_lloyd",
+    "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
     "sklearn.metrics._scorer._PassthroughScorer",
     "sklearn.model_selection._search_successive_halving.HalvingGridSearchCV",
@@ -66,12 +76,16 @@ TRUSTED = (
     "sklearn.utils.validation.check_array",
     "functools.partial",
     "numpy.dtype",
+    "numpy.number",
     "xgboost.core.Booster",
     *(f"xgboost.sklearn.{name}" for name in _XGBOOST),
     "lightgbm.basic.Booster",
     *(f"lightgbm.sklearn.{name}" for name in _LIGHTGBM),
 )
-"""Types that hold data only, beside those that skops itself trusts, which are most estimators."""
+"""Types that hold data only, and functions that only compute.
+
+They come beside those that skops itself trusts, which are most estimators.
+"""
 
 
 def read_estimator(

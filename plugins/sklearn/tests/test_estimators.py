@@ -26,10 +26,11 @@ from sklearn import (
     tree,
 )
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
@@ -78,6 +79,12 @@ def _people() -> tuple[Any, Any]:
     return rows, np.where((rows.age > 40) ^ (rows.city == "Bern"), "yes", "no")
 
 
+def _odd_names() -> tuple[Any, Any]:
+    """Columns whose names are no identifiers, two of them alike but for that."""
+    rows, targets = _people()
+    return rows[["age", "city"]].set_axis(["größe (m²)", "größe_(m²)"], axis=1), targets
+
+
 _GOOD = ["good morning", "a good day", "Good!", "nice evening"]
 _BAD = ["bad morning", "awful day", "Bad", "terrible evening"]
 DATA: dict[str, Any] = {
@@ -92,9 +99,21 @@ DATA: dict[str, Any] = {
     "targets": lambda: _several(datasets.load_diabetes, lambda y: y, lambda y: 2 * y),
     "people": _people,
     "people's numbers": lambda: (_people()[0][["age", "rooms", "owner"]], _people()[1]),
+    "odd names": _odd_names,
+    "odd numbers": lambda: (
+        _people()[0][["age", "rooms"]].set_axis(["a b", "1"], axis=1),
+        _people()[1],
+    ),
+    "one number": lambda: (_people()[0][["age"]], _people()[1]),
     "texts": lambda: (_GOOD + _BAD, [True] * 4 + [False] * 4),
     "things": lambda: (np.array([["a", 1.5], ["b", 2], ["a", 3]], dtype=object), [0, 1, 0]),
 }
+
+
+def _by_odd_names(*rest: Any) -> Any:
+    encoder = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder())
+    parts = [("city", encoder, ["größe_(m²)"]), ("size", SimpleImputer(), ["größe (m²)"])]
+    return make_pipeline(ColumnTransformer(parts), *rest)
 
 
 def _by_column(*scaler: Any) -> ColumnTransformer:
@@ -187,6 +206,55 @@ CASES: dict[str, tuple[str, Any]] = {
             ColumnTransformer([("sex", OrdinalEncoder(), ["sex"])]), tree.DecisionTreeClassifier()
         ),
     ),
+    "odd names": ("odd names", _by_odd_names(linear_model.LogisticRegression())),
+    "odd numbers": (
+        "odd numbers",
+        make_pipeline(
+            ColumnTransformer([("a", SimpleImputer(), ["a b"]), ("b", "passthrough", ["1"])]),
+            linear_model.LogisticRegression(),
+        ),
+    ),
+    "grid of people": (
+        "people",
+        GridSearchCV(
+            make_pipeline(_by_column(StandardScaler()), linear_model.LogisticRegression()),
+            {"logisticregression__C": [0.1, 1.0]},
+        ),
+    ),
+    "grid of odd numbers": (
+        "odd numbers",
+        GridSearchCV(
+            make_pipeline(
+                ColumnTransformer([("a", SimpleImputer(), ["a b"]), ("b", "passthrough", ["1"])]),
+                linear_model.LogisticRegression(),
+            ),
+            {"logisticregression__C": [0.1, 1.0]},
+        ),
+    ),
+    "columns by their types": (
+        "people",
+        make_pipeline(
+            ColumnTransformer(
+                [
+                    ("numbers", SimpleImputer(), make_column_selector(dtype_include=np.number)),
+                    (
+                        "text",
+                        OneHotEncoder(),
+                        make_column_selector(pattern="sex", dtype_include=[object, "str"]),
+                    ),
+                ]
+            ),
+            SelectKBest(k=2),
+            linear_model.LogisticRegression(),
+        ),
+    ),
+    "one number by name": (
+        "one number",
+        make_pipeline(
+            ColumnTransformer([("age", SimpleImputer(), ["age"])]),
+            linear_model.LogisticRegression(),
+        ),
+    ),
     "texts": ("texts", make_pipeline(TfidfVectorizer(), linear_model.LogisticRegression())),
     "things": (
         "things",
@@ -210,6 +278,13 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "iris",
         neighbors.LocalOutlierFactor(novelty=True),
         "score differs in",
+    ),
+    "calibrated people": (
+        "people",
+        CalibratedClassifierCV(
+            make_pipeline(_by_column(StandardScaler()), linear_model.LogisticRegression()), cv=2
+        ),
+        "at most 1 input",
     ),
     "hashed texts": (
         "texts",
