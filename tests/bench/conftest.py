@@ -66,9 +66,13 @@ def _serving(answer: Answer) -> Iterator[str]:
     finally:
 
         async def cancel() -> None:
-            servers[0].close()
+            # asyncio leaves a connection open that was accepted and whose server is closed before it
+            # has become one: so accepting ends first.
+            for listener in servers[0].sockets:
+                loop.remove_reader(listener.fileno())
             for _ in range(_STEPS_TO_CONNECT):
                 await asyncio.sleep(0)
+            servers[0].close()
             for writer, task in connections.items():
                 task.cancel()
                 writer.transport.abort()
