@@ -118,10 +118,24 @@ def certified(
         return _without(request, manifest, "none: the model gives two answers to the same input")
     cases = [_case(each, runner) for each in answered]
     certificate = _certificate(manifest.precision, model.reference, cases)
+    manifest = _told_of_no_numbers(manifest, cases)
     manifest, verdict = _judged(replace(manifest, certificate=certificate), artifact, runner, cases)
     _require(model, cases, verdict)
     write_golden(cases, artifact.path)
     return manifest
+
+
+def _told_of_no_numbers(manifest: Manifest, cases: Sequence[GoldenCase]) -> Manifest:
+    """Return the manifest with a warning if answers are NaN or infinite, which equal themselves."""
+    count = sum(
+        any(array.dtype.kind in "fc" and not np.isfinite(array).all() for array in answers)
+        for answers in (case.expected.values() for case in cases)
+    )
+    if not count:
+        return manifest
+    why = f"the model answers {count} of {len(cases)} golden inputs with NaN or infinity"
+    fact = Fact(How.FOUND, why, f"{why}: that an answer is the same proves nothing there")
+    return replace(manifest, facts={**manifest.facts, "certificate": fact})
 
 
 def _without(request: ModelRequest, manifest: Manifest, why: str) -> Manifest:

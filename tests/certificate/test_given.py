@@ -45,12 +45,14 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         exported(request_for(tmp_path, scale=(0.0, 1.0), golden=tmp_path / "gone"), tmp_path)
 
 
-def doubler(tmp_path: Path, **options: Any) -> ModelRequest:
-    """Return the request for a model of float[N, 2] that doubles its input."""
+def doubler(
+    tmp_path: Path, operation: str = "Add", sent: tuple[str, ...] = ("x", "x"), **options: Any
+) -> ModelRequest:
+    """Return the request for a model of float[N, 2] that doubles its input, or does another thing."""
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "twice")
     ]
-    nodes = [helper.make_node("Add", ["x", "x"], ["twice"])]
+    nodes = [helper.make_node(operation, sent, ["twice"])]
     graph = helper.make_graph(nodes, "doubler", ends[:1], ends[1:])
     path = tmp_path / "doubler.onnx"
     opset = helper.make_operatorsetid("", 17)
@@ -114,3 +116,16 @@ def test_a_golden_image_that_cannot_be_read_is_named(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UsageError, match=r"own\.jpg cannot be read: Permission denied"):
         exported(request_for(tmp_path, scale=(0.0, 1.0), golden=own), tmp_path)
+
+
+def test_answers_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.array([[4, -1], [9, 4]], np.float32))
+    artifact = exported(doubler(tmp_path, "Sqrt", ("x",), golden=rows), tmp_path)
+    assert artifact.manifest is not None
+    told = "1 of 2 golden inputs with NaN or infinity"
+    assert told in artifact.manifest.facts["certificate"].warning
+    np.save(rows, np.abs(np.load(rows)))
+    artifact = exported(doubler(tmp_path, "Sqrt", ("x",), golden=rows), tmp_path)
+    assert artifact.manifest is not None
+    assert "certificate" not in artifact.manifest.facts
