@@ -1,0 +1,82 @@
+"""How much more time a busy server takes for its calls than the estimates say.
+
+While no slot is free and calls wait, the time from the end of one call to the end of the next is
+what a call takes of the server. If that is much more or less than the estimates say, they are wrong
+in a way that they do not learn: the images are larger than calls of that kind have on average, or
+one of several processes stands still. Then all of them are scaled.
+
+The last few calls are compared with what is estimated now, and not with what was when they were
+started. So a model that turns slower moves the estimates alone, as long as they follow it.
+
+Nothing here reads a clock: the caller passes the time, in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mlserve.admission.estimates import CostKey, Estimates
+from mlserve.admission.tickets import Ticket
+
+_KEPT = 15 / 16
+"""What the calls before count for with each that ends: as much as in an estimate."""
+_MEMORY = 3.0
+"""Seconds after which what was seen counts for a third."""
+_LEAST = 1e-3
+"""A count below this is forgotten."""
+_FEW = 1.0
+"""Calls after which half of what they say is believed."""
+_USUAL = 1.5
+"""A factor less than this, up or down, may be chance, and changes nothing."""
+_MOST = 4.0
+
+
+class Pace:
+    """Sets the `factor` of the estimates by the ends of the calls that were started on them."""
+
+    def __init__(self, estimates: Estimates) -> None:
+        self._estimates = estimates
+        self._took = 0.0
+        self._counts: dict[tuple[CostKey, int], float] = {}
+        """The calls that took so long, by their kinds and how many ran as one."""
+        self._since: float | None = None
+        """When the last of them ended, if calls have waited since then, and no slot was left free
+        for good reason."""
+        self._noted_at = 0.0
+
+    def end(self, now: float, tickets: Sequence[Ticket], *, was_full: bool, waits: bool) -> None:
+        """Take note that these calls have ended, which ran as one.
+
+        `was_full` says that no slot was free until now; `waits`, that some call waits for this one.
+        """
+        if was_full and self._since is not None:
+            self._note(now, now - self._since, tickets)
+        self._since = now if was_full and waits else None
+
+    def pause(self) -> None:
+        """Do not count the time until the next end: calls wait for others, and not for a slot."""
+        self._since = None
+
+    def rest(self) -> None:
+        """Take the estimates as they are, as nothing runs or waits: what comes may be different."""
+        self._since, self._estimates.factor = None, 1.0
+
+    def _note(self, now: float, took: float, tickets: Sequence[Ticket]) -> None:
+        keeps = _KEPT * math.exp(min(0.0, self._noted_at - now) / _MEMORY)
+        self._noted_at = now
+        self._took = self._took * keeps + took
+        kept = ((key, count * keeps) for key, count in self._counts.items())
+        self._counts = {key: count for key, count in kept if count >= _LEAST}
+        for ticket in tickets:
+            key = ticket.kind, len(tickets)
+            self._counts[key] = self._counts.get(key, 0.0) + 1.0
+        self._estimates.factor = self._factor()
+
+    def _factor(self) -> float:
+        guess, count = self._estimates.measured_in_batch, sum(self._counts.values())
+        expected = sum(count * guess(*key).mean for key, count in self._counts.items())
+        if not (expected > 0 and self._took > 0):
+            return 1.0
+        factor = (self._took / expected) ** (count / (count + _FEW))
+        return 1.0 if 1 / _USUAL < factor < _USUAL else min(_MOST, max(1 / _MOST, factor))
