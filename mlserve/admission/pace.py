@@ -22,14 +22,15 @@ from mlserve.admission.tickets import Ticket
 _KEPT = 15 / 16
 """What the calls before count for with each that ends: as much as in an estimate."""
 _MEMORY = 3.0
-"""Seconds after which what was seen counts for a third."""
+"""Seconds without an end that counts, after which what was seen before counts for a third."""
 _LEAST = 1e-3
 """A count below this is forgotten."""
-_FEW = 1.0
-"""Calls after which half of what they say is believed."""
+_FEW = 6.0
+"""Ends that are evidence: two slots may well end one right after the other."""
 _USUAL = 1.5
 """A factor less than this, up or down, may be chance, and changes nothing."""
 _MOST = 4.0
+"""The largest factor; and a stall counts for no more."""
 
 
 class Pace:
@@ -37,13 +38,13 @@ class Pace:
 
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
-        self._took = 0.0
+        self._ends = self._took = 0.0
         self._counts: dict[tuple[CostKey, int], float] = {}
         """The calls that took so long, by their kinds and how many ran as one."""
         self._since: float | None = None
         """When the last of them ended, if calls have waited since then, and no slot was left free
         for good reason."""
-        self._noted_at = 0.0
+        self._noted_at = -math.inf
 
     def end(self, now: float, tickets: Sequence[Ticket], *, was_full: bool, waits: bool) -> None:
         """Take note that these calls have ended, which ran as one.
@@ -51,7 +52,7 @@ class Pace:
         `was_full` says that no slot was free until now; `waits`, that some call waits for this one.
         """
         if was_full and self._since is not None:
-            self._note(now, now - self._since, tickets)
+            self._note(self._since, now, tickets)
         self._since = now if was_full and waits else None
 
     def pause(self) -> None:
@@ -62,21 +63,24 @@ class Pace:
         """Take the estimates as they are, as nothing runs or waits: what comes may be different."""
         self._since, self._estimates.factor = None, 1.0
 
-    def _note(self, now: float, took: float, tickets: Sequence[Ticket]) -> None:
-        keeps = _KEPT * math.exp(min(0.0, self._noted_at - now) / _MEMORY)
+    def _note(self, since: float, now: float, tickets: Sequence[Ticket]) -> None:
+        guess, together = self._estimates.measured_in_batch, len(tickets)
+        most = _MOST * sum(guess(ticket.kind, together).mean for ticket in tickets)
+        keeps = _KEPT * math.exp(min(0.0, self._noted_at - since) / _MEMORY)
         self._noted_at = now
-        self._took = self._took * keeps + took
+        self._took = self._took * keeps + min(now - since, most)
+        self._ends = self._ends * keeps + 1.0
         kept = ((key, count * keeps) for key, count in self._counts.items())
         self._counts = {key: count for key, count in kept if count >= _LEAST}
         for ticket in tickets:
-            key = ticket.kind, len(tickets)
+            key = ticket.kind, together
             self._counts[key] = self._counts.get(key, 0.0) + 1.0
         self._estimates.factor = self._factor()
 
     def _factor(self) -> float:
-        guess, count = self._estimates.measured_in_batch, sum(self._counts.values())
+        guess = self._estimates.measured_in_batch
         expected = sum(count * guess(*key).mean for key, count in self._counts.items())
-        if not (expected > 0 and self._took > 0):
+        if self._ends < _FEW or not (expected > 0 and self._took > 0):
             return 1.0
-        factor = (self._took / expected) ** (count / (count + _FEW))
+        factor = self._took / expected
         return 1.0 if 1 / _USUAL < factor < _USUAL else min(_MOST, max(1 / _MOST, factor))
