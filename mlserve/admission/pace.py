@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from mlserve.admission.estimates import CostKey, Estimates
 from mlserve.admission.tickets import Ticket
 
-_KEPT = 15 / 16
-"""What the calls before count for with each that ends: as much as in an estimate."""
+_KEPT = 31 / 32
+"""What the calls before count for with each that ends."""
 _MEMORY = 3.0
 """Seconds without an end that counts, after which what was seen before counts for a third."""
-_LEAST = 1e-3
+_LEAST = 0.05
 """A count below this is forgotten."""
 _FEW = 6.0
 """Ends that are evidence: two slots may well end one right after the other."""
