@@ -40,6 +40,7 @@ from typing import Generic
 from mlserve.admission.callers import Caller, Priority
 from mlserve.admission.estimates import CostKey, Estimate, Estimates
 from mlserve.admission.forecast import WAY_BACK, Forecast, Overrun
+from mlserve.admission.pace import Pace
 from mlserve.admission.patience import PAST, Patience, Wait
 from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.quotas import Quotas
@@ -85,6 +86,7 @@ class Admission(Generic[Queued]):
     forecast: Forecast[Queued] = field(init=False)
     _shares: Shares[Queued] = field(init=False)
     _quotas: Quotas = field(init=False)
+    _pace: Pace = field(init=False)
     _arrived: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
     """The calls of each model, token and priority; and those of them that were refused."""
     _refused: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
@@ -95,6 +97,7 @@ class Admission(Generic[Queued]):
     def __post_init__(self) -> None:
         self.forecast = Forecast(self.slots, self.max_batch, self.estimates)
         self._quotas = Quotas(self.token_shares)
+        self._pace = Pace(self.estimates)
         self._shares = Shares(self.forecast, self.waiting, self._quotas)
 
     @property
@@ -218,6 +221,8 @@ class Admission(Generic[Queued]):
 
         A token that has had its share goes after all others that wait.
         """
+        if held:
+            self._pace.pause()
         used_up = self._quotas.used_up(now)
         if used_up and any(token not in used_up for token, _ in self.waiting.tokens):
             others = self._next(now, held, used_up)
@@ -268,13 +273,17 @@ class Admission(Generic[Queued]):
 
     def end(self, now: float, slot: Slot[Queued]) -> float:
         """Free the slot; return the demand of each of its calls, in seconds."""
+        was_full = not self.has_slot()
         demand = self.forecast.end(now, slot)
+        self._pace.end(now, slot.tickets, was_full=was_full, waits=bool(len(self.waiting)))
         self._note_if_idle()
         return demand
 
     def _note_if_idle(self) -> None:
         if self.has_slot() and not len(self.waiting):
             self._busy_since = None
+            if not self.running:
+                self._pace.rest()
 
     def _verdict(self, now: float, ticket: Ticket, *, may_shed: bool) -> Verdict | None:
         self.forecast.stands = self._is_busy_for(now, _STANDING)

@@ -136,12 +136,18 @@ class Estimates:
         """The demand of each call of a batch, by the batch's calls in powers of two."""
         self._any: Estimate | None = None
         self._least: dict[str, tuple[float, CostKey | None]] = {}
+        self.factor = 1.0
+        """By how much calls take longer than was measured, while the server is busy (`pace`)."""
 
     def of(self, kind: CostKey, now: float, *, alone: bool = False) -> Estimate | None:
         """Return the estimate of that kind; None without one, or when it no longer holds.
 
-        It is of a call beside others, or of one that is `alone`.
+        It is of a call beside others, or as measured of one that is `alone`.
         """
+        measured = self._confirmed(kind, now, alone=alone)
+        return measured if measured is None or alone else self._scaled(measured)
+
+    def _confirmed(self, kind: CostKey, now: float, *, alone: bool) -> Estimate | None:
         first, other = (self._alone, self._kinds) if alone else (self._kinds, self._alone)
         found = (estimates.get(kind) for estimates in (first, other))
         return next((each for each in found if each is not None and each.holds(now)), None)
@@ -161,11 +167,24 @@ class Estimates:
 
     def guess(self, kind: CostKey) -> Estimate:
         """Return the latest estimate of that kind, else that of all calls, else an empty one."""
+        return self._scaled(self._measured(kind))
+
+    def guess_in_batch(self, kind: CostKey, together: int) -> Estimate:
+        """Return the estimate of a call among that many that run as one batch."""
+        return self._scaled(self.measured_in_batch(kind, together))
+
+    def _scaled(self, measured: Estimate) -> Estimate:
+        if self.factor == 1.0:
+            return measured
+        mean, spread = measured.mean * self.factor, measured.spread * self.factor
+        return replace(measured, mean=mean, spread=spread)
+
+    def _measured(self, kind: CostKey) -> Estimate:
         known = _latest(self._kinds.get(kind), self._alone.get(kind))
         return known or self._any or Estimate(0.0, 0.0, samples=0)
 
-    def guess_in_batch(self, kind: CostKey, together: int) -> Estimate:
-        """Return the estimate of a call among that many that run as one batch.
+    def measured_in_batch(self, kind: CostKey, together: int) -> Estimate:
+        """Return what was measured of a call among that many that run as one batch.
 
         Without one for that many, it is what the call takes in the next smaller batch measured, and
         no more than a whole larger batch takes; without those, the call's own.
@@ -176,7 +195,7 @@ class Estimates:
         if exact is not None:
             return exact
         if not self._batches:
-            return self.guess(kind)
+            return self._measured(kind)
         smaller = (self._batches.get((kind, less)) for less in range(size - 1, -1, -1))
         found = next((estimate for estimate in smaller if estimate is not None), None)
         for more in range(size + 1, _MOST_DOUBLINGS):
@@ -185,7 +204,7 @@ class Estimates:
                 if found is None or larger.mean * share < found.mean:
                     return replace(larger, mean=larger.mean * share, spread=larger.spread * share)
                 break
-        return found or self.guess(kind)
+        return found or self._measured(kind)
 
     def learn(self, kind: CostKey, seconds: float, now: float, *, alone: bool = False) -> None:
         """Add a measurement of a call of that kind, beside others or `alone`."""
@@ -227,7 +246,7 @@ class Estimates:
         That confirms an estimate of not much more: there is no other measurement of calls whose
         deadlines are all too short.
         """
-        known = self.of(kind, now, alone=alone)
+        known = self._confirmed(kind, now, alone=alone)
         if known is None or seconds > known.mean or known.agrees(seconds):
             mean = 0.0 if known is None else known.mean
             self.learn(kind, max(seconds, mean), now, alone=alone)
