@@ -66,8 +66,8 @@ def _serving(answer: Answer) -> Iterator[str]:
     finally:
 
         async def cancel() -> None:
-            # asyncio leaves a connection open that was accepted and whose server is closed before it
-            # has become one: so accepting ends first.
+            # asyncio leaves open what it has accepted when the server is closed before that is a
+            # connection: so accepting ends first.
             for listener in servers[0].sockets:
                 loop.remove_reader(listener.fileno())
             for _ in range(_STEPS_TO_CONNECT):

@@ -48,7 +48,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 def doubler(
     tmp_path: Path, operation: str = "Add", sent: tuple[str, ...] = ("x", "x"), **options: Any
 ) -> ModelRequest:
-    """Return the request for a model of float[N, 2] that doubles its input, or does another thing."""
+    """Return the request for a model of float[N, 2] that doubles its input, or does as asked."""
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "twice")
     ]
