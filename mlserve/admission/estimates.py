@@ -49,6 +49,7 @@ class CostKey(NamedTuple):
     of 100 megapixels takes a hundred times as long as one of one. Until the request has been read,
     `size` is negative and stands for the body's length, and `signature` is empty if unknown. Of a
     model on a ladder, `climbs` tells the calls that climbed from those that did not; None is any.
+    `version` is negative if only the request's head was read, which need not tell it.
     """
 
     model: str
@@ -78,9 +79,19 @@ class CostKey(NamedTuple):
         """
         return cls(model, version, signature, -1 - (body.bit_length() + 1) // 2)
 
+    @classmethod
+    def from_head(cls, model: str) -> Self:
+        """Return the key of a call of which only the head was read; `model` is empty if unknown."""
+        return cls(model, -1, "", -1)
+
     def climbing(self, climbs: bool | None) -> CostKey:
         """Return the key of such calls that climbed, or that did not; None for any."""
         return self if climbs is None else self._replace(climbs=climbs)
+
+    @property
+    def has_version(self) -> bool:
+        """Whether the version is known."""
+        return self.version >= 0
 
     @property
     def is_read(self) -> bool:

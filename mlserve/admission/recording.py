@@ -25,7 +25,7 @@ class Decision:
 
     `caller.address` is a number, the same for calls from one address.
 
-    `kind` has version 0 and no signature if the call was refused on its head, which does not tell
+    `kind` has version -1 and no signature if the call was refused on its head, which need not tell
     them, and no model if even that was not known.
 
     `mean` and `spread` are what was known of its demand, in seconds of the whole server; None if

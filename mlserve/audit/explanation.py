@@ -29,7 +29,7 @@ def about(decision: Decision) -> str:
     A call that was refused on its head may have asked for any version.
     """
     kind, caller = decision.kind, decision.caller
-    version = f"version {kind.version}" if kind.version else "in a call not read yet"
+    version = f"version {kind.version}" if kind.has_version else "in a call not read yet"
     asked = f"{kind.model} {version}" if kind.model else "a call not read yet"
     token = f"token {caller.token}" if caller.token else ""
     by = ", ".join(filter(None, (caller.transport, caller.agent, token)))
@@ -49,7 +49,7 @@ def to_json(recording: Recording, decision: Decision) -> dict[str, Any]:
     return {
         "request_id": decision.request_id,
         "model": decision.kind.model,
-        "version": decision.kind.version or None,
+        "version": decision.kind.version if decision.kind.has_version else None,
         "signature": decision.kind.signature,
         "transport": decision.caller.transport,
         "agent": decision.caller.agent,

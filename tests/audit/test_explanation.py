@@ -171,11 +171,14 @@ def test_no_reason_is_without_words(decision: Decision, why: Refusal | None) -> 
 
 def test_who_asked_for_what() -> None:
     assert about(LET_IN) == "m version 3 (rest, curl/8.14.1, token ops)"
-    nobody = replace(LET_IN, caller=Caller(), kind=CostKey("", 0, "", -1))
+    nobody = replace(LET_IN, caller=Caller(), kind=CostKey.from_head(""))
     assert about(nobody) == "a call not read yet"
-    on_its_head = replace(nobody, kind=CostKey("m", 0, "", -1))
+    on_its_head = replace(nobody, kind=CostKey.from_head("m"))
     assert about(on_its_head) == "m in a call not read yet"
     assert to_json(recording(), on_its_head)["version"] is None
+    first = replace(nobody, kind=CostKey.from_length("m", 0, "", 100))
+    assert about(first) == "m version 0"
+    assert to_json(recording(), first)["version"] == 0
 
 
 def test_as_data() -> None:

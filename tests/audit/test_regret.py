@@ -175,7 +175,7 @@ def test_a_call_that_failed_has_used_the_server() -> None:
 def test_calls_whose_kind_was_never_run_take_what_the_others_do() -> None:
     """Those that are refused when only their head is known."""
     served = serve(load(2.0, seconds=10.0))
-    unread = CostKey("", 0, "", -1)
+    unread = CostKey.from_head("")
     decisions = tuple(
         each if each.demand is not None else replace(each, kind=unread, mean=None)
         for each in served.recording.decisions

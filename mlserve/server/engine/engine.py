@@ -471,11 +471,11 @@ class Engine:
         """Keep the refusal of a call of which only the head has been read, if even that."""
         record = request.current()
         if ticket is None:
-            ticket = Ticket(CostKey("", 0, "", -1), deadline.expires_at, caller=record.caller)
+            ticket = Ticket(CostKey.from_head(""), deadline.expires_at, caller=record.caller)
             ticket.priority, ticket.is_asked = record.priority, deadline.is_asked
             ticket.arrived_at = record.began
         # Its version and signature are those of the shortest calls, and may not be its own.
-        kind = CostKey(ticket.kind.model, 0, "", -1)
+        kind = CostKey.from_head(ticket.kind.model)
         now, decided = time.monotonic(), self._decisions
         with self._lock:
             decided.arrived(now, record.request_id, ticket, self._admission, verdict, kind)
