@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlserve.errors import UsageError
 from mlserve.gate.chain import FIRST, BadLine, Line, read_line
@@ -86,20 +86,27 @@ def verify(files: Sequence[Path], head: str | None = None) -> Checked:
 
 def _first_seq(file: Path) -> int:
     """Return the number of the first line that is one; 0 if there is none."""
+    with _opened(file) as opened:
+        for content in opened:
+            with suppress(BadLine):
+                return read_line(content).seq
+    return 0
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file, which a running gate may just have renamed. Raises UsageError."""
     try:
         with file.open("rb") as opened:
-            for content in opened:
-                with suppress(BadLine):
-                    return read_line(content).seq
+            yield opened
     except OSError as error:
         raise UsageError(
             f"{file} cannot be read: {error.strerror or error}", hint="give audit files of a gate"
         ) from error
-    return 0
 
 
 def _check(file: Path, found: Checked, head: str | None, *, is_last: bool) -> None:
-    with file.open("rb") as opened:
+    with _opened(file) as opened:
         for number, content in enumerate(opened, start=1):
             if not content.endswith(b"\n"):
                 if is_last:

@@ -69,8 +69,12 @@ def _status(connection: http.client.HTTPConnection) -> int:
 
 
 def _over_grpc(address: str) -> Asking:
-    """Ask with gRPC's own library, which does not retry either."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
+    """Ask with gRPC's own library.
+
+    It sends again only what was never sent: a call that begins on a connection just as that is told
+    to take no more.
+    """
+    with grpc.insecure_channel(address) as channel:
         ask = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
         while True:
             ask(b"\n\x01m", timeout=30)
