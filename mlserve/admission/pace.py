@@ -53,6 +53,8 @@ class Pace:
         """
         if was_full and self._since is not None:
             self._note(self._since, now, tickets)
+        elif now - self._noted_at > _MEMORY:
+            self._estimates.factor = 1.0  # there has been room since then
         self._since = now if was_full and waits else None
 
     def pause(self) -> None:

@@ -120,3 +120,21 @@ def test_what_is_kept_of_many_kinds_stays_small() -> None:
         ticket = Ticket(CostKey("m", 1, "s", rows), 9.0)
         pace.end(0.001 * rows, [ticket], was_full=True, waits=True)
     assert len(pace._counts) < 200
+
+
+def test_a_server_that_has_room_again_forgets_it_though_it_is_never_idle() -> None:
+    estimates = Estimates()
+    estimates.learn(KIND, DEMAND, 0.0)
+    pace, now = Pace(estimates), 0.0
+    ticket = Ticket(KIND, 1e9)
+    for _ in range(40):
+        now += 2 * DEMAND
+        pace.end(now, [ticket], was_full=True, waits=True)
+    assert estimates.factor == pytest.approx(2.0, rel=0.1)
+    busy_until = now
+    while now < busy_until + 2.9:
+        pace.end(now, [ticket], was_full=False, waits=False)
+        assert estimates.factor > 1.5
+        now += DEMAND
+    pace.end(busy_until + 3.1, [ticket], was_full=False, waits=False)
+    assert estimates.factor == 1.0
