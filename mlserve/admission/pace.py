@@ -22,7 +22,8 @@ from mlserve.admission.tickets import Ticket
 _KEPT = 31 / 32
 """What the calls before count for with each that ends."""
 _MEMORY = 3.0
-"""Seconds without an end that counts, after which what was seen before counts for a third."""
+"""Seconds without an end that counts, after which what was seen before counts for a third, and
+nothing is scaled: the server has had room."""
 _LEAST = 0.05
 """A count below this is forgotten."""
 _FEW = 6.0
@@ -54,7 +55,7 @@ class Pace:
         if was_full and self._since is not None:
             self._note(self._since, now, tickets)
         elif now - self._noted_at > _MEMORY:
-            self._estimates.factor = 1.0  # there has been room since then
+            self._estimates.factor = 1.0
         self._since = now if was_full and waits else None
 
     def pause(self) -> None:
