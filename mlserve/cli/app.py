@@ -16,6 +16,7 @@ import typer
 
 from mlserve import __version__
 from mlserve.cli.defaults import IS_JSON
+from mlserve.cli.interrupts import keep_interrupts
 from mlserve.cli.output import guard_streams, print_error, require_output
 from mlserve.cli.usage import Command, CommandGroup, as_command, asks_for_json
 from mlserve.errors import ExitCode, MlserveError, UsageError, shortened
@@ -152,4 +153,5 @@ def main() -> None:
     # has to stay readable, as JSON too; our errors report what matters.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     guard_streams()
+    keep_interrupts()
     app()
