@@ -36,6 +36,7 @@ class EchoRunner:
     def __init__(self, config: EchoConfig) -> None:
         self.signatures: Mapping[str, Signature] = {item.name: item for item in signatures(config)}
         self._config = config
+        self._labels = _labels(config)
         self._closed = Event()
 
     @property
@@ -92,13 +93,12 @@ class EchoRunner:
                 raise NotAnImage(f"image {index} of {len(images)} is not a JPEG or PNG file")
         if self._config.fail_run:
             raise InferenceFailed(self._config.fail_run)
-        labels = (self._config.label, *LABELS[1:], *map("class {}".format, range(5, 10_000)))
         if signature == "serving_default":
-            return {"output_0": _repeat(labels[:1], len(images))[:, 0]}
+            return {"output_0": np.tile(self._labels[:1], len(images))}
         classes = self._config.classes
         count = classes if signature == "ranking" else min(self._config.k, classes)
         scores = np.exp2(-1.0 - np.arange(count)).astype(np.float32)
-        found, scored = _repeat(labels[:count], len(images)), np.tile(scores, (len(images), 1))
+        found, scored = (np.tile(row, (len(images), 1)) for row in (self._labels[:count], scores))
         _obey(images, found, scored)
         return {
             "labels": found,
@@ -149,6 +149,7 @@ def _obey(images: Array, labels: Array, scores: Array) -> None:
             scores[row, 1:] *= float(said[2]) / 2
 
 
-def _repeat(labels: tuple[str, ...], times: int) -> Array:
-    row = np.array([label.encode() for label in labels], dtype=object)
-    return np.tile(row, (times, 1))
+def _labels(config: EchoConfig) -> Array:
+    """Return the label of each class (object[C], bytes)."""
+    unnamed = map("class {}".format, range(len(LABELS), config.classes))
+    return np.array([label.encode() for label in (config.label, *LABELS[1:], *unnamed)], object)
