@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from types import TracebackType
@@ -52,9 +52,10 @@ class LoadProcesses(AbstractContextManager["LoadProcesses"]):
         pool, wait = self._of_size(count)
         start = time.monotonic() + wait
         shares = [Share(index, count, start) for index in range(count)]
-        with _interrupts_kept():  # these start the processes
-            futures = [pool.submit(_run_share, target, load, window, share) for share in shares]
+        futures: list[Future[Tally]] = []
         try:
+            with _interrupts_kept():  # these start the processes
+                futures += [pool.submit(_run_share, target, load, window, each) for each in shares]
             return Tally.of_processes(future.result() for future in futures)
         except KeyboardInterrupt:
             self._interrupt(pool)
@@ -103,12 +104,21 @@ def require_files(load: Load, processes: int | None) -> None:
 
 @contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Let Ctrl-C wait: also in processes that are started here, until they can bear it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Raise Ctrl-C after the block: in processes that are started there, once they can bear it.
+
+    Main thread only. To block the signal is not enough: another thread may take it, and Python
+    raises it here all the same.
+    """
+    came: list[int] = []
+    action = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, action)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 _interrupts: list[int] = []
