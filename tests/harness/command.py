@@ -21,6 +21,8 @@ from mlserve.launch.running import server_of
 
 MLSERVE = (sys.executable, "-m", "mlserve")
 FREE_PORTS = ("--grpc-port", "0", "--rest-port", "0")
+# A busy machine may stand still for longer than the default of 5 s.
+_ENVIRONMENT = {"NO_COLOR": "1", "MLSERVE_TIMEOUT": "60"}
 # Does what `python -m mlserve` does, and records when its first statement ran.
 _TIMED = """
 import time
@@ -106,7 +108,7 @@ class Command:
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
         }
-        env = os.environ | {"NO_COLOR": "1"} | self.env | (env or {})
+        env = os.environ | _ENVIRONMENT | self.env | (env or {})
         options = {"cwd": self.folder, "text": True, **streams, **options}
         process = subprocess.Popen(argv, env=env, **options)
         self.started.append(process)
