@@ -58,6 +58,11 @@ class BenchResult:
         judged = all(self.slo.judge(m.tally).is_held for m in self.measurements)
         return judged and all(found.rate is not None for found in self.found)
 
+    @property
+    def unanswered(self) -> list[Measurement]:
+        """The measurements in which no request was answered, not even late."""
+        return [each for each in self.measurements if not len(each.tally.answers)]
+
     def to_json(self) -> dict[str, Any]:
         """Return it as data; docs/bench.md says what each key is."""
         return {

@@ -195,7 +195,7 @@ def bench(
     encoded once, before the load. Ctrl-C prints what was measured until then.
 
     Exit codes: 0 measured, 8 a service level (--slo) is not held, 130 interrupted; others as for
-    `mlserve predict`, if the first request is not answered.
+    `mlserve predict`, if the first request is not answered, or none of a whole load.
 
     For example:
 
@@ -207,6 +207,7 @@ def bench(
 
     mlserve bench --input 'x=[[5.1, 3.5, 1.4, 0.2]]' --find-rate --slo p99=50ms
     """
+    from mlserve.bench.findings import no_answer
     from mlserve.bench.load import Window
     from mlserve.bench.processes import require_files
     from mlserve.bench.result import BenchResult
@@ -254,6 +255,8 @@ def bench(
         raise typer.Exit(int(ExitCode.INTERRUPTED))
     if not result.holds_slo:
         raise typer.Exit(int(ExitCode.DIFFERENT))
+    if error := no_answer(result):
+        raise error
 
 
 def _run(

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mlserve.bench.findings import no_answer
+from mlserve.bench.load import ClosedLoop, Window
+from mlserve.bench.measurement import Measurement
+from mlserve.bench.result import BenchResult
+from mlserve.bench.tally import Tally
 from mlserve.cli.app import app
+from mlserve.errors import ExitCode
 from mlserve.testing.processes import wait_until
 from tests.harness.command import Command
 from tests.harness.server import EchoServer
+
+if TYPE_CHECKING:
+    from mlserve.bench.target import Target
 
 QUICK = ("--duration", "0.4", "--warm-up", "0.1", "--repeat", "2")
 PERCENTILES = {"p50", "p90", "p95", "p99", "p99.9", "max"}
@@ -75,6 +86,46 @@ def test_text_says_what_was_missed_and_the_exit_code_that_a_level_is_not_held(
     assert "p50=10ms: not held (0.00% of the requests" in outcome.stdout
     assert "1 client" in outcome.stdout
     assert "in the server, p50 ms: queue" in outcome.stdout
+
+
+@pytest.mark.server
+def test_a_load_without_one_answer_is_no_success(cli: Command, echo: EchoServer) -> None:
+    """Though no service level is given: a script must not take it for a measured server."""
+    slow = ("--input", "seconds=0.3", "--signature", "slow", "--endpoint", echo.endpoint("grpc"))
+    load = (*slow, "--concurrency", "1", "--timeout", "0.1", *QUICK)
+    outcome = cli("bench", *load)
+    assert outcome.returncode == 124
+    assert "1 client" in outcome.stdout
+    told = " ".join(outcome.stderr.split())
+    assert re.search(r"error: no request was answered: \S+ at 1 client \(of \d+ requests", told)
+    outcome = cli("bench", *load, "--output", "json")
+    assert json.loads(outcome.stdout)["measurements"][0]["in_time"] == 0
+    assert json.loads(outcome.stderr)["error"]["exit_code"] == outcome.returncode == 124
+    assert cli("bench", *load, "--slo", "p50=50ms").returncode == 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        ({"not_connected": 9, "overloaded": 1}, ExitCode.UNAVAILABLE),
+        ({"connection_lost": 1, "overloaded": 9}, ExitCode.OVERLOADED),
+        ({"inference_failed": 3}, ExitCode.INFERENCE),
+        ({"left": 3}, ExitCode.DEADLINE),
+        ({}, ExitCode.DEADLINE),
+        ({"late": 1, "not_connected": 9}, None),
+    ],
+)
+def test_the_exit_code_is_that_of_most_requests(kinds: dict[str, int], code: int | None) -> None:
+    tally = Tally(seconds=1.0)
+    for kind, count in kinds.items():
+        for _ in range(count):
+            tally.latencies[kind].add(0.1)
+    target = cast("Target", SimpleNamespace(name="here"))
+    window = Window(1.0, 0.0, 1.0)
+    measured = [Measurement(target, ClosedLoop(clients), window, [tally]) for clients in (1, 2)]
+    error = no_answer(BenchResult([target], window, 1, measured))
+    assert (None if error is None else error.exit_code) == code
+    assert error is None or "here at 1 client, nor in 1 further load" in error.message
 
 
 @pytest.mark.server
