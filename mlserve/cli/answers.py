@@ -157,9 +157,14 @@ class PredictOptions:
             ) from error
         except OSError as error:
             raise _unwritable(self.output_file, error, _WRITABLE) from error
+        sink = Sink(file)
         try:
             with file:
-                yield Sink(file, self.output_file)
+                yield sink
+        except KeyboardInterrupt:
+            if is_new and sink.is_partial:
+                self.output_file.unlink(missing_ok=True)
+            raise
         except OSError as error:
             go_on = not is_device and self.is_resumable
             if is_new and not go_on:
@@ -173,11 +178,14 @@ class PredictOptions:
 
 
 class Sink:
-    """Standard output, or the output file; a file has each row as soon as it is answered."""
+    """Standard output, or the output file; a file has each row as soon as it is answered.
 
-    def __init__(self, file: BinaryIO | None = None, path: Path | None = None) -> None:
+    `is_partial`: one JSON object or .npz is being written, of which a part is worth nothing.
+    """
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
         self._file = file
-        self._path = path
+        self.is_partial = False
 
     def write(self, text: str) -> None:
         """Write text; on a terminal, what it would obey becomes escapes."""
@@ -189,18 +197,22 @@ class Sink:
 
     def show(self, data: Any) -> None:
         """Write data as indented JSON."""
+        self.is_partial = True
         if self._file is None:
             print_json(data)
         else:
             import json
 
             self.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        self.is_partial = False
 
     def save(self, arrays: Any) -> None:
         """Write a .npz file."""
         from mlserve.rows.arrays import save_arrays
 
+        self.is_partial = True
         save_arrays(sys.stdout.buffer if self._file is None else self._file, arrays)
+        self.is_partial = False
 
     @property
     def is_terminal(self) -> bool:

@@ -15,7 +15,8 @@ from mlserve.client import Client, Prediction
 from mlserve.client.answers import Score
 from mlserve.client.call import unreadable
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError, UsageError, as_utf8, readable
+from mlserve.errors import ExitCode, MlserveError, UsageError, as_utf8, counted, readable
+from mlserve.launch.signals import Interrupts
 from mlserve.rows.kinds import STDIN, Stdin
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -94,26 +95,40 @@ class Predictor:
         self._is_random = is_random
         self._warnings = Warnings(is_random=is_random)
         self._shortfalls: set[str] = set()
-        self._exit_code = 0
+        self._exit_code = self._done = 0
 
     def run(self, inputs: Inputs, deadline: Deadline) -> int:
         """Ask about every image, and return the exit code of the first error, else 0.
 
         `deadline` is that of the first image; each later image gets as much time, counted from its
-        turn. Errors that the printer does not handle are raised.
+        turn. Errors that the printer does not handle are raised. After Ctrl-C or SIGTERM the
+        answers that are there are printed all the same, unless a second one comes meanwhile.
         """
+        with Interrupts.watched() as interrupts:
+            try:
+                self._report_all(inputs, deadline)
+            except KeyboardInterrupt:
+                if not self._done or not inputs.is_batch:
+                    raise
+                self._exit_code = int(ExitCode.INTERRUPTED)
+            with interrupts.held(once=True):
+                self._show.finish()
+        if self._done < len(inputs.names):
+            _tell_interrupted(inputs.names, self._done)
+        return self._exit_code
+
+    def _report_all(self, inputs: Inputs, deadline: Deadline) -> None:
         progress = ProgressLine(len(inputs.names) if inputs.is_batch else 0)
         try:
             outcomes = self._outcomes(inputs.names, deadline)
-            for done, name in enumerate(inputs.names):
-                progress.draw(done, name)
+            for name in inputs.names:
+                progress.draw(self._done, name)
                 outcome = next(outcomes)
                 progress.clear()
                 self._report(name, outcome)
+                self._done += 1
         finally:
             progress.clear()
-        self._show.finish()
-        return self._exit_code
 
     def _outcomes(
         self, names: Sequence[str], deadline: Deadline
@@ -252,6 +267,13 @@ class JsonlPrinter(_Immediate):
 
     def error(self, name: str, error: MlserveError) -> None:
         print_json(error_row(name, error), indent=None)
+
+
+def _tell_interrupted(names: Sequence[str], done: int) -> None:
+    note(
+        f"interrupted after {done} of {counted(len(names), 'image')}; the first without an answer "
+        f"is {readable(names[done])}\nhint: ask about those that follow by their names"
+    )
 
 
 def tell_error(name: str, error: MlserveError) -> None:

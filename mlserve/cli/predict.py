@@ -188,10 +188,10 @@ def predict(
     """Ask a server about images, rows of a table, or any inputs, and print the answers.
 
     A bad file or row does not stop the others: its error names it, and the exit code is that of
-    the first error.
+    the first error. After Ctrl-C the answers that are there are written, and stderr says how many.
 
     Exit codes: 0 answered, 2 bad call or input, 5 no server or not ready, 6 the server failed,
-    7 overloaded, 124 no answer in time.
+    7 overloaded, 124 no answer in time, 130 interrupted.
 
     For example:
 

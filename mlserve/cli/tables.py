@@ -13,7 +13,15 @@ from mlserve.background import run_within
 from mlserve.cli.answers import PredictFormat, PredictOptions, Warnings, writer
 from mlserve.cli.output import StatusLine, note
 from mlserve.cli.tensors import OneRequest, request_in
-from mlserve.errors import InferenceFailed, MlserveError, UsageError, counted, readable
+from mlserve.errors import (
+    ExitCode,
+    InferenceFailed,
+    MlserveError,
+    UsageError,
+    counted,
+    readable,
+)
+from mlserve.launch.signals import Interrupts
 from mlserve.percentiles import Percentiles
 from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import (
@@ -216,15 +224,32 @@ class Run:
         self._done = done
         self._warnings = Warnings(is_random=is_random)
         self._rows = self._errors = self._exit_code = 0
+        self._is_whole = self._is_written = False
         self._began = time.monotonic()
         self._drawn = self._began
 
     def over(self, rows: Iterator[ReadyRow | BadRow], progress: StatusLine | None) -> int:
         """Ask about the rows, and return the exit code of the first error, else 0.
 
-        Raises what ends the run: then, too, what has been answered is written.
+        Raises what ends the run: then, too, what has been answered is written. So it is after
+        Ctrl-C or SIGTERM, unless a second one comes while it is written.
         """
-        is_over = False
+        with Interrupts.watched() as interrupts:
+            try:
+                return self._over(rows, progress, interrupts)
+            except KeyboardInterrupt:
+                if not self._rows or self._is_written:
+                    raise
+                self._finish(interrupts)
+                self._tell_interrupted()
+                return int(ExitCode.INTERRUPTED)
+
+    def _over(
+        self,
+        rows: Iterator[ReadyRow | BadRow],
+        progress: StatusLine | None,
+        interrupts: Interrupts,
+    ) -> int:
         try:
             for outcome in self._asking.outcomes(rows):
                 if progress is not None:
@@ -232,20 +257,32 @@ class Run:
                 self._take(outcome, progress)
         except MlserveError as error:
             if self._rows:
-                self._out.finish()
+                self._finish(interrupts)
             if self._goes_on and not self._asking.is_spoiled:
                 first = f"{error.hint}; then " if error.hint else ""
                 error.hint = f"{first}go on with the same command and {{resume}}"
             raise
         else:
-            is_over = True
-            self._out.finish()
+            self._is_whole = True
+            self._finish(interrupts)
         finally:
             if progress is not None:
                 progress.clear()
-            if self._rows or is_over:
+            if self._rows or self._is_whole:
                 self._sum_up()
         return self._exit_code
+
+    def _finish(self, interrupts: Interrupts) -> None:
+        self._is_written = True
+        with interrupts.held(once=True):
+            self._out.finish()
+
+    def _tell_interrupted(self) -> None:
+        said = f"interrupted after {counted(self._rows, 'row')}; the others have no answer"
+        go_on = "go on with the same command and --resume"
+        if not self._goes_on:
+            go_on = f"with --output-file and a name in .jsonl or .csv, a stopped run can {go_on}"
+        note(f"{said}\nhint: {go_on}")
 
     def _take(self, outcome: Outcome, progress: StatusLine | None) -> None:
         self._rows += 1
@@ -290,7 +327,7 @@ class Run:
             return
         requests = _requests(self._asking.milliseconds)
         note(f"{self._counts()}{skipped}{requests}")
-        if len(self._done.keys) > self._done.skipped and not self._exit_code:
+        if self._is_whole and len(self._done.keys) > self._done.skipped and not self._exit_code:
             missing = len(self._done.keys) - self._done.skipped
             note(f"warning: the output file has {counted(missing, 'row')} that the input does not")
 

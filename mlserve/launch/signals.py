@@ -16,6 +16,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._are_held = False
+        self._is_once = False
         self._came = False
 
     @classmethod
@@ -34,9 +35,12 @@ class Interrupts:
                 signal.signal(number, action)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the block run to its end; a signal received meanwhile is raised afterwards."""
-        self._are_held = True
+    def held(self, *, once: bool = False) -> Iterator[None]:
+        """Let the block run to its end; a signal received meanwhile is raised afterwards.
+
+        With `once` a second one is raised at once, for a block that may never end.
+        """
+        self._are_held, self._is_once = True, once
         try:
             yield
         finally:
@@ -50,7 +54,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._are_held:
+        if self._are_held and not (self._is_once and self._came):
             self._came = True
         else:
             raise KeyboardInterrupt

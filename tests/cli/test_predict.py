@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -182,6 +183,25 @@ def test_jsonl_streams(echo: Any, photo: Path, tmp_path: Path) -> None:
 
     assert (first["file"], second["file"]) == (str(photo), str(pipe))
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("parallel", [(), ("--parallel", "2")])
+def test_ctrl_c_prints_the_answers_that_are_there(
+    cli: Any, echo: Any, photo: Path, tmp_path: Path, parallel: tuple[str, ...]
+) -> None:
+    """Though the one object of `--output json` is printed at the end."""
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    options = ("--endpoint", echo.grpc, "--output", "json", "--timeout", "300", *parallel)
+    process = cli.start("predict", photo, photo, pipe, photo, *options)
+    with pipe.open("wb"):  # both ends are open now: it reads, and waits
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130, err
+    assert [row["label"] for row in json.loads(out)["predictions"]] == ["sorrel", "sorrel"]
+    told = f"interrupted after 2 of 4 images; the first without an answer is {pipe}\nhint: "
+    assert told in err
 
 
 def test_standard_input(cli: Any, echo: Any, photo: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -459,6 +460,61 @@ def test_a_run_that_was_killed_is_gone_on_with(
     assert _numbers(answers) == [*range(1, count + 1)]
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert all(line["outputs"]["sum"] == line["row"] for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("suffix", ["json", "npz", "csv"])
+def test_an_interrupt_keeps_what_is_answered(
+    start_echo: Any, cli: Any, table: Any, tmp_path: Path, suffix: str, number: signal.Signals
+) -> None:
+    """Also in the formats that are written at the end."""
+    path = table("rows.csv", "seconds\n0\n0\n0\n" + "300\n" * 9)
+    echo = start_echo()
+    answers = tmp_path / f"answers.{suffix}"
+    where = ("--signature", "slow", "--endpoint", echo.grpc, "--timeout", 600)
+    limits = ("--batch", 1, "--parallel", 2, "--output-file", answers)
+    process = cli.start("predict", path, *where, *limits)
+    wait_until(lambda: _answered(echo) >= 3 and _running(echo) >= 1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 130, stderr
+    assert "interrupted after 3 rows; the others have no answer\nhint: " in stderr
+    assert "--resume" in stderr
+    if suffix == "npz":
+        assert np.load(answers)["row"].tolist() == [1, 2, 3]
+    elif suffix == "json":
+        found = json.loads(answers.read_text())
+        assert [row["row"] for row in found["predictions"]] == [1, 2, 3]
+        assert found["endpoint"]
+    else:
+        assert _numbers(answers) == [1, 2, 3]
+
+
+def _answered(echo: Any) -> int:
+    """How many requests for tensors the server has answered."""
+    text = httpx.get(f"{echo.endpoint('rest')}/metrics").text
+    counts = re.findall(r'^mlserve_requests_total\{.*kind="predict".*\} (\d+)', text, re.MULTILINE)
+    return sum(map(int, counts))
+
+
+def _running(echo: Any) -> int:
+    with Client(echo.grpc) as client:
+        return int(getattr(client.load(timeout=20), "running", 0))
+
+
+def test_half_of_an_object_does_not_stay(tmp_path: Path) -> None:
+    """A second Ctrl-C while it is written."""
+
+    class Interrupting(dict[str, int]):
+        def items(self) -> Any:
+            raise KeyboardInterrupt
+
+    options = PredictOptions(output_file=tmp_path / "answers.json")
+    with pytest.raises(KeyboardInterrupt), options.sink() as sink:
+        sink.write("{")
+        sink.show(Interrupting(a=1))
+    assert not (tmp_path / "answers.json").exists()
 
 
 def test_a_server_that_is_gone_ends_the_run_and_keeps_what_is_answered(
