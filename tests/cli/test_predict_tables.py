@@ -511,9 +511,14 @@ def test_half_of_an_object_does_not_stay(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     options = PredictOptions(output_file=tmp_path / "answers.json")
-    with pytest.raises(KeyboardInterrupt), options.sink() as sink:
-        sink.write("{")
-        sink.show(Interrupting(a=1))
+
+    def write() -> None:
+        with options.sink() as sink:
+            sink.write("{")
+            sink.show(Interrupting(a=1))
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert not (tmp_path / "answers.json").exists()
 
 

@@ -51,6 +51,8 @@ _RETRY_SECONDS = 5.0
 """The same while answers are wrong, so that a version is served again soon after they are right."""
 _LOOK_SECONDS = 0.25
 """The time between two looks for a question to ask, and for a server that is idle."""
+_ASK_SECONDS = 0.25
+"""How long the unasked golden inputs of a version are asked in one look: half of an idle time."""
 _PATIENCE = 60.0
 """Seconds after which other versions are asked, although a golden question is not answered yet."""
 _UNANSWERED = (Unavailable, DeadlineExceeded, Overloaded)
@@ -84,10 +86,17 @@ class Examiner:
                 _log.exception("asking the golden inputs failed")
 
     async def ask_due(self) -> None:
-        """Ask one question about each version that is due, as long as nothing else is asked."""
+        """Ask about each version that is due, as long as nothing else is asked.
+
+        One question, or as many of those that are not answered right yet as a short time allows: a
+        model may have thousands.
+        """
         for loaded in list(self._models.loaded()):
-            if self._may_ask(loaded) and (case := loaded.standing.next_case()) is not None:
+            until = time.monotonic() + _ASK_SECONDS
+            while self._may_ask(loaded) and (case := loaded.standing.next_case()) is not None:
                 await self._ask(loaded, case)
+                if not _goes_on(loaded.standing) or time.monotonic() >= until:
+                    break
 
     def _may_ask(self, loaded: LoadedVersion) -> bool:
         """Return whether to ask that version now; it may have been unloaded since it was listed."""
@@ -102,9 +111,7 @@ class Examiner:
 
     def _pause(self, standing: Standing) -> float:
         """Return the seconds from the version's last question to its next."""
-        is_right = standing.was_right
-        goes_on = not standing.is_asked or (is_right and standing.problems)
-        if goes_on and is_right is not None:
+        if _goes_on(standing):
             return 0.0
         probe = self._probe_seconds
         return min(probe, _RETRY_SECONDS) if standing.problems else probe
@@ -180,6 +187,13 @@ class Examiner:
         signature = loaded.runner.signatures[case.signature]
         certificate = loaded.standing.certificate_of(case)
         return held_to(certificate, case, answer_of(signature, work.result))
+
+
+def _goes_on(standing: Standing) -> bool:
+    """Return whether a golden input is unasked or wrong, and the last question says to go on."""
+    if standing.was_right is None:
+        return False
+    return not standing.is_asked or (standing.was_right and standing.has_drifted)
 
 
 def _judged_here(loaded: LoadedVersion, case: GoldenCase) -> CaseVerdict:

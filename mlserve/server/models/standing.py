@@ -25,6 +25,8 @@ from mlserve.server.models.versions import ModelSpec
 _log = logging.getLogger(__name__)
 _SHARE = 0.08
 """The share of the time that a version took to load, which the first golden inputs may take."""
+_FAULT_SECONDS = 5.0
+"""How long a version with a wrong answer is asked on, so that more than the first is named."""
 _LISTED = 4
 _SERVE = "export the model on such a machine, or serve it all the same: --on-drift serve"
 
@@ -140,11 +142,11 @@ class Standing:
         """Return the golden input to ask next: one that is wrong or unasked, else each in turn."""
         if not self.cases:
             return None
-        order = [*self.cases[self._next :], *self.cases[: self._next]]
-        due = [case for case in order if self._is_due(case)]
-        chosen = (due or order)[0]
-        self._next = (self.cases.index(chosen) + 1) % len(self.cases)
-        return chosen
+        count = len(self.cases)
+        order = (at % count for at in range(self._next, self._next + count))
+        chosen = next((at for at in order if self._is_due(self.cases[at])), self._next)
+        self._next = (chosen + 1) % count
+        return self.cases[chosen]
 
     def _is_due(self, case: GoldenCase) -> bool:
         verdict = self.verdicts.get(case.name)
@@ -171,8 +173,9 @@ class Standing:
 def begin(source: ModelSpec, artifact: Artifact, runner: Runner, load_seconds: float) -> Standing:
     """Ask a version that has just been loaded its first golden inputs, at least one.
 
-    Together they take up to about 8 % of `load_seconds`. Raises ModelLoadFailed for golden inputs
-    that cannot be read, and for wrong answers unless `--on-drift serve` says otherwise.
+    Together they take up to about 8 % of `load_seconds`, or five seconds once one is answered
+    wrong. Raises ModelLoadFailed for golden inputs that cannot be read, and for wrong answers
+    unless `--on-drift serve` says otherwise.
     """
     standing = read(source, artifact, runner)
     if standing.certificate is None:
@@ -180,8 +183,10 @@ def begin(source: ModelSpec, artifact: Artifact, runner: Runner, load_seconds: f
     started = time.monotonic()
     for count, case in enumerate(standing.cases, 1):
         standing.note(case_verdict(runner, case, standing.certificate))
-        taken = time.monotonic() - started
-        if not standing.problems and taken + taken / count > _SHARE * load_seconds:
+        taken, room = time.monotonic() - started, _SHARE * load_seconds
+        if standing.has_drifted:
+            room = max(room, _FAULT_SECONDS)
+        if taken + taken / count > room:
             break
     what = f"version {artifact.version} of {source.model}"
     if standing.refusal(what) is not None:

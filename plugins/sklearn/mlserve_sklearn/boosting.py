@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from mlserve.errors import ExportError
+from mlserve_sklearn.parts import parts_of
 
 Array = np.ndarray[Any, Any]
 _XGBOOST, _LIGHTGBM = "xgboost", "lightgbm"
 _CATEGORY = "c"
 """XGBoost's type of a column of categories."""
+_MADE_UP = re.compile(r"Column_\d+")
 _INFOS = "feature_infos="
 """Begins the line of LightGBM's model that tells what each column held: `[0.1:2.5]`, or `0:1:2`."""
 
@@ -36,6 +39,17 @@ def boosted_thresholds(part: Any) -> Iterator[tuple[Array, Array]]:
     numbers = np.array([_number(value) for value in splits[threshold]])
     if len(splits):
         yield np.array([names.index(name) for name in splits[column]]), numbers
+
+
+def names_of_lightgbm(estimator: object) -> list[str]:
+    """Return the names of columns that a LightGBM inside kept: it writes each space as `_`.
+
+    Nothing if it was fitted on an array, of which it makes up names.
+    """
+    parts = (part for part, _ in parts_of(estimator))
+    kept = (getattr(part, "feature_name_", ()) for part in parts if _library_of(part) == _LIGHTGBM)
+    names = dict.fromkeys(name for of_part in kept for name in of_part)
+    return [name for name in names if not _MADE_UP.fullmatch(name)]
 
 
 def takes_unknown(part: Any) -> bool:

@@ -19,6 +19,7 @@ from mlserve.load_options import LoadOptions
 from mlserve.sources import Fact, Facts, How, ModelRequest, Reference, TensorModel
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, TensorSpec
 from mlserve_sklearn import estimator_file
+from mlserve_sklearn.boosting import names_of_lightgbm
 from mlserve_sklearn.estimator_file import SCIKIT_LEARN
 from mlserve_sklearn.inputs import Inputs, inputs_of, with_type
 from mlserve_sklearn.parts import parts_of
@@ -72,6 +73,10 @@ def open_estimator(request: ModelRequest) -> TensorModel:
     data = path.read_bytes()
     content, kept = _content(runner, probes, path.suffix, data, request.trusted_types)
     facts: dict[str, Fact] = {"inputs": _how_known(runner.inputs), **kept}
+    names = [column.name for column in runner.inputs.columns]
+    if renamed := [name for name in names_of_lightgbm(estimator) if "_" in name and name in names]:
+        why = f"LightGBM keeps each space in the name of a column as _: {_few(renamed)}"
+        facts["names"] = Fact(How.FOUND, why)
     classes = _classes(estimator)
     if classes:
         facts["classes"] = Fact(How.FOUND, _few(map(str, classes)))

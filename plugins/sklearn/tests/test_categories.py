@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import xgboost
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mlserve import plugins
 from mlserve.errors import ExportError, InvalidInput
@@ -167,3 +169,18 @@ def test_an_example_names_categories_that_the_model_knows(opened: Opened) -> Non
     rows, targets = _rows("text", "Turin")
     model = opened(MODELS["XGBoost"]().fit(rows, targets))
     assert model.details["texts"] == {"place": "Bern"}
+
+
+def test_it_is_told_that_lightgbm_changed_names(opened: Opened) -> None:
+    """The user's own names are lost: it keeps `_` for each space. In a pipeline they are kept."""
+    rows, targets = _rows("numbers")
+    rows = rows.astype(float).fillna(0.0).set_axis(["living area", "place"], axis=1)
+    changed = opened(MODELS["LightGBM"]().fit(rows, targets))
+    assert changed.columns["x"] == ("living_area", "place")
+    assert "LightGBM keeps each space" in changed.facts["names"].why
+    assert "living_area" in changed.facts["names"].why
+    own = opened(make_pipeline(StandardScaler(), MODELS["LightGBM"]()).fit(rows, targets))
+    assert own.columns["x"] == ("living area", "place")
+    assert "names" not in own.facts
+    plain = opened(MODELS["LightGBM"]().fit(rows.to_numpy(), targets))
+    assert "names" not in plain.facts

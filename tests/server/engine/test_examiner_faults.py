@@ -195,6 +195,23 @@ async def test_no_question_begins_while_calls_run() -> None:
     assert not other.asked
 
 
+async def test_thousands_of_questions_do_not_wait_for_a_look_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At one a look, 3,000 golden inputs took over twelve minutes."""
+    monkeypatch.setattr(module, "_ASK_SECONDS", 600.0)
+    server, questions = OneEngine(), [float(x) for x in range(1, 301)]
+    runner, loaded = server.add(*questions)
+    runner.before = lambda x: setattr(server, "unfinished", int(x == 100))
+    await server.examiner.ask_due()
+    assert runner.asked == questions[:100], "a request has come"
+    assert loaded.standing.state is CertificateState.CHECKING
+    server.unfinished = 0
+    await server.examiner.ask_due()
+    assert runner.asked == questions, "then they have all been asked"
+    assert loaded.standing.state is CertificateState.HOLDS
+
+
 async def test_a_version_recovers_as_fast_as_its_questions_are_answered_right() -> None:
     server, questions = OneEngine(), [1.0, 2.0, 3.0]
     runner, loaded = server.add(*questions)

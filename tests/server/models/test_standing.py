@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mlserve.certificate.golden import GoldenCase
 from mlserve.certificate.verdict import CaseVerdict
 from mlserve.errors import ModelLoadFailed, Unavailable
 from mlserve.load_options import LoadOptions, OnDrift
+from mlserve.server.models import standing as module
 from mlserve.server.models.loading import open_version
 from mlserve.server.models.standing import CertificateState, Standing
 from mlserve.server.models.versions import ModelSpec
@@ -127,6 +129,25 @@ def test_a_version_with_other_answers_is_not_loaded(tmp_path: Path) -> None:
         open_version(spec(tmp_path), 1)
     assert "does not give the answers of its certificate" in caught.value.message
     assert "row: probabilities differs by 0.67" in caught.value.message
+
+
+def test_wrong_answers_to_many_golden_inputs_are_not_asked_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three thousand of 0.2 s would keep a version, and the one after it, waiting ten minutes."""
+    now, many = [0.0], standing(OnDrift.SERVE, CASES * 1000)
+
+    def wrong(_: object, case: GoldenCase, __: object) -> CaseVerdict:
+        now[0] += 2.0
+        return verdict(case.name, "differs by 1")
+
+    monkeypatch.setattr(module, "read", lambda *_: many)
+    monkeypatch.setattr(module, "case_verdict", wrong)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    source, artifact = SimpleNamespace(model="m"), SimpleNamespace(version=1)
+    found = module.begin(*cast("tuple[Any, Any, Any]", (source, artifact, None)), 1.0)
+    assert now == [4.0], "of the five seconds, a third question would take more"
+    assert found.state is CertificateState.DRIFTED
 
 
 @pytest.mark.framework
