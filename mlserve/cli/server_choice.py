@@ -194,8 +194,15 @@ class ServerChoice:
         """Return the record of the running server, and those of its models that fit."""
         from mlserve.launch.records import models_of, read_records, select
 
-        records = run_within(deadline, "looking for the running server", read_records)
-        record = select(records, backend=self.backend, model=self.model, name=self.server)
+        doing = "looking for the running server"
+        wanted = {"backend": self.backend, "model": self.model, "name": self.server}
+        records = run_within(deadline, doing, read_records)
+        try:
+            record = select(records, **wanted)
+        except UsageError:  # several fit: is it one, without those that have ended?
+            from mlserve.launch.running import among_running
+
+            record = select(run_within(deadline, doing, lambda: among_running(records)), **wanted)
         record.require_staying()
         return record, models_of(record, self.backend, self.model)
 

@@ -379,10 +379,11 @@ def _next_step(serving: Serving, record: ServerRecord) -> str:
     from mlserve.artifact import Artifact
     from mlserve.input_example import predict_command
     from mlserve.launch.records import read_records
+    from mlserve.launch.running import among_running
 
     model = serving.models[0]
     one_of = f" --model {model.model}" if len(serving.models) > 1 else ""
-    if len(read_records(lambda _: None)) > 1:
+    if len(among_running(read_records(lambda _: None))) > 1:
         one_of += f" --server {record.name}"
     if model.takes_images:
         return f"mlserve predict FILE --timeout 5{one_of}"

@@ -21,6 +21,7 @@ from mlserve.errors import DeadlineExceeded, MlserveError
 from mlserve.launch import ports
 from mlserve.launch.docker import engine
 from mlserve.launch.records import read_records
+from mlserve.launch.running import server_of
 from mlserve.launcher import Launcher
 from mlserve.settings import GRPC_PORT, NATIVE, REST_PORT
 from mlserve.sources import DEFAULT_MODEL
@@ -120,7 +121,8 @@ def port_finding(name: str, port: int) -> Finding:
     if ports.is_free("127.0.0.1", port):
         return Finding(Area.MACHINE, name, Status.OK, f"{port} is free", data=data)
     for record in read_records(lambda _: None):
-        if port in (record.listen.grpc_port, record.listen.rest_port):
+        is_its = port in (record.listen.grpc_port, record.listen.rest_port)
+        if is_its and server_of(record).is_running():
             text = f"{port} is {record.name}'s, a server of mlserve up"
             return Finding(Area.MACHINE, name, Status.OK, text, data=data)
     holder = ports.owner(port)

@@ -6,7 +6,7 @@ The docker modules are imported only if there is a container, or a `docker` on P
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -74,6 +74,14 @@ def server_of(record: ServerRecord) -> RunningServer:
     from mlserve.launch.docker.container import RunningContainer
 
     return RunningContainer(record)
+
+
+def among_running(records: Sequence[ServerRecord]) -> list[ServerRecord]:
+    """Return those whose server runs.
+
+    A server that ended by itself, or was killed, leaves its record until the next `mlserve ps`.
+    """
+    return [record for record in records if server_of(record).is_running()]
 
 
 def reconcile() -> tuple[list[ServerRecord], list[ServerRecord]]:

@@ -70,6 +70,18 @@ def test_one_of_several(cli: Any, record: Any, photo: Path) -> None:
     assert chosen.stdout == "sorrel\n"
 
 
+def test_a_server_that_has_ended_is_no_choice(cli: Any, record: Any, photo: Path) -> None:
+    """It was killed, say: its record stays until the next `mlserve ps`."""
+    record()
+    record(model="gone", pid_created=1.0)
+    assert cli("predict", photo).stdout == "sorrel\n"
+    record(model="other")
+    several = cli("predict", photo)
+
+    assert several.returncode == 2
+    assert "2 servers are running: echo-inception_v3, echo-other" in several.stderr
+
+
 def test_two_backends_of_one_model(cli: Any, record: Any, start_echo: Any, photo: Path) -> None:
     """The same model served by two runtimes: `predict` does not guess which one is meant."""
     record()
@@ -78,6 +90,7 @@ def test_two_backends_of_one_model(cli: Any, record: Any, start_echo: Any, photo
         name="second-inception_v3",
         backend="second",
         pid=other.process.pid,
+        pid_created=created(other.process.pid),
         grpc_port=int(other.grpc.rpartition(":")[2]),
         rest_port=int(other.rest.rpartition(":")[2]),
     )

@@ -13,15 +13,18 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from mlserve import plugins
+from mlserve.backend import Listen
 from mlserve.cli.app import app
 from mlserve.doctor import machine, software
 from mlserve.doctor.finding import Finding, Status
 from mlserve.doctor.software import known_conflicts
+from mlserve.launch.process import created
 from mlserve.system import memory_limit
 
 Installed = Callable[..., None]
@@ -153,6 +156,19 @@ def test_a_port_that_is_taken_is_named_with_its_holder() -> None:
     assert f"{port} is taken" in found.text
     assert f"(pid {os.getpid()})" in found.text
     assert machine.port_finding("port gRPC", port).status is Status.OK
+
+
+def test_a_port_is_not_that_of_a_server_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        pid, listen = os.getpid(), Listen("127.0.0.1", port, port)
+        record = SimpleNamespace(name="mine", listen=listen, container=None, pid=pid)
+        record.pid_created = created(pid)
+        monkeypatch.setattr(machine, "read_records", lambda _: [record])
+        assert "is mine's, a server of" in machine.port_finding("port gRPC", port).text
+        record.pid_created = 1.0
+        found = machine.port_finding("port gRPC", port)
+    assert f"(pid {pid})" in found.text
 
 
 @pytest.mark.parametrize(
