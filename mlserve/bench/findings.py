@@ -9,30 +9,13 @@ from mlserve.bench.find_rate import FoundRate
 from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult, ratio
 from mlserve.bench.slo import Slo
-from mlserve.bench.tally import EXPIRED, LEFT
-from mlserve.errors import (
-    DeadlineExceeded,
-    InferenceFailed,
-    MlserveError,
-    Overloaded,
-    Unavailable,
-    counted,
-)
+from mlserve.errors import counted
 from mlserve.percentiles import in_digits
 
 NOTHING = "-"
 _LONGER = "measure longer (--duration)"
 _FEW = 4
 """The most loads of which each has a sentence."""
-_ERRORS: dict[str, type[MlserveError]] = {
-    EXPIRED: DeadlineExceeded,
-    LEFT: DeadlineExceeded,
-    "overloaded": Overloaded,
-    "unavailable": Unavailable,
-    "not_connected": Unavailable,
-    "connection_lost": Unavailable,
-}
-"""What is raised where every request of a load ended so; for any other kind, InferenceFailed."""
 
 
 def findings(result: BenchResult) -> list[str]:
@@ -88,25 +71,14 @@ def outcomes(measured: Measurement) -> str:
     return f"of {tally.requests} requests {', '.join(told)}" if told else ""
 
 
-def no_answer(result: BenchResult) -> MlserveError | None:
-    """Return the error of a load in which no request was answered; None if each had an answer.
-
-    Its exit code is that of `mlserve predict` for what happened to most of the requests.
-    """
-    unanswered = result.unanswered
-    if not unanswered:
-        return None
-    first = unanswered[0]
-    more = f", nor in {counted(len(unanswered) - 1, 'further load')}" if unanswered[1:] else ""
-    at = f"{first.target.name} at {first.load}{more}"
-    tally = first.tally
-    if not tally.requests:
-        return DeadlineExceeded(f"no request was answered in the measured time: {at}", hint=_LONGER)
-    kind = max(tally.latencies, key=tally.count)
-    return _ERRORS.get(kind, InferenceFailed)(
-        f"no request was answered: {at} ({outcomes(first)})",
-        hint="see what the server does: mlserve status, and mlserve logs",
-    )
+def no_answer(result: BenchResult) -> str:
+    """Return in which load no request was answered, and what became of them; empty for none."""
+    if not (unanswered := result.unanswered):
+        return ""
+    first, *others = unanswered
+    more = f", nor in {counted(len(others), 'further load')}" if others else ""
+    what = outcomes(first) or f"none ended in the measured time; {_LONGER}"
+    return f"no request was answered: {first.target.name} at {first.load}{more} ({what})"
 
 
 def _levels(result: BenchResult) -> Iterator[str]:

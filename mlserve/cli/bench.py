@@ -194,8 +194,8 @@ def bench(
     Protocol. Several are measured in turn, so that all see the same machine. Every request is
     encoded once, before the load. Ctrl-C prints what was measured until then.
 
-    Exit codes: 0 measured, 8 a service level (--slo) is not held, 130 interrupted; others as for
-    `mlserve predict`, if the first request is not answered, or none of a whole load.
+    Exit codes: 0 measured, 8 a service level (--slo) is not held or no request of a load was
+    answered, 130 interrupted; others as for `mlserve predict`, if the first is not answered.
 
     For example:
 
@@ -253,10 +253,10 @@ def bench(
         write_report(report, page(result, command_line(ctx)))
     if not result.is_whole:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
-    if not result.holds_slo:
+    if silence := no_answer(result):
+        note(silence)
+    if silence or not result.holds_slo:
         raise typer.Exit(int(ExitCode.DIFFERENT))
-    if error := no_answer(result):
-        raise error
 
 
 def _run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -77,6 +78,9 @@ class SampledBytes:
         """The bytes of the body."""
         return len(self.body)
 
+    def fetch_body(self) -> None:
+        """Do nothing: it is in memory."""
+
     @property
     def has_answer(self) -> bool:
         """Whether the answer was kept."""
@@ -102,6 +106,12 @@ class OpenFile:
             at, size = at + len(part), size - len(part)
         return b"".join(parts)
 
+    def fetch(self, at: int, size: int) -> None:
+        """Have the system read these bytes soon, without waiting for them; some systems do not."""
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # a file system may refuse it, and the bytes are read later
+                os.posix_fadvise(self._descriptor, at, size, os.POSIX_FADV_WILLNEED)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBytes:
@@ -125,6 +135,10 @@ class StoredBytes:
     def body(self) -> bytes:
         """The body, read now."""
         return self.file.read(self.body_at, self.size)
+
+    def fetch_body(self) -> None:
+        """Have the system bring the body into memory, so that it need not be waited for."""
+        self.file.fetch(self.body_at, self.size)
 
     @property
     def answer(self) -> bytes | None:

