@@ -12,6 +12,8 @@ from mlserve.compare.result import finite
 from mlserve.errors import as_utf8, counted, readable
 from mlserve.percentiles import in_digits
 
+_MOST_DIGITS = 18
+"""One more than tell any two floats apart."""
 _LISTED = 5
 """The most golden inputs, or files, whose difference is told in text."""
 
@@ -81,8 +83,8 @@ class GoldenResult:
         what = "difference" if self.without_labels else "score change"
         own = ""
         if self.own_tolerance is not None:
-            own = f", and {brief(self.own_tolerance)} from its own answers at the export"
-        yield f"largest {what} {brief(self.difference)}; {brief(self.tolerance)} is allowed{own}"
+            own = f" from them, and {brief(self.own_tolerance)} from its own answers at the export"
+        yield f"largest {what} {_beside(self.difference, self.tolerance)}{own}"
         if not self.without_labels:
             bound = brief(self.bound)
             yield f"a label can change only where the two best are closer than {bound}{near}"
@@ -140,7 +142,7 @@ class FilesResult:
             f"identical on {self.same} of your {asked}{refused}, against {readable(self.against)}"
         )
         if self.difference is not None and self.tolerance is not None:
-            yield f"largest difference {brief(self.difference)}; {brief(self.tolerance)} is allowed"
+            yield f"largest difference {_beside(self.difference, self.tolerance)}"
 
     def to_json(self, bound: float | None) -> dict[str, Any]:
         return {
@@ -216,7 +218,23 @@ class Certified:
 
 def brief(value: float) -> str:
     """Return a number in two digits: `3e-6`."""
-    return in_digits(value, 2).replace("e-0", "e-")
+    return _in_digits(value, 2)
+
+
+def _in_digits(value: float, digits: int) -> str:
+    return in_digits(value, digits).replace("e-0", "e-")
+
+
+def _beside(difference: float, tolerance: float) -> str:
+    """Return a difference and what is allowed, in as many digits as show which is larger.
+
+    `0.0001; 0.0001 is allowed` of a version that has drifted would say nothing.
+    """
+    for digits in range(2, _MOST_DIGITS):
+        found, allowed = (_in_digits(each, digits) for each in (difference, tolerance))
+        if found != allowed:
+            break
+    return f"{found}; {allowed} is allowed"
 
 
 def _listed(problems: Sequence[Problem]) -> Iterator[str]:

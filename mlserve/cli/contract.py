@@ -48,7 +48,7 @@ def certificate_text(certificate: Certificate) -> str:
 
 def _from_own(certificate: Certificate) -> str:
     own = certificate.own_tolerance
-    return "" if own is None else f"; {own:.2g} allowed from these answers elsewhere"
+    return "" if own is None else f"; elsewhere {own:.2g} is allowed from these answers"
 
 
 def agreement_text(agreement: Mapping[str, Any]) -> str:

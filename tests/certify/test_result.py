@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
+
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.verdict import CaseVerdict, Verdict
 from mlserve.certify.result import Certified, FilesResult, GoldenResult, Outcome, Problem
@@ -86,5 +88,20 @@ def test_an_int8_version_is_held_to_its_own_answers_too() -> None:
         "TensorFlow 2.21", 64, 50, 0.4, 0.8, without_labels=False, own_tolerance=0.02
     )
     said = list(golden.lines(""))
-    assert "0.8 is allowed, and 0.02 from its own answers at the export" in said[1]
+    own = "0.02 from its own answers at the export"
+    assert said[1] == f"largest score change 0.4; 0.8 is allowed from them, and {own}"
     assert golden.to_json()["own_tolerance"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (1.04e-4, "largest score change 0.000104; 0.0001 is allowed"),
+        (9.99e-5, "largest score change 9.99e-5; 0.0001 is allowed"),
+        (1e-4, "largest score change 0.0001; 0.0001 is allowed"),
+        (math.nextafter(1e-4, 1), "largest score change 0.00010000000000000002; 0.0001 is allowed"),
+    ],
+)
+def test_the_figures_show_which_is_larger(difference: float, said: str) -> None:
+    golden = GoldenResult("TensorFlow", 9, 9, difference, 1e-4, without_labels=False)
+    assert list(golden.lines(""))[1] == said

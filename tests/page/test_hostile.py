@@ -74,6 +74,17 @@ def test_answers_that_are_none(browser: Browser, two_versions: EchoServer) -> No
         assert said in browser.text(".answer .error"), body[:100]
 
 
+def test_a_document_that_is_none(browser: Browser, two_versions: EchoServer) -> None:
+    """JSON of something else: of a proxy, say. The page said `connecting` for ever."""
+    browser.open(f"http://{two_versions.rest}/docs")
+    browser.wait(lambda: browser.sees(".operation"))
+    for body in ("{}", "null", "[]", '"x"', '{"info": {}, "paths": {"/": null}, "components": {}}'):
+        browser.run("byId('state').textContent = ''")
+        answer_with(browser, "openapi.json", body)
+        browser.run("connect()")
+        browser.wait(lambda: "is no OpenAPI document" in browser.text("#state"))
+
+
 def test_answers_that_are_large_or_exact(browser: Browser, two_versions: EchoServer) -> None:
     opened(browser, two_versions)
     signature_shown(browser, "two", ["a", "b"])

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from mlserve.testing.processes import ServerProcess, stopping
+from tests.harness.axe import overflow
 from tests.harness.chromium import Browser
 from tests.harness.echo import EchoModel
+from tests.harness.server import EchoServer, running
 from tests.page.scenes import opened
 
 pytestmark = pytest.mark.server
@@ -47,3 +49,25 @@ def test_the_model_beside_is_left_with_the_first(browser: Browser, tmp_path: Pat
         assert browser.run("return document.querySelector('#second').value") == "cats\n1"
         browser.choose("#first", "dogs · version 2")
         assert browser.run("return document.querySelector('#second').value") == ""
+
+
+def test_a_name_that_has_no_room_is_said_below_its_choice(
+    browser: Browser, tmp_path: Path, two_versions: EchoServer
+) -> None:
+    """The browser cuts it off, and with it the version, by which two of them differ."""
+    opened(browser, two_versions)
+    assert not any(map(browser.sees, ("#first + .whole", "#second + .whole")))
+    model = EchoModel(tmp_path / ("defects-in-sheets-of-steel-" * 4))
+    model.put(1)
+    model.put(2)
+    with running(model, tmp_path / "log", "--all-versions") as server:
+        server.wait_ready(1)
+        server.wait_ready(2)
+        opened(browser, server)
+        assert browser.text("#first + .whole").startswith(f"{model.name} · version 2")
+        browser.choose("#second", f"{model.name} · version 1")
+        browser.wait(lambda: "· version 1" in browser.text("#second + .whole"))
+        browser.look(width=320)
+        assert overflow(browser) <= 0
+        browser.choose("#second", "no other")
+        browser.wait(lambda: not browser.sees("#second + .whole"))

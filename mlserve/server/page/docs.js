@@ -13,7 +13,7 @@ const METHODS = ["get", "post", "put", "delete"];
 async function connect() {
   try {
     const { value } = await requestJson("openapi.json");
-    showDocument(value);
+    showWhole(value);
     showState(`version ${value.info.version}`, "ready");
     byId("main").hidden = false;
     follow();
@@ -21,6 +21,16 @@ async function connect() {
     if (!(error instanceof Refused)) throw error;
     if (error.status === 401) needToken(error);
     else showState(error.message, "gone");
+  }
+}
+
+/** Show it. Throws Refused for what is JSON, and no OpenAPI document: a proxy may answer instead. */
+function showWhole(document) {
+  try {
+    showDocument(document);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error; // it lacks what every document has
+    throw new Refused(`what came from ${ENDPOINT} is no OpenAPI document: see what answers at this address`);
   }
 }
 

@@ -114,6 +114,21 @@ function saveFile(name, content) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
+/** Say below each choice what it shows, where that has no room in it: a browser would cut it off. */
+function showChoices() {
+  const pen = document.createElement("canvas").getContext("2d");
+  for (const select of document.querySelectorAll("select")) {
+    const style = getComputedStyle(select), whole = select.nextElementSibling;
+    pen.font = `${style.fontWeight} ${style.fontSize} ${style.fontFamily}`;
+    whole.textContent = select.selectedOptions[0]?.text ?? "";
+    const room = select.clientWidth - 2 * parseFloat(style.paddingInlineStart) - ARROW;
+    whole.hidden = pen.measureText(whole.textContent).width <= room;
+  }
+}
+
+/** About how wide the arrow of a choice is, in pixels. */
+const ARROW = 24;
+
 /** Have a screen reader say something. */
 function announce(text) {
   byId("announcement").textContent = text;

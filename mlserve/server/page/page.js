@@ -94,6 +94,7 @@ async function takeTargets(targets) {
   byId("beside").hidden = sorted.length < 2;
   byId("seconds").placeholder = String(page.about.parameters.default_timeout ?? 30);
   if (!byId("seconds").value) byId("seconds").value = byId("seconds").placeholder;
+  showChoices();
   await takeSignature();
 }
 
@@ -118,6 +119,7 @@ async function showSignature(target, isLatest) {
     const first = usual.signatures.includes("top_k") ? "the best labels" : `${usual.name} (the default)`;
     field.replaceChildren(make("option", { value: BEST, text: first }), ...usual.signatures.map((name) => make("option", { value: name, text: name })));
     field.value = chosen;
+    showChoices();
     const description = await describe(target, chosen);
     const forImage = chosen === BEST ? await signatureForImage(target, BEST, 1) : description;
     if (!isLatest()) return;
@@ -380,6 +382,8 @@ function listen() {
   byId("command-head").append(copyButton(() => byId("command").textContent, "the command"));
   listenForFiles();
   document.addEventListener("visibilitychange", look);
+  document.addEventListener("change", showChoices);
+  window.addEventListener("resize", showChoices);
   listenForToken(async () => {
     await connect();
     look();
