@@ -136,8 +136,7 @@ class ExitCode(IntEnum):
     OVERLOADED = 7, "the server is overloaded"
     DIFFERENT = (
         8,
-        "`compare`, `certify` or a `verify` found a difference; `bench` or `replay` a missed level, "
-        "or no answer at all",
+        "`compare`, `certify` or a `verify` found a difference, `bench` or `replay` a missed level",
     )
     REJECTED = 10, "`gate` rejects the part"
     ASK = 11, "`gate` leaves the part to a human"

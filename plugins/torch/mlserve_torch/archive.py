@@ -27,6 +27,8 @@ MAKE_PT2 = (
 )
 """The two lines that make a `.pt2`."""
 SUFFIXES = (".pt2", ".pt", ".pth", ".torchscript")
+_MAR, _MAR_MANIFEST = ".mar", "MAR-INF/MANIFEST.json"
+_LARGEST_MANIFEST = 2**20
 _OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The magic number that begins a file of `torch.save` before PyTorch 1.6, as it is pickled."""
 _TENSORS = frozenset(
@@ -51,14 +53,16 @@ class FileKind(StrEnum):
 
 
 def has_known_suffix(path: Path | None) -> bool:
-    """Return whether a file's name is one that PyTorch models usually have."""
-    return path is not None and path.suffix.lower() in SUFFIXES and not path.is_dir()
+    """Return whether a file's name is one that PyTorch models usually have, or TorchServe's."""
+    return path is not None and path.suffix.lower() in (*SUFFIXES, _MAR) and not path.is_dir()
 
 
 def kind_of(path: Path) -> FileKind:
     """Return what the file holds. Raises ExportError for anything but a whole model."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if _MAR_MANIFEST in archive.namelist():
+                raise _mar(path, archive)
             names = _names(archive)
             kind = _kind_by(names)
             if kind is None:
@@ -67,6 +71,21 @@ def kind_of(path: Path) -> FileKind:
             return kind
     except (OSError, zipfile.BadZipFile) as error:
         raise _not_a_zip(path, error) from error
+
+
+def _mar(path: Path, archive: zipfile.ZipFile) -> ExportError:
+    """Return the error for an archive of `torch-model-archiver`, which names the model in it."""
+    try:
+        with archive.open(_MAR_MANIFEST) as file:
+            manifest = json.loads(file.read(_LARGEST_MANIFEST))
+        model = shortened(str(manifest["model"]["serializedFile"]))
+    except (ValueError, LookupError, TypeError, RuntimeError, RecursionError):
+        model = "the .pt file in it"
+    return ExportError(
+        f"{shortened(str(path))} is an archive of TorchServe: a model, and a handler that is code",
+        hint=f"take the model out of it (unzip {path.name}) and export that: --weights {model}; "
+        "what the handler did to the input is said with options of the export",
+    )
 
 
 def _kind_by(names: dict[str, str]) -> FileKind | None:

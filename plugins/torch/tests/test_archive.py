@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from mlserve_torch.archive import FileKind, is_for_cuda, kind_of, moved_to_cpu, require_safe
+from mlserve_torch.archive import (
+    FileKind,
+    has_known_suffix,
+    is_for_cuda,
+    kind_of,
+    moved_to_cpu,
+    require_safe,
+)
 from mlserve_torch.program import opened
 from torch import nn
 
@@ -132,6 +139,27 @@ def test_a_zip_file_of_something_else_and_a_compiled_package_are_refused(tmp_pat
         ("serialized_exported_program.json", "not all in one folder"),
     ],
 )
+@pytest.mark.parametrize(
+    ("manifest", "model"),
+    [
+        ('{"model": {"serializedFile": "best.pt"}}', "best.pt"),
+        ('{"model": 5}', "the .pt file in it"),
+        ("[" * 100_000, "the .pt file in it"),
+    ],
+)
+def test_an_archive_of_torchserve_says_how_to_get_the_model_out(
+    tmp_path: Path, manifest: str, model: str
+) -> None:
+    path = tmp_path / "m.mar"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", manifest)
+        archive.writestr("best.pt", b"")
+    assert has_known_suffix(path)
+    with pytest.raises(ExportError, match="is an archive of TorchServe") as caught:
+        kind_of(path)
+    assert f"(unzip m.mar) and export that: --weights {model}; " in str(caught.value.hint)
+
+
 def test_a_file_that_torch_could_read_in_place_of_the_checked_one_is_refused(
     name: str, said: str, program: Path, tmp_path: Path
 ) -> None:
