@@ -132,14 +132,6 @@ def test_a_zip_file_of_something_else_and_a_compiled_package_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("{top}/MODELS/MODEL.JSON", "two files named"),
-        ("other/models/model.json", "not all in one folder"),
-        ("serialized_exported_program.json", "not all in one folder"),
-    ],
-)
-@pytest.mark.parametrize(
     ("manifest", "model"),
     [
         ('{"model": {"serializedFile": "best.pt"}}', "best.pt"),
@@ -160,6 +152,14 @@ def test_an_archive_of_torchserve_says_how_to_get_the_model_out(
     assert f"(unzip m.mar) and export that: --weights {model}; " in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{top}/MODELS/MODEL.JSON", "two files named"),
+        ("other/models/model.json", "not all in one folder"),
+        ("serialized_exported_program.json", "not all in one folder"),
+    ],
+)
 def test_a_file_that_torch_could_read_in_place_of_the_checked_one_is_refused(
     name: str, said: str, program: Path, tmp_path: Path
 ) -> None:
