@@ -25,7 +25,7 @@ from mlserve.cli.output import (
     write_report,
 )
 from mlserve.cli.repeat import command_line
-from mlserve.errors import ExitCode, MlserveError, NotFound, UsageError
+from mlserve.errors import ExitCode, MlserveError, NotFound, UsageError, counted
 
 if TYPE_CHECKING:
     from mlserve.certify.files import Files
@@ -104,8 +104,8 @@ def certify(
     where the two best are closer than twice that: with image files, it says for how many of them
     that is so. With --against, the answers to the files are compared with another version's.
 
-    Exit codes: 0 all that were checked hold, 8 one does not, or does not answer; others as for
-    `mlserve up` and `mlserve predict`.
+    Exit codes: 0 all that were checked hold, 8 one does not, or does not answer, 130 interrupted:
+    what was checked until then is told; others as for `mlserve up` and `mlserve predict`.
 
     For example:
 
@@ -139,8 +139,8 @@ def certify(
         found = _others(found, other)
     if files:
         require_one_model(found)
-    results = []
-    with _progress() as progress:
+    results: list[Certified] = []
+    with _progress() as progress, _interrupted_late(results):
         asked = None if not files else _files(files, found, other, timeout, progress)
         for result in certified(found, other, Question(asked, timeout, progress)):
             progress.clear()
@@ -151,18 +151,32 @@ def certify(
         from mlserve.certify.report import page
 
         write_report(report, page(results, command_line(ctx)))
-    _end(results, output)
+    _end(results, len(found), output)
 
 
-def _end(results: list[Certified], output: OutputFormat) -> None:
-    """Print the data, and end with the exit code."""
+@contextmanager
+def _interrupted_late(results: list[Certified]) -> Iterator[None]:
+    """Let Ctrl-C end the block, and not the command, once there are results to tell."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not results:
+            raise
+
+
+def _end(results: list[Certified], asked: int, output: OutputFormat) -> None:
+    """Print the data, and end with the exit code; `asked` versions were to be checked."""
     from mlserve.certify.result import Outcome
 
     outcomes = {result.outcome for result in results}
-    is_wrong = bool(outcomes & {Outcome.DRIFTED, Outcome.FAILED})
+    is_wrong, is_whole = bool(outcomes & {Outcome.DRIFTED, Outcome.FAILED}), len(results) == asked
     if output is OutputFormat.JSON:
-        holds = not is_wrong and Outcome.HOLDS in outcomes
-        print_json({"holds": holds, "versions": [result.to_json() for result in results]})
+        holds = is_whole and not is_wrong and Outcome.HOLDS in outcomes
+        versions = [result.to_json() for result in results]
+        print_json({"holds": holds, "is_whole": is_whole, "versions": versions})
+    if not is_whole:
+        note(f"interrupted after {len(results)} of {counted(asked, 'version')}")
+        raise typer.Exit(int(ExitCode.INTERRUPTED))
     if is_wrong:
         raise typer.Exit(int(ExitCode.DIFFERENT))
     if outcomes == {Outcome.NOT_CHECKED}:

@@ -110,7 +110,8 @@ def compare(
     same reason.
 
     Exit codes: 0 all labels agree and every difference is inside the tolerance, 8 something
-    differs; others as for `mlserve up` and `mlserve predict`.
+    differs, 130 interrupted: what was compared until then is told; others as for `mlserve up` and
+    `mlserve predict`.
 
     For example:
 
@@ -143,6 +144,8 @@ def compare(
     _print(found, output)
     if report is not None:
         _write(report, found, command_line(ctx))
+    if not found.is_whole:
+        raise typer.Exit(int(ExitCode.INTERRUPTED))
     if not found.is_same:
         raise typer.Exit(int(ExitCode.DIFFERENT))
 

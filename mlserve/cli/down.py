@@ -64,7 +64,7 @@ def down(
     records = reconcile()[0] if every else chosen(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
-    line, done = StatusLine(), []
+    line, done, is_whole = StatusLine(), [], False
     try:
         for stopped in stop_all(records, timeout, line.show):
             line.clear()
@@ -74,7 +74,8 @@ def down(
                 note(f"{stopped.record.name} did not end within {allowed}: it was killed")
             if output is OutputFormat.TEXT:
                 say(f"{stopped.record.name} is stopped")
+        is_whole = True
     finally:
         line.clear()
-    if output is OutputFormat.JSON:
-        print_json(done)
+        if output is OutputFormat.JSON and (done or is_whole):  # also after Ctrl-C, or an error
+            print_json(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,6 +110,7 @@ def calibrate(
             raise UsageError(
                 f"{name} {share:g} is not a share above 0 and below 1", hint=f"give {name} 0.01"
             )
+    _require_place(save)
     deadline = Deadline.after(max(timeout, _LOOKING), since=clock.command_start())
     wanted = Wanted(tuple(sorted(set(accept))), risk, delta, among)
     names, expected = _labelled(holdout, deadline)
@@ -128,6 +130,17 @@ def calibrate(
         print_json({"file": str(save), **found.to_json()})
     else:
         _print(found, save)
+
+
+def _require_place(save: Path) -> None:
+    """Raise UsageError for a file that could not be saved, before every image is asked about."""
+    folder = save.absolute().parent
+    if save.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"the calibration cannot be saved in {save}: "
+            + ("it is a folder" if save.is_dir() else f"{folder} is no folder to write in"),
+            hint="give another path with --save",
+        )
 
 
 def _labelled(holdout: Path, deadline: Deadline) -> tuple[Sequence[str], Mapping[str, str]]:

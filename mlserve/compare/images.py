@@ -30,27 +30,39 @@ class _TimedAnswer:
 
 @dataclass(slots=True)
 class ImagePanel:
-    """Clients of the targets. `timeout` (seconds) applies to each request."""
+    """Clients of the targets. `timeout` (seconds) applies to each request.
+
+    `is_whole` is False once the user has interrupted.
+    """
 
     clients: list[Client]
     timeout: float
+    is_whole: bool = True
 
     def ask_all(self, images: Sequence[str], runs: int, progress: Progress) -> list[list[Row]]:
         """Return a row for each target and image, over `runs` rounds of all images.
 
         All targets are asked about an image before the next image, starting with another target
         each time. Raises UsageError for a file that cannot be read, and a target's error if it has
-        not answered yet.
+        not answered yet. After Ctrl-C the rows are those of the images that all were asked about;
+        if there is none, KeyboardInterrupt is raised.
         """
         self._warm_up(images)
         rows = [[Row(image) for image in images] for _ in self.clients]
-        for run in range(runs):
-            for number, image in enumerate(images):
-                progress(run * len(images) + number, image)
-                answers = self._ask(_read(image), first=run + number)
-                for target, answer in enumerate(answers):
-                    _add(rows[target][number], answers[0], answer)
-        return rows
+        done = 0
+        try:
+            for run in range(runs):
+                for number, image in enumerate(images):
+                    progress(done, image)
+                    answers = self._ask(_read(image), first=run + number)
+                    for target, answer in enumerate(answers):
+                        _add(rows[target][number], answers[0], answer)
+                    done += 1
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            self.is_whole = False
+        return [of_target[:done] for of_target in rows]
 
     def _warm_up(self, images: Sequence[str]) -> None:
         for client in self.clients:

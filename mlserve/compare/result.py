@@ -166,13 +166,15 @@ class Problem(Protocol):
 class Comparison(ABC):
     """The whole result; the first target is the reference. `runs` is how often each was asked.
 
-    `noun` is what was asked about.
+    `noun` is what was asked about. `is_whole` is False if the user interrupted: then it is about
+    the images or rows that all targets had been asked about.
     """
 
     noun: ClassVar[str]
     targets: Sequence[TargetResult]
     tolerance: float
     runs: int
+    is_whole: bool = True
 
     @property
     @abstractmethod
@@ -206,6 +208,7 @@ class Comparison(ABC):
     def to_json(self) -> dict[str, Any]:
         return {
             "same": self.is_same,
+            "is_whole": self.is_whole,
             "tolerance": self.tolerance,
             "runs": self.runs,
             "reference": self.targets[0].target.name,

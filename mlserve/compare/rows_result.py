@@ -180,6 +180,7 @@ class RowTally:
     rows: int = 0
     refused: int = 0
     first_refusal: RowError | None = None
+    is_whole: bool = True
 
     def add(self, outcomes: Sequence[Outcome], *, is_first_run: bool) -> None:
         """Add one row: the outcome of each target, that of the reference first."""
@@ -216,4 +217,5 @@ class RowTally:
             runs=runs,
             rows=self.rows,
             refused_rows=self.refused,
+            is_whole=self.is_whole,
         )

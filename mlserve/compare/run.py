@@ -58,7 +58,8 @@ def compare_images(
 ) -> ImageComparison:
     """Compare the targets on these image files; the first target is the reference.
 
-    Everything started here is stopped at the end, also if the user interrupts. Raises the errors of
+    Everything started here is stopped at the end, also if the user interrupts: then the result is
+    not whole, or KeyboardInterrupt is raised if there is none yet. Raises the errors of
     `mlserve up` for a server that does not start, those of `mlserve predict` for an endpoint that
     does not answer, and PluginError for a runtime that is not installed.
     """
@@ -72,12 +73,16 @@ def compare_images(
             interrupts,
             lambda done, name: progress("stages", done, count, name),
         )
-        results = _ask_images(targets, requests, images, options, interrupts, progress)
+        results, is_whole = _ask_images(targets, requests, images, options, interrupts, progress)
     for result in results:
         for row, found in zip(result.rows, stages.get(result.target.name, ()), strict=False):
             row.stages = found
     return ImageComparison(
-        images=tuple(images), targets=results, tolerance=options.tolerance, runs=options.runs
+        images=tuple(images[: len(results[0].rows)]),
+        targets=results,
+        tolerance=options.tolerance,
+        runs=options.runs,
+        is_whole=is_whole,
     )
 
 
@@ -107,10 +112,15 @@ def compare_tables(
             for server, client in zip(servers, clients, strict=True)
         ]
         tally = RowTally(results, options.tolerance)
-        for done, (run, outcomes) in enumerate(asked.rows(options.runs)):
-            if done % _OFTEN == 0:
-                progress("answers", done, 0, f"{done} rows")
-            tally.add(outcomes, is_first_run=run == 0)
+        try:
+            for done, (run, outcomes) in enumerate(asked.rows(options.runs)):
+                if done % _OFTEN == 0:
+                    progress("answers", done, 0, f"{done} rows")
+                tally.add(outcomes, is_first_run=run == 0)
+        except KeyboardInterrupt:
+            if not tally.rows:
+                raise
+            tally.is_whole = False
         for server, target, result in zip(servers, asked.targets, results, strict=True):
             result.rss, result.times = server.rss(), target.asking.milliseconds
         for client, result in zip(clients, results, strict=True):
@@ -125,13 +135,15 @@ def _ask_images(
     options: CompareOptions,
     interrupts: Interrupts,
     progress: Progress,
-) -> list[ImagesResult]:
+) -> tuple[list[ImagesResult], bool]:
+    """Return what came of each target, and whether all images were asked about."""
     total = options.runs * len(images)
     with _connected(targets, requests, interrupts, progress) as (servers, clients):
-        rows = ImagePanel(clients, options.timeout).ask_all(
+        panel = ImagePanel(clients, options.timeout)
+        rows = panel.ask_all(
             images, options.runs, lambda done, name: progress("answers", done, total, name)
         )
-        return [
+        results = [
             ImagesResult(
                 target=replace(server.target, model=client.model),
                 runs_on=_runs_on(client),
@@ -141,6 +153,7 @@ def _ask_images(
             )
             for server, client, own in zip(servers, clients, rows, strict=True)
         ]
+        return results, panel.is_whole
 
 
 def _runs_on(client: Client) -> str | None:

@@ -65,6 +65,7 @@ def verdict(found: Comparison) -> str:
     compared = counted(found.count, found.noun)
     compared += f" ({found.refused} refused by all)" if found.refused else ""
     compared += f", {counted(len(found.targets), 'target')}"
+    compared += "" if found.is_whole else " (interrupted: there was more to ask about)"
     if found.is_same:
         return f"same: {compared}, every difference within {found.tolerance:g}"
     return f"different: {found.differing} of {compared}, tolerance {found.tolerance:g}"

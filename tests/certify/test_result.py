@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.verdict import CaseVerdict, Verdict
 from mlserve.certify.result import Certified, FilesResult, GoldenResult, Outcome, Problem
 from mlserve.certify.run import golden_result
+from mlserve.cli.app import app
 
 GOLDEN = GoldenResult("TensorFlow 2.21", 64, 64, 3e-6, 1e-4, without_labels=False)
 FOUND = Certified("onnxruntime/m@1", "onnxruntime/m@1", "ONNX Runtime 1.27; fp32; CPU", GOLDEN)
@@ -105,3 +109,19 @@ def test_an_int8_version_is_held_to_its_own_answers_too() -> None:
 def test_the_figures_show_which_is_larger(difference: float, said: str) -> None:
     golden = GoldenResult("TensorFlow", 9, 9, difference, 1e-4, without_labels=False)
     assert list(golden.lines(""))[1] == said
+
+
+def test_ctrl_c_tells_what_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = GoldenResult("TensorFlow", 9, 9, 1e-6, 1e-4, without_labels=False)
+
+    def interrupted(*_: object) -> Iterator[Certified]:
+        yield Certified("m@1", "m@1", golden=checked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlserve.certify.run.certify", interrupted)
+    monkeypatch.setattr("mlserve.certify.subjects.subjects", lambda *_, **__: [None, None])
+    done = CliRunner().invoke(app, ["certify", "--output", "json"])
+    assert done.exit_code == 130
+    found = json.loads(done.stdout)
+    assert (found["holds"], found["is_whole"], len(found["versions"])) == (False, False, 1)
+    assert done.stderr == "interrupted after 1 of 2 versions\n"

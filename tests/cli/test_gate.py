@@ -540,3 +540,13 @@ def test_the_usual_audit_is_verified_without_its_name(home: Path) -> None:
     audit.close()
     found = CliRunner().invoke(app, ["gate", "verify"], catch_exceptions=False)
     assert (found.exit_code, found.stdout[:35]) == (0, "nothing is wrong: 1 line (1 accept)")
+
+
+def test_where_a_calibration_cannot_be_saved_is_told_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    words = ["gate", "calibrate", str(tmp_path), "--accept", "ok", "--risk", "0.1", "--save"]
+    for place in (tmp_path, tmp_path / "nowhere" / "calibration.json"):
+        done = CliRunner().invoke(app, [*words, str(place)])
+        assert done.exit_code == 2
+        assert "the calibration cannot be saved in" in done.stderr

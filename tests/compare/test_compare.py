@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import httpx
 import psutil
 import pytest
 
@@ -270,6 +271,34 @@ def test_images_stand_in_the_order_of_what_is_wrong(cli: Any, export: Any, tmp_p
     assert "c.jpg</th>" in differing
     assert "2 images without a difference above the tolerance" in agreeing
     assert '<strong class="different">donkey</strong>' in differing
+
+
+@pytest.mark.parametrize("is_table", [False, True], ids=["images", "rows"])
+def test_ctrl_c_tells_what_was_compared(
+    cli: Any, photos: Path, tmp_path: Path, echo: Any, is_table: bool
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n1,2\n3,4\n")
+    asked = (rows, "--signature", "two") if is_table else (photos,)
+    report = tmp_path / "report.html"
+    options = ("--runs", "1000000", "--output", "json", "--report", report)
+    process = cli.start("compare", echo.grpc, echo.endpoint("rest"), *asked, *options)
+    before = _answered(echo)
+    wait_until(lambda: _answered(echo) > before + 60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130, err
+    found = json.loads(out)
+    assert (found["same"], found["is_whole"]) == (True, False)
+    assert found["rows"] if is_table else found["images"]
+    assert "interrupted: there was more to ask about" in report.read_text()
+
+
+def _answered(echo: Any) -> int:
+    text = httpx.get(f"{echo.endpoint('rest')}/metrics").text
+    counts = re.findall(r"^mlserve_requests_total\{.*\} (\d+)", text, re.MULTILINE)
+    return sum(map(int, counts))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,24 @@ def begin_slow_request(address: str) -> None:
     threading.Thread(target=ask, daemon=True).start()
 
 
+def test_what_was_stopped_before_an_interrupt_is_told_as_json_too(cli, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    for name, config in (("a", {}), ("m", {"journal": str(journal)})):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1/echo.json").write_text(json.dumps(config))
+        assert cli.up("--path", str(tmp_path / name)).returncode == 0
+    begin_slow_request(cli.ps()[1]["rest"])
+    wait_until(lambda: "slow" in journal.read_text().splitlines()[-1:])
+    log = Path(cli.ps()[1]["log"])
+    stopping = cli.start("down", "--all", "--output", "json")
+    wait_until(lambda: "stopping: 1 requests to finish" in log.read_text())
+    stopping.send_signal(signal.SIGINT)
+    out, _ = stopping.communicate(timeout=10)
+
+    assert stopping.returncode == 130
+    assert json.loads(out) == [{"name": "echo-a", "was_killed": False}]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
     cli, tmp_path: Path, number: signal.Signals
