@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlserve.admission.admission import Admission
@@ -27,16 +27,18 @@ class Batches:
             return Batching(self._settings.max_batch_size, own.at_once if own else None)
         return own or _ALONE
 
-    def alike(self, first: Job[Any]) -> list[Job[Any]]:
-        """Return the waiting jobs that may run together with the first, and that one itself."""
+    def joining(self, first: Job[Any]) -> Iterator[Job[Any]]:
+        """Yield the other waiting jobs that may run together with the first, in their order.
+
+        The queue may be long, and a batch needs few of them: it is walked no farther than asked.
+        """
         if self.rule(first).most == 1 or not first.can_join(first):
-            return [first]
+            return
         asked = first.signature_asked  # one that asks for the same can join: most do, of many
-        return [
-            job
-            for job in self._admission.waiting
-            if (job.loaded is first.loaded and job.signature_asked == asked) or first.can_join(job)
-        ]
+        for job in self._admission.waiting:
+            is_same = job.loaded is first.loaded and job.signature_asked == asked
+            if (is_same or first.can_join(job)) and job is not first:
+                yield job
 
     def start_of(self, now: float, jobs: Sequence[Job[Any]]) -> float:
         """Return when to start them: now, or later if others may still join the batch."""

@@ -322,13 +322,12 @@ class Engine:
                 self._take_out(job, verdict.why)
                 job.settle(self._error_of(verdict, job.deadline))
                 continue
-            alike = self._batches.alike(job)
-            others = (other for other in alike if other is not job)
+            others = self._batches.joining(job)
             jobs = [job, *islice(others, self._batches.rule(job).most - 1)]
             due = now if self._is_draining else self._batches.start_of(now, jobs)
             if due > now:
                 due_next = min(due, due_next)
-                held.update(alike)  # also those beyond one batch: this loop has to come to an end
+                held.update(jobs, others)  # those beyond one batch, too: this loop has to end
             else:
                 self._start(now, jobs)
         if held:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -10,6 +13,8 @@ import numpy as np
 import pytest
 
 from mlserve.artifact import Manifest
+from mlserve.server.engine.batches import Batches
+from mlserve.settings import ServerSettings
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import tensors_manifest
@@ -264,3 +269,24 @@ def test_what_has_rows_can_be_stacked(shape: tuple[int | None, ...] | None, expe
     other = TensorSpec("y", DType.FLOAT32, shape)
     assert Signature("s", (free,), (other,)).has_rows is expected
     assert Signature("s", (other,), (free,)).has_rows is expected
+
+
+def test_a_long_queue_is_walked_no_farther_than_a_batch_needs() -> None:
+    """With 10,000 waiting, each start of a batch looked at all of them."""
+    seen: list[int] = []
+    loaded = SimpleNamespace(runner=SimpleNamespace())
+    jobs: list[Any] = [
+        SimpleNamespace(loaded=loaded, signature_asked="s", can_join=lambda _: True, number=number)
+        for number in range(10_000)
+    ]
+
+    def walked() -> Iterator[Any]:
+        for job in jobs:
+            seen.append(job.number)
+            yield job
+
+    admission: Any = SimpleNamespace(waiting=walked())
+    batches = Batches(admission, ServerSettings(max_batch_size=16))
+    found = list(islice(batches.joining(jobs[3]), 15))
+    assert [job.number for job in found] == [0, 1, 2, *range(4, 16)]
+    assert len(seen) == 16
