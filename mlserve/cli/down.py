@@ -8,7 +8,7 @@ import typer
 
 from mlserve.cli import completion
 from mlserve.cli.arguments import NameArgument
-from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
+from mlserve.cli.output import OutputFormat, OutputOption, all_told, note, print_json, say
 
 
 def down(
@@ -64,18 +64,16 @@ def down(
     records = reconcile()[0] if every else chosen(name=name, backend=backend, model=model)
     if not records:
         note("no server is running")
-    line, done, is_whole = StatusLine(), [], False
+    line, done = StatusLine(), list[dict[str, object]]()
     try:
-        for stopped in stop_all(records, timeout, line.show):
-            line.clear()
-            done.append({"name": stopped.record.name, "was_killed": stopped.was_killed})
-            if stopped.was_killed:
-                allowed = f"{stopped.allowed:g} s"
-                note(f"{stopped.record.name} did not end within {allowed}: it was killed")
-            if output is OutputFormat.TEXT:
-                say(f"{stopped.record.name} is stopped")
-        is_whole = True
+        with all_told(done, output, lambda: print_json(done)):
+            for stopped in stop_all(records, timeout, line.show):
+                line.clear()
+                done.append({"name": stopped.record.name, "was_killed": stopped.was_killed})
+                if stopped.was_killed:
+                    allowed = f"{stopped.allowed:g} s"
+                    note(f"{stopped.record.name} did not end within {allowed}: it was killed")
+                if output is OutputFormat.TEXT:
+                    say(f"{stopped.record.name} is stopped")
     finally:
         line.clear()
-        if output is OutputFormat.JSON and (done or is_whole):  # also after Ctrl-C, or an error
-            print_json(done)

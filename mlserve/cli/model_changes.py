@@ -21,7 +21,15 @@ from mlserve.cli.model_arguments import (
     complete_model,
     complete_target,
 )
-from mlserve.cli.output import OutputFormat, OutputOption, StatusLine, note, print_json, say
+from mlserve.cli.output import (
+    OutputFormat,
+    OutputOption,
+    StatusLine,
+    all_told,
+    note,
+    print_json,
+    say,
+)
 from mlserve.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -347,17 +355,17 @@ def _remove(
 
     if not yes and not _agrees([version for _, version in chosen]):
         note("nothing was removed")
+        _print_removed([], output, verb="")
         return
-    done = []
-    for folder, version in chosen:
-        if version.is_pinned:
-            write_pin(folder.base_path, None)
-        remove(folder, version.artifact.version)
-        done.append(version)
-        if output is OutputFormat.TEXT:
-            _print_removed([version], output, verb="is removed")
-    if output is OutputFormat.JSON:
-        _print_removed(done, output, verb="")
+    done: list[StoredVersion] = []
+    with all_told(done, output, lambda: _print_removed(done, output, verb="")):
+        for folder, version in chosen:
+            if version.is_pinned:
+                write_pin(folder.base_path, None)
+            remove(folder, version.artifact.version)
+            done.append(version)
+            if output is OutputFormat.TEXT:
+                _print_removed([version], output, verb="is removed")
 
 
 def _agrees(versions: Sequence[StoredVersion]) -> bool:

@@ -16,6 +16,7 @@ from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
     StatusLine,
+    all_told,
     duration,
     note,
     print_json,
@@ -23,7 +24,7 @@ from mlserve.cli.output import (
     say,
 )
 from mlserve.cli.usage import Command, CommandGroup
-from mlserve.errors import ExitCode, MlserveError
+from mlserve.errors import ExitCode, MlserveError, NotFound
 
 if TYPE_CHECKING:
     from mlserve.inventory import Checked, ModelFolder, StoredVersion
@@ -156,18 +157,24 @@ def verify(
 
     if key is not None:
         require_key(key, "--key")
-    line, done = StatusLine(), []
-    for version in _chosen(references, backend, model, store):
-        line.show(f"reading {version}")
-        checked = check(version)
-        if key is not None:
-            checked = check_signature(checked, key)
-        line.clear()
-        done.append(checked)
-        if output is OutputFormat.TEXT:
-            _print_checked(checked)
-    if output is OutputFormat.JSON:
-        print_json([_checked_json(checked) for checked in done])
+    line = StatusLine()
+    done: list[Checked] = []
+    chosen = _chosen(references, backend, model, store)
+    if not chosen:
+        raise NotFound(
+            "there is no version to check",
+            hint="`mlserve models` lists them; --store names a store",
+        )
+    with all_told(done, output, lambda: print_json([_checked_json(checked) for checked in done])):
+        for version in chosen:
+            line.show(f"reading {version}")
+            checked = check(version)
+            if key is not None:
+                checked = check_signature(checked, key)
+            line.clear()
+            done.append(checked)
+            if output is OutputFormat.TEXT:
+                _print_checked(checked)
     if any(checked.outcome in (Check.DAMAGED, Check.NOT_SIGNED) for checked in done):
         raise typer.Exit(int(ExitCode.DIFFERENT))
 

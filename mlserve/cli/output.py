@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -169,6 +169,23 @@ def print_wrapped(text: str, indent: str, *, first: str | None = None) -> None:
 def terminal_columns() -> int:
     """Return the width of the terminal; 80 if there is none."""
     return shutil.get_terminal_size((80, 24)).columns
+
+
+@contextmanager
+def all_told(
+    done: Sequence[object], output: OutputFormat, show: Callable[[], None]
+) -> Iterator[None]:
+    """Have what is done in the block shown as one JSON document at its end.
+
+    Also if an error or Ctrl-C ends it, unless nothing was done by then.
+    """
+    is_whole = False
+    try:
+        yield
+        is_whole = True
+    finally:
+        if output is OutputFormat.JSON and (done or is_whole):
+            show()
 
 
 class StatusLine:

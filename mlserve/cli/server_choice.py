@@ -11,7 +11,7 @@ import os
 import warnings
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
@@ -195,14 +195,14 @@ class ServerChoice:
         from mlserve.launch.records import models_of, read_records, select
 
         doing = "looking for the running server"
-        wanted = {"backend": self.backend, "model": self.model, "name": self.server}
+        chosen = partial(select, backend=self.backend, model=self.model, name=self.server)
         records = run_within(deadline, doing, read_records)
         try:
-            record = select(records, **wanted)
+            record = chosen(records)
         except UsageError:  # several fit: is it one, without those that have ended?
             from mlserve.launch.running import among_running
 
-            record = select(run_within(deadline, doing, lambda: among_running(records)), **wanted)
+            record = chosen(run_within(deadline, doing, lambda: among_running(records)))
         record.require_staying()
         return record, models_of(record, self.backend, self.model)
 

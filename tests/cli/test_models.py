@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections.abc import Callable
@@ -48,6 +49,9 @@ def test_an_empty_store_says_how_to_fill_it() -> None:
     assert (code, out) == (0, "")
     assert err == f"no model has been exported into {Store().root}; export one: mlserve export\n"
     assert data("list") == []
+    code, out, err = run("verify")
+    assert (code, out) == (2, ""), "nothing is damaged where nothing is"
+    assert "there is no version to check" in err
 
 
 def test_the_list_has_a_line_a_version_and_the_reason_below(base: Path) -> None:
@@ -132,6 +136,31 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize(
+    ("words", "function"),
+    [
+        (("rm", "m@1", "m@2", "--yes"), "mlserve.store_changes.remove"),
+        (("verify", "m"), "mlserve.inventory.check"),
+    ],
+)
+def test_json_tells_what_was_done_before_an_interrupt(
+    base: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], function: str
+) -> None:
+    module, _, name = function.rpartition(".")
+    whole = getattr(importlib.import_module(module), name)
+    calls: list[Any] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(function, interrupted)
+    done = data(*words, code=130)
+    assert [each["version"] for each in done] == [1]
 
 
 @pytest.mark.parametrize(("said", "left"), [("y\n", [1, 3]), ("\n", [1, 2, 3]), ("", [1, 2, 3])])
