@@ -29,7 +29,7 @@ def build(
         typer.Option(
             min=0,
             metavar="N",
-            help="The version. Default: the latest.",
+            help="The version. Default: the pinned one or the latest.",
             autocompletion=completion.versions,
         ),
     ] = None,

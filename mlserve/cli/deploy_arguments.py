@@ -32,7 +32,8 @@ class ModelToDeploy:
         list[str] | None,
         typer.Option(
             metavar="N|all",
-            help="The version to serve, or `all`. Repeat it to serve several. Default: the latest.",
+            help="The version to serve, or `all`. Repeat it to serve several. Default: the pinned "
+            "one or the latest.",
             autocompletion=completion.versions_or_all,
         ),
     ] = None

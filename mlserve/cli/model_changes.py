@@ -86,6 +86,9 @@ def use(
     line = StatusLine()
     try:
         switched = switch(folder, version, timeout, line.show)
+    except KeyboardInterrupt:
+        _tell_interrupted(folder, line)
+        raise
     finally:
         line.clear()
     _print_switched(folder, switched, output)
@@ -265,6 +268,16 @@ def _target(
         )
     base = expanded(path).absolute()
     return ModelFolder(backend or base.parent.name, model or base.name, base), asked.version
+
+
+def _tell_interrupted(folder: ModelFolder, line: StatusLine) -> None:
+    """Say what stays although the command was interrupted."""
+    from mlserve.pin import pin_or_none
+
+    pin, of = pin_or_none(folder.base_path), f"the pin of {folder}"
+    line.clear()
+    stays = f"{of} stays at version {pin}" if pin is not None else f"{folder} has no pin"
+    note(f"interrupted: {stays}, and running servers go on to it; see mlserve status")
 
 
 def _print_switched(folder: ModelFolder, switched: Switched, output: OutputFormat) -> None:

@@ -68,8 +68,8 @@ def up(
         list[str] | None,
         typer.Option(
             metavar="N|all",
-            help="The version to serve, or `all`. Repeat it to serve several. Default: the latest, "
-            "also when a newer one is exported later.",
+            help="The version to serve, or `all`. Repeat it to serve several. Default: the pinned "
+            "one or the latest, also when a newer one is exported later.",
             autocompletion=completion.versions_or_all,
         ),
     ] = None,

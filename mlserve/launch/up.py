@@ -327,7 +327,7 @@ def _in_words(record: ServerRecord) -> str:
 
 def _model_in_words(model: ServedModel) -> str:
     numbers = ", ".join(str(version) for version in model.versions.versions)
-    versions = f"version {numbers}" if numbers else "the latest version"
+    versions = f"version {numbers}" if numbers else "the pinned or latest version"
     return f"{'all versions' if model.versions.serves_all else versions} of {model.base_path}"
 
 

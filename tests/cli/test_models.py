@@ -218,6 +218,19 @@ def test_prune_keeps_the_highest_of_each_model(base: Path, export: Put) -> None:
     assert run("prune", "--keep", "1", "--yes") == (0, "", "there is nothing to remove\n")
 
 
+def test_use_says_what_stays_after_an_interrupt(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Any, version: int, *_: object) -> None:
+        write_pin(folder.base_path, version)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlserve.launch.switch.switch", interrupted)
+    code, out, err = run("use", "2")
+    assert (code, out) == (130, "")
+    assert "the pin of echo/m stays at version 2, and running servers go on to it" in err
+
+
 def test_use_pins_also_where_no_server_runs(base: Path) -> None:
     code, out, err = run("use", "2")
     assert (code, out) == (0, "echo/m is pinned to version 2\n")
