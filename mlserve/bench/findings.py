@@ -38,6 +38,8 @@ def sentence(found: FoundRate) -> str:
     name = f"{found.target.name} holds {found.slo}"
     short = "" if found.unseen is None else f"; at {found.unseen:.4g}/s no request came: {_LONGER}"
     if found.rate is None:
+        if found.above is None and not found.is_whole:
+            return f"{found.target.name}: no rate was found before the interrupt"
         if found.above is not None:
             lowest = f"{found.above:.4g}/s{short}"
             return f"{name} at no rate that was tried, the lowest of them {lowest}"

@@ -36,14 +36,20 @@ class Measurement:
         return all(tally.is_whole for tally in self.tallies)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything was measured before an interrupt, which may come while it warms up."""
+        return self.is_whole or any(tally.seconds for tally in self.tallies)
+
+    @property
     def tally(self) -> Tally:
         """All repeats together."""
         return Tally.of_repeats(self.tallies)
 
     @property
     def goodput(self) -> float:
-        """Answers in time per second: the median of the repeats."""
-        return statistics.median(tally.goodput for tally in self.tallies)
+        """Answers in time per second: the median of the repeats, as far as they were measured."""
+        found = [tally.goodput for tally in self.tallies if tally.seconds]
+        return statistics.median(found) if found else 0.0
 
     def latency(self, share: float) -> float | None:
         """Return the percentile of the answers' latency, in seconds, over all repeats."""

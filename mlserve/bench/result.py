@@ -28,6 +28,8 @@ class BenchResult:
     measurements: list[Measurement] = field(default_factory=list)
     found: list[FoundRate] = field(default_factory=list)
     slo: Slo | None = None
+    is_cut: bool = False
+    """Whether a load was interrupted before anything of it was measured; it is left out."""
     leave_after: Sequence[float] = ()
     """Seconds after which callers leave that tell no deadline, in turn; none: all tell it."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -35,7 +37,14 @@ class BenchResult:
     @property
     def is_whole(self) -> bool:
         """Whether the run came to its end."""
-        return all(m.is_whole for m in self.measurements) and all(f.is_whole for f in self.found)
+        parts = [*self.measurements, *self.found]
+        return not self.is_cut and all(part.is_whole for part in parts)
+
+    def take(self, measured: Sequence[Measurement]) -> None:
+        """Add what was measured."""
+        begun = [each for each in measured if each.has_begun]
+        self.measurements += begun
+        self.is_cut = self.is_cut or len(begun) < len(measured)
 
     @property
     def all_measurements(self) -> list[Measurement]:

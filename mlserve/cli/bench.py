@@ -277,8 +277,10 @@ def _run(
     targets, window, spread = result.targets, result.window, Arrivals.parse(arrivals)
     if sweep:
         loads = [*loads, *_swept(targets, window, spread, processes, progress)]
-    result.measurements += measure(
-        targets, loads, window, repeat=result.repeat, processes=processes, progress=progress
+    result.take(
+        measure(
+            targets, loads, window, repeat=result.repeat, processes=processes, progress=progress
+        )
     )
     if not find_rate or result.slo is None:
         return

@@ -13,10 +13,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from mlserve.bench.findings import no_answer
+from mlserve.bench.find_rate import FoundRate
+from mlserve.bench.findings import no_answer, sentence
 from mlserve.bench.load import ClosedLoop, Window
 from mlserve.bench.measurement import Measurement
 from mlserve.bench.result import BenchResult
+from mlserve.bench.slo import Slo
 from mlserve.bench.tally import Tally
 from mlserve.cli.app import app
 from mlserve.testing.processes import wait_until
@@ -192,6 +194,36 @@ def test_ctrl_c_prints_what_was_measured(cli: Command, echo: EchoServer, photo: 
     assert process.returncode == 130
     assert '"is_whole": false' in out
     assert '"in_time"' in out
+
+
+@pytest.mark.server
+def test_ctrl_c_while_it_warms_up_has_no_figure(
+    cli: Command, echo: EchoServer, photo: Path, tmp_path: Path
+) -> None:
+    """None: it said that nothing was answered, and that a level was not held."""
+    report = tmp_path / "bench.html"
+    to = ("--endpoint", echo.endpoint("grpc"), "--warm-up", "60", "--report", report)
+    load = ("--concurrency", "1", "--slo", "p99=9s", "--output", "json")
+    before = _requests(echo)
+    process = cli.start("bench", photo, *to, *load)
+    wait_until(lambda: _requests(echo) > before + 30)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    found = json.loads(out)
+    assert (found["is_whole"], found["measurements"]) == (False, [])
+    assert "The run was interrupted" in report.read_text()
+
+
+def test_figures_are_of_the_repeats_that_were_measured() -> None:
+    whole, cut = Tally(seconds=2.0), Tally(is_whole=False)
+    for _ in range(10):
+        whole.latencies[""].add(0.1)
+    target = cast("Target", SimpleNamespace(name="here"))
+    measured = Measurement(target, ClosedLoop(1), Window(1.0, 0.0, 1.0), [whole, cut])
+    assert (measured.goodput, measured.has_begun, measured.is_whole) == (5.0, True, False)
+    none = FoundRate(target, Slo.parse("p99=1s"), is_whole=False)
+    assert sentence(none) == "here: no rate was found before the interrupt"
 
 
 def _requests(server: EchoServer) -> int:
