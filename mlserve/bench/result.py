@@ -37,7 +37,7 @@ class BenchResult:
     @property
     def is_whole(self) -> bool:
         """Whether the run came to its end."""
-        parts = [*self.measurements, *self.found]
+        parts: list[Measurement | FoundRate] = [*self.measurements, *self.found]
         return not self.is_cut and all(part.is_whole for part in parts)
 
     def take(self, measured: Sequence[Measurement]) -> None:
