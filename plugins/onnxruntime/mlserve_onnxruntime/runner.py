@@ -19,6 +19,7 @@ from mlserve.precision import Precision
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_onnxruntime.classifier import PixelSessions
 from mlserve_onnxruntime.layout import described, open_sizes
+from mlserve_onnxruntime.refused_numbers import RefusedNumbers
 from mlserve_onnxruntime.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
         signature = file_signature(file, sessions.inputs, sessions.outputs)
-        return OnnxRunner(sessions, signature)
+        return OnnxRunner(sessions, signature, RefusedNumbers(artifact))
     return ImageClassifierRunner(artifact, pipeline, PixelSessions(artifact, pipeline, sessions))
 
 
@@ -128,8 +129,11 @@ class OnnxRunner:
 
     judges_shapes = True
 
-    def __init__(self, sessions: Sessions, signature: Signature) -> None:
+    def __init__(
+        self, sessions: Sessions, signature: Signature, refused: RefusedNumbers | None = None
+    ) -> None:
         self._sessions = sessions
+        self._refused = refused
         self.signatures: Mapping[str, Signature] = {signature.name: signature}
 
     @property
@@ -140,6 +144,8 @@ class OnnxRunner:
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises what `Sessions.run` raises."""
         names = [spec.name for spec in self.signatures[signature].outputs]
+        if self._refused is not None:
+            self._refused.check(inputs)
         feeds = {name: to_runtime(name, array) for name, array in inputs.items()}
         try:
             outputs = self._sessions.run(names, feeds, deadline)

@@ -26,6 +26,8 @@ from mlserve_sklearn.boosting import categories_of, takes_unknown
 
 Array = np.ndarray[Any, Any]
 _MOST_SEEN = 1000
+_FIRST_INEXACT = 2**53
+"""The smallest integer that a float64 cannot tell from its neighbour."""
 INNER = ("best_estimator_", "estimator_", "regressor_", "estimators_", "calibrated_classifiers_")
 _KINDS = {"i": DType.INT64, "u": DType.INT64, "b": DType.BOOL, "f": DType.FLOAT64}
 
@@ -38,7 +40,7 @@ class Column:
     estimator knows none, and an empty string is then a string like any other. `seen` are values
     that a fitted encoder lists (`is_category`) or an imputer fills in. `categories` are those of
     pandas' type `category`, where the estimator takes a column of it; any other value is a missing
-    one if it `takes_unknown`.
+    one if it `takes_unknown`. `has_large` integers are some that a float64 cannot tell apart.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Column:
     is_category: bool = False
     categories: tuple[Any, ...] = ()
     takes_unknown: bool = True
+    has_large: bool = False
 
 
 def fitted_columns(estimator: Any) -> dict[int, Column]:
@@ -217,6 +220,7 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
                     is_category=kinds != {_Seen.VALUES},
                     categories=seen if kinds & _PANDAS else (),
                     takes_unknown=_Seen.ALL_PANDAS_CATEGORIES not in kinds,
+                    has_large=any(isinstance(v, int) and abs(v) >= _FIRST_INEXACT for v in seen),
                 ),
             )
 

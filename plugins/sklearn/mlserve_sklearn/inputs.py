@@ -57,7 +57,8 @@ class Inputs:
         """Return what the estimator's methods take. Raises InvalidInput for what is not UTF-8."""
         if self.is_matrix and not self.is_frame:
             x = inputs[MATRIX]
-            return x if x.dtype != object else _texts(x.T, self.columns).T
+            # A copy, as an estimator with `copy=False` overwrites what it is given.
+            return x.copy() if x.dtype != object else _texts(x.T, self.columns).T
         columns = {column.name: column for column in self.columns}
         values = {
             name: _texts(array[None], (columns[name],))[0] if array.dtype == object else array
@@ -97,8 +98,10 @@ def inputs_of(estimator: Any, given: Sequence[TensorSpec] = ()) -> Inputs:
         columns = [column for column in columns if column.index not in dropped]
     types = {column.dtype for column in columns}
     is_text = types == {DType.BYTES} and names is None
-    is_matrix = DType.BYTES not in types or is_text
-    dtype = DType.BYTES if is_text else DType.FLOAT64
+    has_large = any(column.has_large for column in columns)
+    # A frame has a type for each column, and an array one for all.
+    is_matrix = is_text or (DType.BYTES not in types and (names is None or not has_large))
+    dtype = DType.BYTES if is_text else DType.INT64 if has_large else DType.FLOAT64
     plan = Inputs(tuple(columns), names is not None, is_matrix, matrix_dtype=dtype)
     return _as_given(plan, given)
 

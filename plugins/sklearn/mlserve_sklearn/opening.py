@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
 from pathlib import Path
@@ -24,6 +24,7 @@ from mlserve_sklearn.estimator_file import SCIKIT_LEARN
 from mlserve_sklearn.inputs import Inputs, inputs_of, with_type
 from mlserve_sklearn.parts import parts_of
 from mlserve_sklearn.probes import probe_rows
+from mlserve_sklearn.refusals import refused_numbers
 from mlserve_sklearn.runner import SklearnRunner, task_of
 from mlserve_sklearn.skops_files import skops_io
 
@@ -99,6 +100,9 @@ def open_estimator(request: ModelRequest) -> TensorModel:
             "classes": classes,
             "missing": missing,
             "texts": _known_texts(runner.inputs),
+            "refused_numbers": refused_numbers(
+                runner.inputs, _part(probes, 0, 1), lambda row: _takes(runner, row, 0, 1)
+            ),
         },
         reference=Reference(
             f"scikit-learn {sklearn.__version__}", lambda _, inputs: runner.answers(inputs), probes
@@ -147,8 +151,14 @@ def _runner(
 
 
 def _tried(estimator: Any, inputs: Inputs, *, is_given: bool) -> Iterator[SklearnRunner]:
-    """Yield runners to try: columns of which nothing is known are numbers, then strings."""
+    """Yield runners to try: columns of which nothing is known are numbers, then strings.
+
+    A matrix of numbers is float64, then float32.
+    """
     yield SklearnRunner(estimator, inputs)
+    if not is_given and inputs.is_matrix and inputs.matrix_dtype is DType.FLOAT64:
+        # Some take only the type that they were fitted on, such as k-means.
+        yield SklearnRunner(estimator, replace(inputs, matrix_dtype=DType.FLOAT32))
     unknown = [column.name for column in inputs.columns if column.how is How.ASSUMED]
     if is_given or not unknown:
         return
@@ -268,8 +278,14 @@ def _classes(estimator: Any) -> list[Any]:
     """Return the classes in the order of the scores, as JSON; for several targets one list each."""
     classes = getattr(estimator, "classes_", [])
     if isinstance(classes, list):
-        return [np.asarray(each).tolist() for each in classes]
-    return list(np.asarray(classes).tolist())
+        return [_in_json(each) for each in classes]
+    return _in_json(classes)
+
+
+def _in_json(classes: Any) -> list[Any]:
+    """Return classes as JSON has them; a date as the text that is its label."""
+    array = np.asarray(classes)
+    return list(array.astype(str).tolist() if array.dtype.kind in "mM" else array.tolist())
 
 
 def _few(names: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LABEL, PROBABILITIES, PREDICTION, SCORE = "label", "probabilities", "prediction", "score"
 _UNKNOWN = "unknown categories"
 """How the errors of scikit-learn's encoders begin: `Found unknown categories ['q'] in column 0`."""
+_LARGEST = np.uint64(np.iinfo(np.int64).max)
 _TRACE = "\nStack trace:"
 """What comes behind XGBoost's own words."""
 _THREADS = 1
@@ -117,12 +118,12 @@ def task_of(estimator: Any) -> str:
 
 
 def _outputs(estimator: Any, rows: Any) -> Iterator[tuple[str, Array]]:
-    predicted = np.asarray(estimator.predict(rows))
+    predicted = _dense(estimator.predict(rows))
     has_classes = hasattr(estimator, "classes_")
     if task_of(estimator) == "regressor" or (predicted.dtype.kind == "f" and not has_classes):
         yield PREDICTION, predicted.astype(np.float64)
         return
-    yield LABEL, _labels(predicted)
+    yield LABEL, _labels(predicted, getattr(estimator, "classes_", ()))
     if hasattr(estimator, "predict_proba"):
         scores = estimator.predict_proba(rows)
         if not isinstance(scores, list):
@@ -134,9 +135,19 @@ def _outputs(estimator: Any, rows: Any) -> Iterator[tuple[str, Array]]:
         yield SCORE, np.asarray(estimator.decision_function(rows), dtype=np.float64)
 
 
-def _labels(predicted: Array) -> Array:
-    """Return labels as int64, bool, or bytes. scikit-learn's classes are never fractions."""
+def _dense(predicted: Any) -> Array:
+    """Return what was predicted as an array: several labels may come as a sparse matrix."""
+    return np.asarray(predicted.toarray() if hasattr(predicted, "toarray") else predicted)
+
+
+def _labels(predicted: Array, classes: Any) -> Array:
+    """Return labels as int64, bool, or bytes. scikit-learn's classes are never fractions.
+
+    If one of the `classes` is beyond int64, all labels are uint64.
+    """
     if predicted.dtype.kind == "b":
+        return predicted
+    if predicted.dtype == np.uint64 and np.max(classes, initial=np.uint64(0)) > _LARGEST:
         return predicted
     if predicted.dtype.kind in "iuf":
         return predicted.astype(np.int64)
