@@ -30,6 +30,12 @@ def write_program(model: Model, file: Path) -> Sequence[Signature]:
     answers.
     """
     signature = _signature(model)
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype is DType.BFLOAT16:
+            raise ExportError(
+                f"the model {model.name} has {spec}: ONNX Runtime exchanges no bfloat16",
+                hint=f"{_NOT_OURS}, or convert it inside the model",
+            )
     program = _loaded(model)
     with unheard("torch.onnx"), warnings.catch_warnings():  # notes on what is not installed
         warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from mlserve import export, plugins
 from mlserve.artifact import Artifact
 from mlserve.errors import ExportError
 from mlserve.load_options import LoadOptions
-from mlserve.sources import ModelRequest
+from mlserve.sources import Kind, ModelRequest
 from mlserve.testing.images import noise, saved
 
 pytestmark = pytest.mark.framework
@@ -106,3 +106,16 @@ def test_what_onnx_has_no_operation_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be converted to ONNX") as refused:
         exported(path, "onnxruntime", tmp_path)
     assert "--backend torch" in str(refused.value.hint)
+
+
+class Rounded(nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return x.to(torch.bfloat16)
+
+
+def test_bfloat16_is_refused_as_onnx_runtime_does_not_exchange_it(tmp_path: Path) -> None:
+    program = torch.export.export(Rounded(), (torch.zeros(2, 3),))
+    torch.export.save(program, tmp_path / "rounded.pt2")
+    request = ModelRequest("m", str(tmp_path / "rounded.pt2"), kind=Kind.TENSORS)
+    with pytest.raises(ExportError, match="ONNX Runtime exchanges no bfloat16"):
+        export.export(request, "onnxruntime", store=tmp_path / "store")

@@ -50,6 +50,7 @@ def converted(
             found = ov.convert_model(content)
         _name(found.inputs, inputs)
         _name(found.outputs, outputs)
+        _require_one_name(found.inputs)
         found.reshape(
             {
                 spec.name: ov.PartialShape([-1 if size is None else size for size in spec.shape])
@@ -95,3 +96,11 @@ def _name(ports: Sequence[Any], specs: Sequence[TensorSpec]) -> None:
         port.get_tensor().set_names({name})
     if [name_of(port) for port in ports] != names:
         raise ValueError("two of its outputs are the same tensor")
+
+
+def _require_one_name(inputs: Sequence[Any]) -> None:
+    """Raise ValueError for an input that is an output too, unchanged: they share their names."""
+    for port in inputs:
+        if len(port.get_names()) > 1:
+            names = ", ".join(sorted(port.get_names()))
+            raise ValueError(f"one of its outputs is an input, unchanged ({names})")

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from mlserve.differences import Arrays
 from mlserve.errors import ExportError, InvalidInput, reason_of
 from mlserve.sources import Classifier, Model
-from mlserve.tensors import TensorSpec
+from mlserve.tensors import DType, TensorSpec
 from mlserve_openvino.original import Original, converted, scores_spec
 
 
@@ -32,6 +32,12 @@ def of_torch(model: Model) -> Original:
     else:
         path = model.content
         inputs, outputs = model.signatures[0].inputs, model.signatures[0].outputs
+    for spec in (*inputs, *outputs):
+        if spec.dtype is DType.BFLOAT16:
+            raise ExportError(
+                f"the model {model.name} has {spec}: OpenVINO exchanges no bfloat16",
+                hint="export it for --backend torch, or convert it inside the model",
+            )
     program = _loaded(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how OpenVINO uses torch

@@ -188,3 +188,42 @@ def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert not (tmp_path / "intel").exists()
+
+
+@pytest.mark.parametrize("kind", [ov.Type.i64, ov.Type.u32, ov.Type.u64])
+def test_whole_numbers_that_openvino_would_cut_are_refused(kind: ov.Type, tmp_path: Path) -> None:
+    """It computes them in int32: 2**53 + 1 would come back as 1."""
+    x = named_input([-1], "x", kind)
+    runner = load(
+        raw(
+            tmp_path / "m",
+            {"y": opset13.gather(x, opset13.constant([1, 0]), opset13.constant(0))},
+            [x],
+        )
+    )
+    kept = np.array([1, 2**31 - 1], dtype=kind.to_dtype())
+    assert runner.run("serving_default", {"x": kept})["y"].tolist() == [2**31 - 1, 1]
+    for number in (2**31, 2**32 - 1):
+        wrong = np.array([3, number], dtype=kind.to_dtype())
+        with pytest.raises(InvalidInput, match=f"'x' has {number} at \\[1\\]") as refused:
+            runner.run("serving_default", {"x": wrong})
+        assert "another backend" in (refused.value.hint or "")
+
+
+def test_numbers_beyond_float32_are_refused_for_float64(tmp_path: Path) -> None:
+    x = named_input([-1], "x", ov.Type.f64)
+    doubled = opset13.multiply(x, opset13.constant(np.array([2.0])))
+    runner = load(raw(tmp_path / "m", {"y": doubled}, [x]))
+    assert runner.run("serving_default", {"x": np.array([0.5])})["y"].tolist() == [1.0]
+    for number in (1e300, np.inf):  # which would be 3.4e38
+        with pytest.raises(InvalidInput, match="computes float64 in float32"):
+            runner.run("serving_default", {"x": np.array([0.5, number])})
+
+
+def test_a_scalar_that_cannot_be_written_to_is_taken(tmp_path: Path) -> None:
+    """As one is that came as raw bytes."""
+    x = named_input([], "x")
+    doubled = opset13.multiply(x, opset13.constant(np.float32(2)))
+    runner = load(raw(tmp_path / "m", {"y": doubled}, [x]))
+    value = np.frombuffer(np.float32(1.5).tobytes(), np.float32).reshape(())
+    assert runner.run("serving_default", {"x": value})["y"] == 3.0

@@ -99,3 +99,26 @@ def test_torchscript_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="planes is TorchScript") as raised:
         export(request, "openvino", store=tmp_path / "store")
     assert "torch.export.save" in str(raised.value.hint)
+
+
+class Same(nn.Module):  # type: ignore[misc]
+    """One of the outputs is the input."""
+
+    def forward(self, x: Any) -> dict[str, Any]:
+        return {"more": x + 1, "same": x}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        (torch.float32, "one of its outputs is an input, unchanged"),
+        (torch.bfloat16, "exchanges no bfloat16"),
+    ],
+)
+def test_what_openvino_cannot_give_back_is_refused(
+    dtype: torch.dtype, words: str, tmp_path: Path
+) -> None:
+    file = _saved(Same(), tmp_path / "same.pt2", torch.zeros(5, 4, dtype=dtype))
+    request = ModelRequest("same", weights=str(file), kind=Kind.TENSORS)
+    with pytest.raises(ExportError, match=words):
+        export(request, "openvino", store=tmp_path / "store")

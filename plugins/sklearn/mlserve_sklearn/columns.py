@@ -206,7 +206,7 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
         types = {_type_of(values) for _, values, _ in all_told} - {None}
         kinds = {kind for _, _, kind in all_told}
         values = [value for _, array, _ in all_told for value in array.tolist()]
-        absent = [value for value in values if pd.isna(value)]
+        absent = _absent(all_told)
         seen = tuple(dict.fromkeys(value for value in values if not pd.isna(value)))
         if types:
             yield (
@@ -223,6 +223,15 @@ def _merged(evidence: Iterable[_Evidence]) -> Iterator[tuple[int, Column]]:
                     has_large=any(isinstance(v, int) and abs(v) >= _FIRST_INEXACT for v in seen),
                 ),
             )
+
+
+def _absent(evidence: Iterable[_Evidence]) -> list[Any]:
+    """Return what stands for a missing value: first what was seen, then what would be filled in.
+
+    A column can have both: an imputer of NaN leaves a None as it is, which becomes a category.
+    """
+    told = sorted(evidence, key=lambda each: each[2] is _Seen.VALUES)
+    return [value for _, array, _ in told for value in array.tolist() if pd.isna(value)]
 
 
 def _common(types: Set[DType | None]) -> DType:

@@ -38,6 +38,8 @@ _SEED = 7
 _KEPT = ("cluster_centers_", "theta_", "means_", "_fit_X", "support_vectors_", "X_train_")
 """Attributes that hold rows, or rows of means, in the columns that the estimator takes."""
 _UNKNOWN = b"no such value"
+_NO_INVERSE = (AttributeError, ValueError, TypeError, IndexError)
+"""What `inverse_transform` raises for points that are not of its step; an encoder looks them up."""
 
 
 def probe_rows(estimator: Any, inputs: Inputs, *, is_short: bool = False) -> dict[str, Array]:
@@ -90,7 +92,8 @@ def _values(column: Column, numbers: Array, random: np.random.Generator) -> Arra
 
 def _numbers(estimator: Any, width: int, random: np.random.Generator) -> Array:
     """Return float64[rows, width]; the first row is of zeros, the second of ones."""
-    points = np.concatenate([np.empty((0, width)), *_points(estimator, width, random)])
+    with np.errstate(invalid="ignore"):  # what a step gives back for points that are not its own
+        points = np.concatenate([np.empty((0, width)), *_points(estimator, width, random)])
     most = min(_MOST_POINTS, max(_ROWS, _MOST_NUMBERS // width))
     points = points[random.permutation(len(points))[:most]]
     kept = points[~np.isnan(points).any(axis=1)]
@@ -203,7 +206,7 @@ def _points_of_steps(steps: list[Any], width: int, random: np.random.Generator) 
             try:
                 for before in reversed(steps[:i]):
                     back = _inverse(before, back)
-            except (AttributeError, ValueError, TypeError):
+            except _NO_INVERSE:
                 continue  # this step does not tell what it was given
             if back.shape[1] == width:
                 yield back
@@ -224,7 +227,7 @@ def _inverse(part: Any, points: Array) -> Array:
         indices = indices_of(part, name)
         try:
             back[:, indices] = _inverse(inner, points[:, part.output_indices_[name]])
-        except (AttributeError, ValueError, TypeError):
+        except _NO_INVERSE:
             continue  # such as of an encoder, whose categories are known otherwise
     return back
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from mlserve_sklearn.source import SklearnSource
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -208,3 +208,28 @@ def test_many_threads_get_their_own_answers(homes: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda size: homes.answers(_row(size=[size])), sizes))
     assert [answer["probabilities"].tolist() for answer in together] == alone
+
+
+def test_a_none_that_an_imputer_of_nan_leaves_alone_is_the_category_that_it_became(
+    opened: Opened,
+) -> None:
+    rows = pd.DataFrame({"city": np.array(["Bern", "Köln", None] * 2, dtype=object)})
+    imputer = SimpleImputer(strategy="constant", fill_value="elsewhere")
+    steps = make_pipeline(imputer, OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    fitted = steps.fit(rows, ["yes", "no", "yes"] * 2)
+
+    given = opened(fitted).content.runner.answers({"city": _bytes("", "Bern", "Köln")})
+
+    assert (given["probabilities"] == fitted.predict_proba(rows[:3].iloc[[2, 0, 1]])).all()
+
+
+def test_codes_that_no_category_has_do_not_end_the_export(opened: Opened) -> None:
+    """The thresholds of the trees are looked up in the encoder, which does not know them all."""
+    rows = FRAME[["rooms", "size"]].fillna(0.0)
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = ColumnTransformer([("rooms", codes, ["rooms"])], remainder="passthrough")
+    fitted = make_pipeline(columns, RandomForestClassifier(5, random_state=0)).fit(rows, CHEAP)
+
+    given = opened(fitted).content.runner.answers({"x": rows.to_numpy(dtype=float)})
+
+    assert (given["probabilities"] == fitted.predict_proba(rows)).all()

@@ -39,7 +39,8 @@ class Program:
     """A model on a device: `call` maps its inputs, in order, to its outputs, in order.
 
     `rows` are the fewest and the most rows of a call; None where the model has no batch dimension.
-    With the most of 1, a batch is run row by row. `graph_module` is None for TorchScript.
+    With the most of 1, a batch is run row by row. `graph_module` is None for TorchScript. One that
+    `overwrites` may change the tensors that it is given.
     """
 
     call: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -47,10 +48,16 @@ class Program:
     outputs: tuple[TensorSpec, ...]
     rows: tuple[int, int] | None
     graph_module: torch.fx.GraphModule | None = None
+    overwrites: bool = False
+
+    def tensors_of(self, inputs: Arrays) -> list[torch.Tensor]:
+        """Return the inputs in order, as tensors of the CPU that a call may change."""
+        arrays = [inputs[spec.name] for spec in self.inputs]
+        return [to_torch(array.copy() if self.overwrites else array) for array in arrays]
 
     def answers(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Return the outputs on the CPU by name. Raises InvalidInput for what is refused."""
-        tensors = [to_torch(inputs[spec.name]) for spec in self.inputs]
+        tensors = self.tensors_of(inputs)
         try:
             with torch.inference_mode():
                 outputs = self.call(tensors)
@@ -155,6 +162,7 @@ def _of_program(path: Path, program: Any) -> Program:
         ),
         rows,
         module,
+        overwrites=_graph_overwrites(module),
     )
 
 
@@ -225,7 +233,33 @@ def _of_script(
     has_rows = all(spec.shape is not None and spec.shape[:1] == (None,) for spec in inputs)
     rows = (1, _MOST_ROWS) if has_rows else None
     found = tuple(outputs) or _outputs_of(path, module, inputs)
-    return Program(call, tuple(inputs), found, rows)
+    return Program(call, tuple(inputs), found, rows, overwrites=_script_overwrites(module))
+
+
+def _graph_overwrites(module: torch.fx.GraphModule) -> bool:
+    """Return whether an operation of the program writes to one of its arguments.
+
+    What it changes may be a tensor of its own, and not one that it was given.
+    """
+    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+    schemas = [getattr(node.target, "_schema", None) for graph in graphs for node in graph.nodes]
+    arguments = chain.from_iterable(schema.arguments for schema in schemas if schema is not None)
+    return any(arg.alias_info is not None and arg.alias_info.is_write for arg in arguments)
+
+
+def _script_overwrites(module: Any) -> bool:
+    """Return whether an operation of the module works in place, such as `aten::add_`."""
+    try:
+        graph = module.inlined_graph
+    except RuntimeError:  # what cannot be seen may do anything
+        return True
+    pending = [graph]
+    while pending:
+        for node in pending.pop().nodes():
+            if node.kind().endswith("_") and not node.kind().endswith("__"):
+                return True
+            pending += node.blocks()
+    return False
 
 
 def _require_inputs(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> None:

@@ -158,6 +158,7 @@ class TorchRunner(_OnInstances):
     def __init__(self, program: Program, instances: Instances, precision: Precision) -> None:
         super().__init__(instances, precision)
         self._has_rows = program.rows is not None
+        self._tensors_of = program.tensors_of
         self._limits = {} if program.graph_module is None else id_limits(program.graph_module)
         self.signatures: Mapping[str, Signature] = {
             DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, program.inputs, program.outputs)
@@ -170,8 +171,7 @@ class TorchRunner(_OnInstances):
             require_one_length(inputs)
         for name, limit in self._limits.items():
             _require_ids(name, inputs[name], limit)
-        tensors = [to_torch(inputs[spec.name]) for spec in described.inputs]
-        outputs = self._instances.run(tensors, deadline)
+        outputs = self._instances.run(self._tensors_of(inputs), deadline)
         return {
             spec.name: to_numpy(tensor)
             for spec, tensor in zip(described.outputs, outputs, strict=True)

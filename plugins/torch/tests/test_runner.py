@@ -442,3 +442,31 @@ def test_only_rows_that_the_export_found_independent_are_filled_up(
         request = ModelRequest("m", str(saved(module, torch.rand(2, 3))))
         found.append(export.export(request, "torch", store=tmp_path).manifest)
     assert [has_independent_rows(manifest) for manifest in (*found, None)] == [True, False, False]
+
+
+class Overwriting(nn.Module):  # type: ignore[misc]
+    """Changes the tensor that it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.add_(1)
+        return x * 2
+
+
+@pytest.mark.parametrize("is_script", [True, False])
+def test_a_model_that_overwrites_its_input_leaves_that_of_the_request(
+    is_script: bool, loaded: Callable[..., Runner], tmp_path: Path
+) -> None:
+    """The same arrays may be asked again: of a shadow, or alone after a batch has failed."""
+    path = tmp_path / ("m.pt" if is_script else "m.pt2")
+    if is_script:
+        with pytest.warns(DeprecationWarning):
+            torch.jit.script(Overwriting()).save(str(path))
+        runner = loaded(path, inputs=(TensorSpec("x", DType.FLOAT32, (None, 2)),))
+    else:
+        torch.export.save(torch.export.export(Overwriting(), (torch.zeros(3, 2),)), path)
+        runner = loaded(path)
+    x = np.ones((3, 2), np.float32)
+    for _ in range(2):
+        (output,) = runner.run("serving_default", {"x": x}).values()
+        assert (output == 4).all()
+    assert (x == 1).all()
