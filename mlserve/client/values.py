@@ -23,6 +23,8 @@ _MOST_DIMENSIONS = 64
 """numpy's limit; a list that contains itself has no end."""
 _TIMES = ("m", "M")
 _SHOWN = 60
+_EXACT = 2**53
+"""Up to here a float64 is every whole number."""
 _NATURAL = {
     bool: DType.BOOL,
     int: DType.INT64,
@@ -49,13 +51,16 @@ def packed(
     name: str, dtype: DType, shape: tuple[int, ...], elements: Sequence[Any]
 ) -> bytes | list[bytes]:
     """Return the data of a tensor of these elements. Raises InvalidInput."""
-    misfits = {type(item) for item in elements} - _accepted(dtype)
+    kinds = {type(item) for item in elements}
+    misfits = kinds - _accepted(dtype)
     if misfits:
         index = next(i for i, item in enumerate(elements) if type(item) in misfits)
         raise misfit(name, dtype, shape, index, elements[index])
     if dtype is DType.BYTES:
         return [_encoded(name, dtype, shape, i, item) for i, item in enumerate(elements)]
     try:
+        if dtype is DType.FLOAT64 and int in kinds:
+            _require_held(elements)
         return pack_numbers(dtype, _exact(dtype, elements))
     except (struct.error, OverflowError, ValueError):
         index = next(i for i, item in enumerate(elements) if reason_against(dtype, item))
@@ -104,7 +109,20 @@ def reason_against(dtype: DType, value: Any) -> str:
     return _reason_against_number(dtype, value)
 
 
+def is_held(value: int) -> bool:
+    """Return whether a float64 can be that whole number. Raises OverflowError beyond its range."""
+    return -_EXACT <= value <= _EXACT or int(float(value)) == value
+
+
+def _require_held(elements: Sequence[Any]) -> None:
+    """Raise ValueError unless all whole numbers keep their value in float64."""
+    if not all(is_held(item) for item in elements if type(item) is int):
+        raise ValueError
+
+
 def _reason_against_number(dtype: DType, value: Any) -> str:
+    if dtype is DType.FLOAT64 and type(value) is int and _packs(dtype, value):
+        return "" if is_held(value) else f"which {dtype.label} cannot hold exactly"
     if dtype in FLOATS or dtype in COMPLEX:
         return "" if _packs(dtype, value) else f"which is out of range of {dtype.label}"
     if isinstance(value, float) and not value.is_integer():
@@ -232,4 +250,6 @@ def _hint(dtype: DType, value: Any) -> str:
         return f"fill in missing values before you send them: {missing}"
     if isinstance(value, str | bytes):
         return "give numbers, not text"
+    if dtype is DType.FLOAT64 and type(value) is int and _packs(dtype, value):
+        return "to round it, convert it yourself: float(value)"
     return "see what the model takes with mlserve metadata"

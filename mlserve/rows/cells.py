@@ -33,6 +33,8 @@ _TOO_LARGE = {
 
 It is above the largest value, whose shortest digits may be above it as well: 3.4028235e+38.
 """
+_ALWAYS_EXACT = 15
+"""The digits of a whole number that any float64 keeps."""
 _EXACT = 2.0**53
 """Up to here, a float is the whole number that was written."""
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -147,6 +149,8 @@ def _number_of(value: Any, dtype: DType) -> Any:
     if value is None:
         return _missing(dtype)
     if dtype in _TOO_LARGE:
+        if dtype is DType.FLOAT64 and type(value) is int and abs(value) > _EXACT:
+            _require_held(str(value))
         is_cut = type(value) is float and math.isinf(value)
         return _fitting(_number(value, dtype), "a number" if is_cut else str(value), dtype)
     if dtype is DType.BOOL:
@@ -163,6 +167,8 @@ def _float_of(cell: str, dtype: DType) -> float:
         if cell.strip().lower() in _MISSING:
             return math.nan
         raise WrongCell(f"'{shortened(cell)}' is not a number")
+    if dtype is DType.FLOAT64 and len(cell) > _ALWAYS_EXACT and _WHOLE.fullmatch(cell):
+        _require_held(cell.partition(".")[0])
     return _fitting(float(cell), cell, dtype)
 
 
@@ -171,6 +177,13 @@ def _fitting(value: float, shown: str, dtype: DType) -> float:
     if is_overflow or (math.isfinite(value) and abs(value) >= _TOO_LARGE[dtype]):
         raise WrongCell(f"{shortened(shown)} is too large for {dtype.label}")
     return value
+
+
+def _require_held(whole: str) -> None:
+    """Raise WrongCell for a whole number that a float64 would change, such as a long id."""
+    number = float(whole)
+    if math.isfinite(number) and int(number) != int(whole):
+        raise WrongCell(f"{shortened(whole.strip())} is a whole number that float64 cannot hold")
 
 
 def _number(value: Any, dtype: DType) -> float:

@@ -1,23 +1,28 @@
-"""Refuse the numbers that the estimator refuses which an ONNX file was converted from.
+"""Refuse the numbers that the model refuses, or answers otherwise, which a file was converted from.
 
 The file itself would answer: a missing value becomes class 0, or whatever a comparison with NaN
-makes of it.
+makes of it. What an estimator refuses is in the manifest; of other models, the file's own metadata
+say which kinds of numbers it answers otherwise (`mlserve.special_numbers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlserve.artifact import Artifact
 from mlserve.errors import InvalidInput
+from mlserve.special_numbers import require_answered
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
 
 Array = np.ndarray[Any, Any]
+_KEY = "mlserve.refuses"
+"""The key of the file's metadata whose value is the kinds, as in "nan,inf"."""
 _LARGEST = float(np.finfo(np.float32).max)
 _IS: Mapping[str, tuple[Callable[[Array], Array], str]] = {
     "nan": (np.isnan, "takes no missing value there"),
@@ -29,10 +34,23 @@ _IS: Mapping[str, tuple[Callable[[Array], Array], str]] = {
 }
 
 
-class RefusedNumbers:
-    """What an estimator refuses, as its export has found out; nothing for any other model."""
+def note_refused(file: Path, kinds: Sequence[str]) -> None:
+    """Write the kinds into the metadata of the ONNX file."""
+    import onnx  # which serving does not need
 
-    def __init__(self, artifact: Artifact) -> None:
+    proto = onnx.load(str(file), load_external_data=False)
+    onnx.helper.set_model_props(proto, {_KEY: ",".join(kinds)})
+    onnx.save(proto, str(file))
+
+
+class RefusedNumbers:
+    """What is refused, as the export has found out; nothing for a model of somebody else.
+
+    `metadata` are those of the file.
+    """
+
+    def __init__(self, artifact: Artifact, metadata: Mapping[str, str]) -> None:
+        self._kinds = tuple(filter(None, metadata.get(_KEY, "").split(",")))
         manifest = artifact.manifest
         told = manifest.details.get("refused_numbers", {}) if manifest else {}
         self._columns: list[tuple[str, str, Sequence[int]]] = [
@@ -42,6 +60,7 @@ class RefusedNumbers:
 
     def check(self, inputs: Tensors) -> None:
         """Raise InvalidInput, naming the row and the column of a refused number."""
+        require_answered(self._kinds, inputs, "ONNX")
         for kind, name, columns in self._columns:
             is_meant, why = _IS[kind]
             values = inputs[name]

@@ -120,7 +120,7 @@ def load_runner(artifact: Artifact, file: Path, options: LoadOptions) -> Runner:
     pipeline = artifact.manifest.pipeline if artifact.manifest else None
     if pipeline is None:
         signature = file_signature(file, sessions.inputs, sessions.outputs)
-        return OnnxRunner(sessions, signature, RefusedNumbers(artifact))
+        return OnnxRunner(sessions, signature, RefusedNumbers(artifact, sessions.metadata))
     return ImageClassifierRunner(artifact, pipeline, PixelSessions(artifact, pipeline, sessions))
 
 

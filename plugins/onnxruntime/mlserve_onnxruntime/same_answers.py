@@ -10,7 +10,9 @@ from mlserve.differences import Arrays, different_output
 from mlserve.errors import ExportError, MlserveError
 from mlserve.load_options import LoadOptions
 from mlserve.probe import Trial, tried
+from mlserve.special_numbers import changed_specials
 from mlserve.tensors import Signature
+from mlserve_onnxruntime.refused_numbers import note_refused
 from mlserve_onnxruntime.runner import OnnxRunner, file_signature
 from mlserve_onnxruntime.sessions import Sessions
 
@@ -62,6 +64,12 @@ def checked_signatures(original: Original, file: Path) -> tuple[Signature, ...]:
         trials.append(Trial(one, original.run(one)))
     for each in trials:
         _require_same(original, runner, each)
+    (found,) = runner.signatures
+    refused = changed_specials(
+        trial.inputs, original.run, lambda inputs: runner.run(found, inputs), TOLERANCE
+    )
+    if refused:
+        note_refused(file, refused)
     return tuple(runner.signatures.values())
 
 

@@ -5,7 +5,7 @@ How wide a call runs is chosen for each: alone on all threads, beside others on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,12 @@ class Sessions:
     def outputs(self) -> Sequence[Any]:
         """Return the model's outputs, as `inputs`."""
         return list(self.all[0].get_outputs())
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Return what the file says of itself, by key."""
+        found: Mapping[str, str] = self.all[0].get_modelmeta().custom_metadata_map
+        return found
 
     def limit_threads(self, threads: int) -> None:
         """Let the calls from this thread use at most that many threads; 0 is all."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from mlserve import export, plugins
 from mlserve.artifact import Artifact
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, InvalidInput
 from mlserve.load_options import LoadOptions
 from mlserve.sources import Kind, ModelRequest
 from mlserve.testing.images import noise, saved
@@ -119,3 +119,24 @@ def test_bfloat16_is_refused_as_onnx_runtime_does_not_exchange_it(tmp_path: Path
     request = ModelRequest("m", str(tmp_path / "rounded.pt2"), kind=Kind.TENSORS)
     with pytest.raises(ExportError, match="ONNX Runtime exchanges no bfloat16"):
         export.export(request, "onnxruntime", store=tmp_path / "store")
+
+
+class Largest(nn.Module):  # type: ignore[misc]
+    """NaN is the largest for PyTorch, and not for ONNX Runtime."""
+
+    def forward(self, x: Any) -> Any:
+        return x.argmax(1)
+
+
+def test_nan_is_refused_where_onnx_runtime_answers_otherwise(tmp_path: Path) -> None:
+    batch = torch.export.Dim.DYNAMIC
+    program = torch.export.export(Largest(), (torch.rand(3, 4),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "m.pt2")
+    request = ModelRequest("m", str(tmp_path / "m.pt2"), kind=Kind.TENSORS)
+    artifact = export.export(request, "onnxruntime", store=tmp_path / "store")
+    runner = plugins.backend("onnxruntime").load(artifact, LoadOptions())
+    x = np.array([[1, 2, 4, 3]], np.float32)
+    assert runner.run("serving_default", {"x": x})["output_0"].tolist() == [2]
+    x[0, 1] = np.nan
+    with pytest.raises(InvalidInput, match=r"'x' has nan at \[0, 1\]"):
+        runner.run("serving_default", {"x": x})

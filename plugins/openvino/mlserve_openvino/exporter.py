@@ -16,8 +16,9 @@ from mlserve.load_options import LoadOptions
 from mlserve.precision import Precision
 from mlserve.probe import Trial, tried
 from mlserve.sources import Classifier, Model
+from mlserve.special_numbers import changed_specials
 from mlserve.tensors import Signature
-from mlserve_openvino.opening import file_signature
+from mlserve_openvino.opening import file_signature, note_refused
 from mlserve_openvino.original import Original, cannot_convert
 from mlserve_openvino.runner import OpenVinoRunner
 
@@ -31,12 +32,13 @@ def write_ir(model: Model, file: Path, quantization: Quantization) -> Sequence[S
     Raises ExportError when it cannot be converted or gives other numbers.
     """
     original = _converted(model)
-    signature = _checked(model, original)
+    signature, refused = _checked(model, original)
     written = original.model
     if quantization.precision is Precision.INT8:
         from mlserve_openvino.quantizing import quantized
 
         written = quantized(model, written, quantization)
+    note_refused(written, refused)
     ov.save_model(written, file, compress_to_fp16=False)
     return image_signatures(model.pipeline) if isinstance(model, Classifier) else (signature,)
 
@@ -48,8 +50,11 @@ def _converted(model: Model) -> Original:
     return found
 
 
-def _checked(model: Model, original: Original) -> Signature:
-    """Return the signature, once the conversion has given the framework's answers."""
+def _checked(model: Model, original: Original) -> tuple[Signature, Sequence[str]]:
+    """Return the signature, once the conversion has given the framework's answers.
+
+    The kinds of numbers come with it that it answers otherwise (`mlserve.special_numbers`).
+    """
     try:
         signature = file_signature(model.name, original.model)
         runner = OpenVinoRunner(original.model, signature, LoadOptions(instances=1), Precision.FP32)
@@ -68,7 +73,10 @@ def _checked(model: Model, original: Original) -> Signature:
         trials.append(Trial(one, original.run(one)))
     for each in trials:
         _require_same(model, original.framework, runner, each)
-    return signature
+    refused = changed_specials(
+        trial.inputs, original.run, lambda inputs: runner.run(signature.name, inputs), TOLERANCE
+    )
+    return signature, refused
 
 
 def _require_same(model: Model, framework: str, runner: OpenVinoRunner, trial: Trial) -> None:

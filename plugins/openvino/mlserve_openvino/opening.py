@@ -32,6 +32,8 @@ _DTYPES: Mapping[str, DType] = {
     "u64": DType.UINT64,
 }
 """Element types by OpenVINO's names: those that it exchanges as numpy arrays, but text."""
+_REFUSED = ("mlserve", "refuses")
+"""Where an IR says which kinds of numbers it answers otherwise than its original."""
 _NOISE = re.compile(r"Exception from \S+:|Check '.*' failed at \S+:|FrontEnd API failed with \w+:")
 
 
@@ -55,6 +57,19 @@ def opened(path: Path) -> ov.Model:
         return core().read_model(path)
     except RuntimeError as error:
         raise load_failed(path, error) from error
+
+
+def note_refused(model: ov.Model, kinds: Sequence[str]) -> None:
+    """Write the kinds of numbers that it must refuse into the model's own information."""
+    if kinds:
+        model.set_rt_info(",".join(kinds), list(_REFUSED))
+
+
+def refused_of(model: ov.Model) -> tuple[str, ...]:
+    """Return the kinds that `note_refused` wrote."""
+    if not model.has_rt_info(list(_REFUSED)):
+        return ()
+    return tuple(str(model.get_rt_info(list(_REFUSED)).value).split(","))
 
 
 def load_failed(path: Path, error: Exception) -> ModelLoadFailed:

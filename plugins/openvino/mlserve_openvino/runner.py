@@ -16,10 +16,11 @@ from mlserve.errors import InvalidInput
 from mlserve.image_pipeline.classifier import ImageClassifierRunner
 from mlserve.load_options import LoadOptions
 from mlserve.precision import Precision
+from mlserve.special_numbers import require_answered
 from mlserve.tensors import DType, Signature, TensorSpec
 from mlserve_openvino.classifier import PixelInference
 from mlserve_openvino.inference import Inference
-from mlserve_openvino.opening import file_signature, load_failed, opened
+from mlserve_openvino.opening import file_signature, load_failed, opened, refused_of
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -84,6 +85,7 @@ class OpenVinoRunner:
     ) -> None:
         """Compile the model. Raises RuntimeError."""
         self._inference = Inference(model, options, precision)
+        self._refused = refused_of(model)
         self.signatures: Mapping[str, Signature] = {signature.name: signature}
 
     @property
@@ -94,6 +96,7 @@ class OpenVinoRunner:
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
         """Return the outputs. Raises what `Inference.run` raises."""
         specs = self.signatures[signature]
+        require_answered(self._refused, inputs, "OpenVINO")
         arrays = [self._prepared(spec, inputs[spec.name]) for spec in specs.inputs]
         (outputs,) = self._inference.run([arrays], deadline)
         return {spec.name: array for spec, array in zip(specs.outputs, outputs, strict=True)}

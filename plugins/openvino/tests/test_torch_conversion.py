@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mlserve import plugins
-from mlserve.errors import ExportError
+from mlserve.errors import ExportError, InvalidInput
 from mlserve.export import export
 from mlserve.load_options import LoadOptions
 from mlserve.sources import Kind, ModelRequest
@@ -122,3 +122,17 @@ def test_what_openvino_cannot_give_back_is_refused(
     request = ModelRequest("same", weights=str(file), kind=Kind.TENSORS)
     with pytest.raises(ExportError, match=words):
         export(request, "openvino", store=tmp_path / "store")
+
+
+def test_nan_is_refused_where_openvino_would_make_a_number_of_it(tmp_path: Path) -> None:
+    """Its ReLU gives 0 for NaN, and PyTorch's NaN."""
+    file = _saved(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), tmp_path / "m.pt2", torch.rand(5, 4))
+    request = ModelRequest("m", weights=str(file), kind=Kind.TENSORS)
+    artifact = export(request, "openvino", store=tmp_path / "store")
+    runner = plugins.backend("openvino").load(artifact, LoadOptions())
+    (spec,) = runner.signatures["serving_default"].inputs
+    x = np.ones((2, 4), np.float32)
+    runner.run("serving_default", {spec.name: x})
+    x[1, 2] = np.nan
+    with pytest.raises(InvalidInput, match=r"has nan at \[1, 2\]"):
+        runner.run("serving_default", {spec.name: x})

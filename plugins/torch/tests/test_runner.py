@@ -459,7 +459,7 @@ def test_a_model_that_overwrites_its_input_leaves_that_of_the_request(
     """The same arrays may be asked again: of a shadow, or alone after a batch has failed."""
     path = tmp_path / ("m.pt" if is_script else "m.pt2")
     if is_script:
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="jit.script"):
             torch.jit.script(Overwriting()).save(str(path))
         runner = loaded(path, inputs=(TensorSpec("x", DType.FLOAT32, (None, 2)),))
     else:
