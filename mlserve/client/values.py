@@ -58,9 +58,12 @@ def packed(
         raise misfit(name, dtype, shape, index, elements[index])
     if dtype is DType.BYTES:
         return [_encoded(name, dtype, shape, i, item) for i, item in enumerate(elements)]
+    if dtype is DType.FLOAT64 and int in kinds:
+        index = next((i for i, item in enumerate(elements) if _is_lost(item)), -1)
+        if index >= 0:
+            why = f"which {dtype.label} cannot hold exactly"
+            raise misfit(name, dtype, shape, index, elements[index], why)
     try:
-        if dtype is DType.FLOAT64 and int in kinds:
-            _require_held(elements)
         return pack_numbers(dtype, _exact(dtype, elements))
     except (struct.error, OverflowError, ValueError):
         index = next(i for i, item in enumerate(elements) if reason_against(dtype, item))
@@ -109,20 +112,17 @@ def reason_against(dtype: DType, value: Any) -> str:
     return _reason_against_number(dtype, value)
 
 
-def is_held(value: int) -> bool:
-    """Return whether a float64 can be that whole number. Raises OverflowError beyond its range."""
-    return -_EXACT <= value <= _EXACT or int(float(value)) == value
-
-
-def _require_held(elements: Sequence[Any]) -> None:
-    """Raise ValueError unless all whole numbers keep their value in float64."""
-    if not all(is_held(item) for item in elements if type(item) is int):
-        raise ValueError
+def _is_lost(item: Any) -> bool:
+    """Return whether it is a whole number that float64 rounds, which is an id as a rule."""
+    if type(item) is not int or -_EXACT <= item <= _EXACT:
+        return False
+    try:
+        return int(float(item)) != item
+    except OverflowError:  # another error says so
+        return False
 
 
 def _reason_against_number(dtype: DType, value: Any) -> str:
-    if dtype is DType.FLOAT64 and type(value) is int and _packs(dtype, value):
-        return "" if is_held(value) else f"which {dtype.label} cannot hold exactly"
     if dtype in FLOATS or dtype in COMPLEX:
         return "" if _packs(dtype, value) else f"which is out of range of {dtype.label}"
     if isinstance(value, float) and not value.is_integer():
@@ -250,6 +250,6 @@ def _hint(dtype: DType, value: Any) -> str:
         return f"fill in missing values before you send them: {missing}"
     if isinstance(value, str | bytes):
         return "give numbers, not text"
-    if dtype is DType.FLOAT64 and type(value) is int and _packs(dtype, value):
+    if dtype is DType.FLOAT64 and _is_lost(value):
         return "to round it, convert it yourself: float(value)"
     return "see what the model takes with mlserve metadata"

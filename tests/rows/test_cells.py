@@ -27,6 +27,9 @@ from mlserve.tensors import DType
         (" -1e3 ", DType.FLOAT64, -1000.0),
         (".5", DType.FLOAT16, 0.5),
         ("inf", DType.FLOAT32, math.inf),
+        ("9007199254740994", DType.FLOAT64, 9007199254740994.0),
+        ("12345678901234567.5", DType.FLOAT64, 12345678901234568.0),  # a measure, not an id
+        ("9007199254740993", DType.FLOAT32, 9007199254740992.0),  # float32 is rounded anyhow
         ("7", DType.INT64, 7),
         ("7.0", DType.INT8, 7),
         ("-128", DType.INT8, -128),
@@ -62,6 +65,11 @@ def test_a_missing_number_is_nan(cell: str) -> None:
         ("65520", DType.FLOAT16, "65520 is too large for float16"),
         ("3.397e38", DType.BFLOAT16, "3.397e38 is too large for bfloat16"),
         ("7" * 5000, DType.INT64, f"'{shortened('7' * 5000)}' does not fit int64"),
+        (
+            "9007199254740993",
+            DType.FLOAT64,
+            "9007199254740993 is a whole number that float64 cannot hold",
+        ),
         ("1e999", DType.FLOAT64, "1e999 is too large for float64"),
         ("", DType.INT64, "it is empty, and int64 has no missing value"),
         ("", DType.BOOL, "it is empty, and bool has no missing value"),
@@ -104,6 +112,7 @@ def test_values_that_fit(value: Any, dtype: DType, found: Any) -> None:
         (True, DType.FLOAT32, "true is not a number"),
         ({"a": 1}, DType.FLOAT32, '{"a": 1} is an object, not a number'),
         (10**400, DType.FLOAT64, "is too large for float64"),
+        ([2**53, 2**53 + 1], DType.FLOAT64, "a whole number that float64 cannot hold"),
         (1.5, DType.INT64, "1.5 is not a whole number"),
         (9007199254740992.0, DType.INT64, "may have lost digits"),
         (math.nan, DType.INT64, "NaN is not a whole number"),
