@@ -16,6 +16,7 @@ from skl2onnx.common.utils import check_input_and_output_numbers
 from skl2onnx.operator_converters.common import concatenate_variables
 from sklearn.ensemble import VotingClassifier
 from sklearn.impute import SimpleImputer
+from sklearn.tree._tree import Tree
 
 _OPTIONS = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
 _BOOSTERS = {
@@ -56,12 +57,16 @@ def register(libraries: frozenset[str]) -> None:
 def ready(estimator: Any, parts: Callable[[Any], Iterable[Any]]) -> Any:
     """Return a copy that the converters take.
 
-    XGBoost's knows columns by number only; that of voting refuses a parameter of `transform`.
+    XGBoost's knows columns by number only; that of voting refuses a parameter of `transform`. That
+    of trees never ends at an infinite threshold, which tells missing values from all others; the
+    thresholds in the graph are those of the estimator itself (`sklearn_trees`).
     """
     copied = copy.deepcopy(estimator)
     for part in parts(copied):
         if type(part).__module__ == "xgboost.core" and hasattr(part, "feature_names"):
             part.feature_names = None
+        if isinstance(part, Tree):
+            part.threshold[np.isinf(part.threshold)] = np.finfo(np.float32).max
         if isinstance(part, VotingClassifier):
             part.flatten_transform = False
     return copied

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import skops.io
 from mlserve_onnxruntime import backend as onnx_backend
@@ -21,6 +22,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifi
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 
 from mlserve import plugins
 from mlserve.errors import ExportError, PluginError
@@ -123,3 +125,16 @@ def test_without_the_converter_the_error_says_what_to_install(
     with pytest.raises(PluginError, match="needs skl2onnx, which is not installed") as absent:
         _exported(model, tmp_path / "onnx")
     assert "onnxruntime[sklearn]" in str(absent.value.hint)
+
+
+def test_a_tree_that_tells_only_missing_values_apart_is_converted(
+    opened: Opened, tmp_path: Path
+) -> None:
+    """Its threshold is infinite, at which skl2onnx would never end."""
+    rows = np.array([[1.0], [2.0], [np.nan], [np.nan], [3.0]])
+    estimator = DecisionTreeClassifier().fit(rows, [0, 0, 1, 1, 0])
+    assert np.isinf(estimator.tree_.threshold[0])
+    model = opened(estimator)
+    file = _exported(model, tmp_path / "m")
+    sessions = onnxruntime.InferenceSession(str(file))
+    assert sessions.run(["label"], {"x": rows})[0].tolist() == [0, 0, 1, 1, 0]
