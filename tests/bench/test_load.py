@@ -27,7 +27,7 @@ from mlserve.client.adapter import Call
 from mlserve.client.endpoint import Connection
 from mlserve.errors import UsageError
 from mlserve.testing.processes import wait_until
-from tests.bench.conftest import OK, ServeHttp
+from tests.bench.conftest import OK, Answer, ServeHttp
 from tests.harness.ports import free_ports
 
 EVEN = Arrivals(0.0)
@@ -131,21 +131,26 @@ def test_an_answer_is_handed_to_who_takes_it(
 
 
 def test_several_loads_run_at_the_same_time(serve_http: ServeHttp) -> None:
-    async def answer(number: int) -> bytes:
-        await asyncio.sleep(0.3)
-        return OK
+    """Each server answers once the other has been asked: one after the other, both were late."""
+    asked = threading.Event(), threading.Event()
+
+    def answering(own: threading.Event, other: threading.Event) -> Answer:
+        async def answer(number: int) -> bytes:
+            own.set()
+            await asyncio.to_thread(other.wait, 20)
+            return OK
+
+        return answer
 
     loads = [
         (
-            _target(serve_http(answer)),
+            _target(serve_http(answering(*events)), timeout=10.0),
             OpenLoop(10.0, PlannedArrivals(planned=moments)),
-            _window(1.0),
+            _window(1.0, timeout=10.0),
         )
-        for moments in ((0.0, 0.2), (0.1,))
+        for events, moments in ((asked, (0.0, 0.2)), (asked[::-1], (0.1,)))
     ]
-    began = time.monotonic()
     tallies = run_loads(loads)
-    assert time.monotonic() - began < 1.9  # one after the other they would take 2 s
     assert [tally.in_time for tally in tallies] == [2, 1]
 
 

@@ -80,6 +80,8 @@ def _proxy(target: str, answer: str) -> Iterator[tuple[str, list[str]]]:
         def handle(self) -> None:
             asked.append(self.request.recv(65536).decode())
             self.request.sendall(f"{answer}\r\n\r\n".encode())
+            if " 200 " not in answer:
+                return
             host, _, port = target.rpartition(":")
             with socket.create_connection((host, int(port))) as server:
                 back = threading.Thread(target=pump, args=(server, self.request))

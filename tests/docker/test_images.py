@@ -23,7 +23,7 @@ from mlserve.client import Client
 from mlserve.testing.processes import wait_until
 from tests.harness.engine import HARDENED, Container, Engine, Run, containers
 
-pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(1800)]
 
 TREE = Path(__file__).parents[2]
 HORSE = TREE / "examples" / "horse.jpg"
@@ -35,6 +35,8 @@ EACH_SERVER = pytest.mark.parametrize(
 """For what has nothing to do with the runtime: `embedded` runs the same server as `onnxruntime`."""
 IDLE_SECONDS = 2.0
 """What `docker stop` may take when nothing is asked: issue 5."""
+TRIES = 3
+"""A server that waits for something does so each time; a machine that is busy does not."""
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -95,12 +97,16 @@ def test_labels(engine: Engine, image: str) -> None:
 
 @EACH_SERVER
 def test_stops_at_once_when_idle_and_starts_again(server: Container) -> None:
-    begin = time.monotonic()
-    server.engine("stop", server.id)
-    took = time.monotonic() - begin
-    assert server.state["ExitCode"] == 0, server.log()
+    took = IDLE_SECONDS
+    for _ in range(TRIES):
+        begin = time.monotonic()
+        server.engine("stop", server.id)
+        took = time.monotonic() - begin
+        assert server.state["ExitCode"] == 0, server.log()
+        _start_again(server)
+        if took < IDLE_SECONDS:
+            break
     assert took < IDLE_SECONDS, server.log()
-    _start_again(server)
 
 
 @EACH_SERVER

@@ -84,7 +84,7 @@ class Engine:
         given = [f"--build-arg={name}={value}" for name, value in (index | {**args}).items()]
         options = () if target is None else ("--target", target)
         where = ("--network=host", "--file", str(dockerfile), "--tag", tag)
-        self("build", *where, *given, *options, str(context), timeout=540)
+        self("build", *where, *given, *options, str(context), timeout=1200)
         return tag
 
     def inspect(self, name: str) -> dict[str, Any]:

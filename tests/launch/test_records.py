@@ -337,7 +337,7 @@ def test_up_that_waits_can_be_interrupted(
 
     up.send_signal(number)
 
-    assert up.wait(10) in (130, -signal.SIGTERM)
+    assert up.wait(40) in (130, -signal.SIGTERM)
 
 
 def test_the_lock_is_waited_for_within_a_limit(lock: Path) -> None:

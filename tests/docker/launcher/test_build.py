@@ -10,7 +10,7 @@ import pytest
 
 from mlserve.launch.docker.dockerfile import HEALTHCHECK
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(900)]
 
 TAG = "mlserve-echo-m:1"
 NETWORK = "--build-option=--network=host"

@@ -25,7 +25,7 @@ from mlserve.store import VersionPolicy
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import manifest, put_version
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.timeout(900)]
 
 RECORD = ServerRecord(
     name="echo-m",
