@@ -42,9 +42,9 @@ from mlserve.admission.estimates import CostKey, Estimate, Estimates
 from mlserve.admission.forecast import WAY_BACK, Forecast, Overrun
 from mlserve.admission.pace import Pace
 from mlserve.admission.patience import PAST, Patience, Wait
+from mlserve.admission.prices import Prices
 from mlserve.admission.queue import CALL_BYTES, Queue
 from mlserve.admission.quotas import Quotas
-from mlserve.admission.rates import Rates
 from mlserve.admission.retry_after import until_a_slot_is_free, until_in_time
 from mlserve.admission.shares import Shares
 from mlserve.admission.tickets import Queued, Slot, Ticket
@@ -58,10 +58,6 @@ to: a queue that is not longer may be all that there is, as with clients that as
 _ASKED = Wait(0.0, is_known=False)
 _STANDING = 1.0
 """Seconds without a free slot after which there is more to do than can be done, and no burst."""
-_PRICE_MEMORY = 2.0
-"""Seconds over which the part of the calls that is refused is measured."""
-_Alike = tuple[str, str, Priority]
-"""What calls of one price have in common: model, token and priority."""
 
 
 @dataclass(slots=True)
@@ -87,9 +83,7 @@ class Admission(Generic[Queued]):
     _shares: Shares[Queued] = field(init=False)
     _quotas: Quotas = field(init=False)
     _pace: Pace = field(init=False)
-    _arrived: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
-    """The calls of each model, token and priority; and those of them that were refused."""
-    _refused: Rates[_Alike] = field(default_factory=lambda: Rates(_PRICE_MEMORY))
+    _prices: Prices = field(default_factory=Prices)
     _busy_since: float | None = None
     """Since when the slots have been in use without a break in which nothing waited; else None."""
     _turn: int = 0
@@ -128,13 +122,8 @@ class Admission(Generic[Queued]):
         return self.forecast.wait(now, self.waiting)
 
     def price(self, now: float, ticket: Ticket) -> float:
-        """Return the part of the calls like this one that has been refused lately, 0 to 1.
-
-        Alike are those of one model, token and priority: others may be refused for what they are.
-        """
-        alike = _alike(ticket)
-        arrived = self._arrived.of(alike, now)
-        return min(1.0, self._refused.of(alike, now) / arrived) if arrived else 0.0
+        """Return the part of the calls like this one that has been refused lately, 0 to 1."""
+        return self._prices.of(ticket, now)
 
     def check(self, now: float, ticket: Ticket) -> Verdict | None:
         """Return why the call cannot be admitted; None if it can.
@@ -427,10 +416,7 @@ class Admission(Generic[Queued]):
     def _note(self, now: float, ticket: Ticket, verdict: Verdict | None) -> None:
         if verdict is not None and verdict.why is Refusal.TOO_SLOW:
             return  # it asks for what cannot be: that is no load, and no sign of one
-        alike = _alike(ticket)
-        self._arrived.add(alike, 1.0, now)
-        if verdict is not None and verdict.is_for_time:
-            self._refused.add(alike, 1.0, now)
+        self._prices.note(ticket, now, is_refused=verdict is not None and verdict.is_for_time)
         self._shares.note_arrival(now, ticket)
 
     def _first(
@@ -475,8 +461,3 @@ class Admission(Generic[Queued]):
 
     def _at_once(self) -> int:
         return min(self.slots, self.forecast.most_at_once(self.waiting))
-
-
-def _alike(ticket: Ticket) -> _Alike:
-    """Return what the calls of its price have in common."""
-    return ticket.kind.model, ticket.caller.token, ticket.priority

@@ -31,14 +31,16 @@ from mlserve.admission.estimates import CostKey
 from mlserve.admission.patience import Patience, SeenKind
 from mlserve.admission.retry_after import UNKNOWN
 from mlserve.admission.tickets import Slot, Ticket
-from mlserve.admission.verdicts import Refusal, Verdict, error_of
+from mlserve.admission.verdicts import Refusal, Verdict
 from mlserve.deadline import Deadline
-from mlserve.errors import DeadlineExceeded, MlserveError, Overloaded, Unavailable
+from mlserve.errors import MlserveError, Unavailable
 from mlserve.server import request
 from mlserve.server.engine.batches import Batches
 from mlserve.server.engine.deadlines import Deadlines
 from mlserve.server.engine.job import UNREAD, Companion, Head, InferenceCall, Job
+from mlserve.server.engine.learning import learn
 from mlserve.server.engine.overhead import Overhead
+from mlserve.server.engine.refusals import Refusals
 from mlserve.server.engine.stalls import Stalls
 from mlserve.server.engine.threads import Task, WorkerThreads
 from mlserve.server.engine.work import Answer
@@ -46,7 +48,6 @@ from mlserve.server.errors import as_exception
 from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.models import Models
 from mlserve.server.models.versions import VersionChoice
-from mlserve.server.request import RequestRecord
 from mlserve.server.telemetry.telemetry import Telemetry
 from mlserve.settings import ServerSettings
 
@@ -73,6 +74,7 @@ class Engine:
         self._decisions = Decisions()
         self._lock = RLock()
         """Held by whoever uses admission; never while waiting for anything."""
+        self._refusals = Refusals(self._admission, self._decisions, self._lock, telemetry)
         self._threads = WorkerThreads(threads)
         self._unsettled = 0
         self._alarm: asyncio.TimerHandle | None = None
@@ -156,8 +158,7 @@ class Engine:
         # Draining is checked here only. A port calls this at the moment when it counts the request
         # as in flight, and a request in flight is served to its end.
         if self._is_draining:
-            self._turn_away(Verdict(Refusal.DRAINING, 0.0), deadline)
-            self._note_refused(Refusal.DRAINING, request.current())
+            self._refusals.turn_away(Verdict(Refusal.DRAINING, 0.0), deadline)
             raise Unavailable("the server is shutting down", hint="ask another server")
         self._require_time(deadline)
         admission = self._admission
@@ -169,8 +170,8 @@ class Engine:
             else:
                 verdict = admission.check_head(now, ticket)
         if verdict is not None:
-            self._turn_away(verdict, deadline, ticket)
-            raise self._refusal(verdict, deadline, ticket)
+            self._refusals.turn_away(verdict, deadline, ticket)
+            raise self._refusals.error_of(verdict, deadline, ticket)
 
     def serve(self, call: InferenceCall[Answer]) -> Coroutine[Any, Any, Answer]:
         """Take the call in, and return the coroutine that gives its answer.
@@ -292,9 +293,10 @@ class Engine:
         for other in shed:
             self._end_unstarted(other, Refusal.SHED)
             shed_by = Verdict(Refusal.SHED, UNKNOWN)
-            other.settle(self._error_of(shed_by, other.deadline, other))
+            other.settle(self._refusals.error_of(shed_by, other.deadline, other))
         if verdict is not None:
-            raise self._refusal(verdict, call.deadline, job)
+            self._refusals.count(verdict.why, record)
+            raise self._refusals.error_of(verdict, call.deadline, job)
         self._is_idle.clear()
         if self.companion is not None:
             self.companion.entered(job)
@@ -320,7 +322,7 @@ class Engine:
             verdict = self._admission.judge(now, job)
             if verdict is not None:
                 self._take_out(job, verdict.why)
-                job.settle(self._error_of(verdict, job.deadline))
+                job.settle(self._refusals.error_of(verdict, job.deadline))
                 continue
             others = self._batches.joining(job)
             jobs = [job, *islice(others, self._batches.rule(job).most - 1)]
@@ -378,7 +380,7 @@ class Engine:
         if isinstance(ended, BaseException):
             for job in slot.tickets:
                 job.work.error = as_exception(ended)
-        self._learn(now, slot, demand)
+        learn(self._admission.estimates, now, slot, demand)
 
     def _finish(self, slot: Slot[Job[Any]], ended: Sequence[int] | BaseException) -> None:
         """Tell the callers of a slot, and start what has a place now."""
@@ -408,36 +410,14 @@ class Engine:
         self._dispatch()
         self._note_idle()
 
-    def _learn(self, now: float, slot: Slot[Job[Any]], demand: float) -> None:
-        """Learn the demand of each of the slot's calls, which ran together.
-
-        From those that were ended early, learn that they take at least that.
-        """
-        answered: set[CostKey] = set()
-        ended: set[CostKey] = set()
-        has_climbed = max(job.work.has_climbed or False for job in slot.tickets)
-        for work in (job.work for job in slot.tickets):
-            # A call is admitted as if its images were small; a large one must not change that.
-            kinds = {work.read_as} if work.kind.is_read else {work.kind, work.read_as}
-            kinds |= {kind.climbing(has_climbed if work.rungs else None) for kind in kinds}
-            if work.error is None or work.rungs:
-                answered |= kinds
-            elif isinstance(work.error, DeadlineExceeded | Unavailable) and work.times.run:
-                ended |= kinds
-        together, alone = len(slot.tickets), slot.was_alone
-        self._admission.estimates.learn_run(
-            answered, ended, demand, now, together=together, alone=alone
-        )
-
     def _find_fault(self, kind: CostKey, deadline: Deadline) -> MlserveError | None:
         """Return why a call of that kind is not worth running; called on a worker's thread."""
         verdict = self._admission.check_kind(time.monotonic(), kind, deadline.expires_at)
-        return None if verdict is None else self._error_of(verdict, deadline)
+        return None if verdict is None else self._refusals.error_of(verdict, deadline)
 
     def _require_time(self, deadline: Deadline) -> None:
         if deadline.is_expired:
-            self._turn_away(Verdict(Refusal.EXPIRED, 0.0), deadline)
-            self._note_refused(Refusal.EXPIRED, request.current())
+            self._refusals.turn_away(Verdict(Refusal.EXPIRED, 0.0), deadline)
             raise deadline.exceeded("the request was still arriving")
 
     def _width_of(self, loaded: LoadedVersion) -> int | None:
@@ -464,38 +444,6 @@ class Engine:
             held=head.body,
         )
 
-    def _turn_away(
-        self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None = None
-    ) -> None:
-        """Keep the refusal of a call of which only the head has been read, if even that."""
-        record = request.current()
-        if ticket is None:
-            ticket = Ticket(CostKey.from_head(""), deadline.expires_at, caller=record.caller)
-            ticket.priority, ticket.is_asked = record.priority, deadline.is_asked
-            ticket.arrived_at = record.began
-        # Its version and signature are those of the shortest calls, and may not be its own.
-        kind = CostKey.from_head(ticket.kind.model)
-        now, decided = time.monotonic(), self._decisions
-        with self._lock:
-            decided.arrived(now, record.request_id, ticket, self._admission, verdict, kind)
-
-    def _refusal(self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None) -> MlserveError:
-        self._note_refused(verdict.why, request.current())
-        return self._error_of(verdict, deadline, ticket)
-
-    def _error_of(
-        self, verdict: Verdict, deadline: Deadline, ticket: Ticket | None = None
-    ) -> MlserveError:
-        error = error_of(verdict, deadline, self.running, self.waiting)
-        # A short queue may be full and the server idle the next moment: that has no price.
-        if ticket is not None and isinstance(error, Overloaded) and verdict.is_for_time:
-            error.price = self._admission.price(time.monotonic(), ticket)
-        return error
-
-    def _note_refused(self, why: Refusal, record: RequestRecord) -> None:
-        record.refused = why.value
-        self._telemetry.metrics.refused(why)
-
     def _drop(self, job: Job[Any], why: Refusal) -> None:
         """Remove a call from the queue; a running one keeps its slot.
 
@@ -516,7 +464,7 @@ class Engine:
 
     def _end_unstarted(self, job: Job[Any], why: Refusal) -> None:
         """Count a job that has been taken out of the queue."""
-        self._note_refused(why, job.record)
+        self._refusals.count(why, job.record)
         job.loaded.release()
         self._note_idle()
 
