@@ -200,7 +200,7 @@ def _tried(
         raise ValueError("only what has just been exported is tried")
     with _library_errors_named(f"the backend {runtime.name}", runtime):
         from mlserve.agreement import gated
-        from mlserve.golden_inputs import certified
+        from mlserve.certificate.making import certified
 
         runner = _loaded(request, runtime, artifact)
         try:

@@ -1,4 +1,4 @@
-"""Make the certificate of an export: golden inputs, the reference's answers, the artifact's own.
+"""The golden inputs of an export, and what the reference answers to them.
 
 Golden inputs are given with `--golden`, or made: the images in `mlserve/certificate/images` for a
 classifier, and for a model of tensors rows that its source knows to be telling, or seeded ones.
@@ -7,44 +7,30 @@ classifier, and for a model of tensors rows that its source knows to be telling,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np  # noqa: TID253
 
-from mlserve import plugins
-from mlserve.artifact import Artifact, Manifest
-from mlserve.backend import Runner
-from mlserve.certificate.certificate import Certificate
-from mlserve.certificate.golden import Array, Arrays, GoldenCase, write_golden
+from mlserve.certificate.golden import Array, Arrays
 from mlserve.certificate.verdict import (
     LABEL,
     SCORES,
-    Verdict,
-    answer_of,
-    compared,
     is_ranking,
-    judge,
-    margin_of,
 )
-from mlserve.distributions import install_command
 from mlserve.errors import ExportError, MlserveError, UsageError, bounded
-from mlserve.precision import Precision
 from mlserve.probe import tried
 from mlserve.sample_rows import read_rows
 from mlserve.sources import (
     PIXELS,
     Classifier,
-    Fact,
-    How,
     Model,
     ModelRequest,
     Reference,
     TensorModel,
 )
-from mlserve.system import cpu_model
 from mlserve.tensors import PREDICT, Signature
 
 ROWS = 16
@@ -59,23 +45,6 @@ most models, so that it shows each fault of an image pipeline."""
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGE_MODULES = ("numpy", "PIL", "simplejpeg")
 """What the image pipeline in Python imports: the extra `images`."""
-
-TOLERANCE = 1e-4
-"""The most that fp32 may differ from the reference: runtimes sum in different orders."""
-_FLOORS = {
-    Precision.FP32: 3e-5,
-    Precision.BF16: 1e-2,
-    Precision.FP16: 1e-3,
-    Precision.INT8: 1e-2,
-}
-"""The least tolerance of a precision, however near the artifact was at export, as a share of the
-largest score: scores of 0.001 each do not differ by 0.0001 unless something is wrong."""
-_OWN = {Precision.INT8: 2e-2}
-"""What answers may differ from those at the export. Sums of integers are exact: ONNX Runtime and
-OpenVINO gave the same on every CPU with AVX2 (docs/parity.md), and differed by 0.007 with SSE4.2.
-Sums that saturate on another CPU moved scores by 0.7."""
-_ROOM, _ROOM_OF_FP32 = 2.0, 20.0
-"""How much farther than at export another machine may be from the reference."""
 
 
 @dataclass(frozen=True)
@@ -95,62 +64,7 @@ class Answered:
     expected: Arrays
 
 
-def certified(
-    request: ModelRequest, model: Model, artifact: Artifact, manifest: Manifest, runner: Runner
-) -> Manifest:
-    """Ask the reference and the artifact the golden questions; write them into the artifact.
-
-    Returns the manifest with the certificate, or with the reason why there is none. Raises
-    ExportError if the artifact does not give the answers that its precision allows.
-    """
-    if model.reference is None:
-        _require_none_given(request, f"{model.name} has no reference to answer them")
-        return manifest
-    absent = plugins.absent_modules(IMAGE_MODULES) if isinstance(model, Classifier) else ()
-    if absent:
-        install = install_command("mlserve[images]")
-        return _without(request, manifest, f"none: its images need {', '.join(absent)}: {install}")
-    answered, refusal = _answered(request, model, model.reference, runner.signatures)
-    if not answered:
-        return _without(request, manifest, f"none: {refusal or 'there is nothing to ask'}")
-    answered = _decided(model, model.reference, answered)
-    if not answered:
-        return _without(request, manifest, "none: the model gives two answers to the same input")
-    cases = [_case(each, runner) for each in answered]
-    certificate = _certificate(manifest.precision, model.reference, cases)
-    manifest = _told_of_no_numbers(manifest, cases)
-    manifest, verdict = _judged(replace(manifest, certificate=certificate), artifact, runner, cases)
-    _require(model, cases, verdict)
-    write_golden(cases, artifact.path)
-    return manifest
-
-
-def _told_of_no_numbers(manifest: Manifest, cases: Sequence[GoldenCase]) -> Manifest:
-    """Return the manifest with a warning if answers are NaN or infinite, which equal themselves."""
-    count = sum(
-        any(array.dtype.kind in "fc" and not np.isfinite(array).all() for array in answers)
-        for answers in (case.expected.values() for case in cases)
-    )
-    if not count:
-        return manifest
-    why = f"the model answers {count} of {len(cases)} golden inputs with NaN or infinity"
-    fact = Fact(How.FOUND, why, f"{why}: that an answer is the same proves nothing there")
-    return replace(manifest, facts={**manifest.facts, "certificate": fact})
-
-
-def _without(request: ModelRequest, manifest: Manifest, why: str) -> Manifest:
-    _require_none_given(request, f"there is no certificate: {why}")
-    return replace(manifest, facts={**manifest.facts, "certificate": Fact(How.ASSUMED, why)})
-
-
-def _require_none_given(request: ModelRequest, why: str) -> None:
-    if request.golden is not None:
-        raise ExportError(
-            f"--golden {request.golden} has no effect: {why}", hint="leave --golden out"
-        )
-
-
-def _answered(
+def answered_questions(
     request: ModelRequest,
     model: Model,
     reference: Reference,
@@ -378,130 +292,3 @@ def _tried(reference: Reference, signature: Signature, inputs: Arrays) -> Arrays
     if signature.has_rows:
         inputs = {name: array[:1] for name, array in inputs.items()}
     return reference.run(signature.name, inputs)
-
-
-def _decided(model: Model, reference: Reference, answered: list[Answered]) -> list[Answered]:
-    """Return the questions about signatures that give the same answer when asked again."""
-    if isinstance(model, Classifier):
-        return answered  # measured when it was opened
-    names = [signature.name for signature in model.signatures]
-    undecided = {
-        each.question.signature for each in answered if _is_undecided(names, reference, each)
-    }
-    return [each for each in answered if each.question.signature not in undecided]
-
-
-def _is_undecided(names: Sequence[str], reference: Reference, answered: Answered) -> bool:
-    """Return whether the model itself, with signatures of these names, gives another answer now."""
-    question = answered.question
-    name = question.signature if question.signature in names else names[0]
-    case = GoldenCase(question.name, name, question.inputs, answered.expected, {}, None)
-    return bool(compared(case, reference.run(name, question.inputs), TOLERANCE).problem)
-
-
-def _case(answered: Answered, runner: Runner) -> GoldenCase:
-    question = answered.question
-    try:
-        outputs = runner.run(question.signature, question.inputs)
-    except MlserveError as error:
-        raise ExportError(
-            f"the exported model does not answer the golden input {question.name}: {error.message}",
-            hint=error.hint or _WRONG,
-        ) from error
-    return GoldenCase(
-        question.name,
-        question.signature,
-        question.inputs,
-        answered.expected,
-        answer_of(runner.signatures[question.signature], outputs),
-        margin_of(answered.expected),
-    )
-
-
-def tolerance_of(precision: Precision, measured: float, largest: float = 1.0) -> float:
-    """Return what an artifact may differ, whose largest difference at export was `measured`.
-
-    `largest` is the largest score of the reference; 1 for outputs that are not scores. An infinite
-    difference, as from a number to NaN, allows no more than none.
-    """
-    floor = _FLOORS[precision] * min(1.0, largest)
-    if not np.isfinite(measured):
-        return floor
-    if precision is Precision.FP32:
-        return min(TOLERANCE, max(floor, _ROOM_OF_FP32 * measured))
-    return max(floor, _ROOM * measured)
-
-
-def _steps(cases: Sequence[GoldenCase]) -> float:
-    """Return two steps of the coarsest type of number of the answers: 0.002 for float16."""
-    types = {array.dtype for case in cases for array in case.expected.values()}
-    return 2 * max((float(np.finfo(each).eps) for each in types if each.kind in "fc"), default=0.0)
-
-
-def _largest_score(cases: Sequence[GoldenCase]) -> float:
-    """Return the largest score of the reference, 1 for a model with other outputs too.
-
-    Of either sign: all logits of an input can be negative, and those of log_softmax are.
-    """
-    if not all({SCORES, LABEL} == set(case.expected) for case in cases):
-        return 1.0
-    sizes = np.abs(np.concatenate([case.expected[SCORES].ravel() for case in cases]))
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
-
-
-def _certificate(
-    precision: Precision, reference: Reference, cases: Sequence[GoldenCase]
-) -> Certificate:
-    found = [compared(case, case.answered, TOLERANCE) for case in cases]
-    measured = max(each.difference for each in found)
-    tolerance = tolerance_of(precision, measured, _largest_score(cases))
-    margins = [case.margin for case in cases if case.margin is not None]
-    has_labels = any(LABEL in case.expected for case in cases)
-    return Certificate(
-        reference=reference.framework,
-        cases=len(cases),
-        tolerance=max(tolerance, _steps(cases)),
-        difference=measured,
-        same_labels=sum(not each.is_label_changed for each in found) if has_labels else None,
-        smallest_margin=min(margins, default=None),
-        made_on=cpu_model(),
-        own_tolerance=_OWN.get(precision),
-    )
-
-
-def _judged(
-    manifest: Manifest, artifact: Artifact, runner: Runner, cases: Sequence[GoldenCase]
-) -> tuple[Manifest, Verdict]:
-    """Return the verdict; if only batches are wrong, that of single requests, and a warning."""
-    certificate = manifest.certificate
-    if certificate is None:
-        raise ValueError("only what has a certificate is judged")
-    verdict = judge(replace(artifact, manifest=manifest), runner, cases, certificate)
-    if verdict.holds or manifest.has_dependent_rows:
-        return manifest, verdict
-    single = replace(manifest, has_dependent_rows=True)
-    alone = judge(replace(artifact, manifest=single), runner, cases, certificate)
-    if not alone.holds:
-        return manifest, verdict
-    why = f"an answer depends on the others in its batch ({verdict.problems[0].problem})"
-    fact = Fact(How.FOUND, why, f"{why}: requests are never run together as a batch")
-    return replace(single, facts={**manifest.facts, "rows": fact}), alone
-
-
-def _require(model: Model, cases: Sequence[GoldenCase], verdict: Verdict) -> None:
-    if verdict.holds:
-        return
-    first = verdict.problems[0]
-    raise ExportError(
-        f"the exported {model.name} does not give the answers of {_framework(model)}: of "
-        f"{len(cases)} golden inputs {len(verdict.problems)} differ, most {first.name}: "
-        f"{first.problem}",
-        hint=_WRONG,
-    )
-
-
-def _framework(model: Model) -> str:
-    return model.reference.framework if model.reference else model.framework
-
-
-_WRONG = "export it with another backend, or in fp32; please report it with the model"

@@ -12,10 +12,11 @@ import pytest
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.certificate.golden import read_golden
+from mlserve.certificate.making import certified
 from mlserve.certificate.verdict import margin_of
 from mlserve.errors import ExportError, InvalidInput
 from mlserve.export import manifest_of
-from mlserve.golden_inputs import ROWS, certified
+from mlserve.golden_inputs import ROWS
 from mlserve.precision import Precision
 from mlserve.sources import ModelRequest, Reference, TensorModel
 from mlserve.tensors import DType, Signature, TensorSpec

@@ -14,9 +14,9 @@ import pytest
 
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import GOLDEN_FOLDER, GoldenCase, read_golden, write_golden
+from mlserve.certificate.tolerance import TOLERANCE, tolerance_of
 from mlserve.certificate.verdict import compared, difference, margin_of
 from mlserve.errors import ModelLoadFailed
-from mlserve.golden_inputs import TOLERANCE, tolerance_of
 from mlserve.precision import Precision
 
 
