@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from mlserve.bench.questions import LoadQuestion
     from mlserve.bench.result import BenchResult
     from mlserve.bench.target import Target
-    from mlserve.rows.kinds import FileKind
 
-_ASKING = 30.0
-"""Seconds that reading the files and the first answers of all servers may take."""
 _LOAD, _SEARCH = "Load", "Search"
 _CONCURRENCY = "1,4,16"
 _ARRIVALS = "poisson"
@@ -212,6 +209,7 @@ def bench(
     from mlserve.bench.processes import require_files
     from mlserve.bench.result import BenchResult
     from mlserve.bench.slo import Slo
+    from mlserve.cli.load_question import load_question
 
     is_open = rate is not None or sweep or find_rate
     loads = _loads(concurrency, rate, arrivals, is_alone=not (sweep or find_rate))
@@ -238,7 +236,7 @@ def bench(
         )
     if report is not None:
         require_writable(report)
-    question = question_in(files or [], inputs or [], signature, names_in(outputs), batch)
+    question = load_question(files or [], inputs or [], signature, names_in(outputs), batch)
     targets = _targets(choices, question, window.timeout, waits)
     result = BenchResult(targets, window, repeat, slo=level, leave_after=waits)
     progress = _Progress()
@@ -370,82 +368,6 @@ def _window(window: Window) -> Window:
     return window
 
 
-def question_in(
-    files: list[str],
-    inputs: list[str],
-    signature: str | None,
-    outputs: Sequence[str] | None,
-    batch: int,
-) -> LoadQuestion:
-    """Return what is asked, read from the files. Raises UsageError, naming what is wrong."""
-    from mlserve.bench.questions import ImageQuestion, InputsQuestion
-    from mlserve.cli.images import gather
-    from mlserve.cli.tensors import inputs_in
-    from mlserve.deadline import Deadline
-    from mlserve.rows.given import parse_inputs
-    from mlserve.rows.kinds import STDIN, tables_among
-
-    deadline = Deadline.after(_ASKING)
-    if bool(files) == bool(inputs):
-        raise UsageError(
-            "FILE... and --input are given, and each is a question of its own"
-            if files
-            else "mlserve bench needs something to ask about",
-            hint="give files, as in mlserve bench horse.jpg, or the inputs of the model, as in "
-            "mlserve bench --input 'x=[[1, 2, 3]]'",
-        )
-    if STDIN in files:
-        raise UsageError("a load cannot read standard input (-)", hint="give a file")
-    tables = tables_among(files)
-    if batch > 1 and not tables:
-        raise UsageError(
-            f"--batch {batch} is for the rows of a table, and there is none",
-            hint="give a table, such as rows.csv, or leave --batch out",
-        )
-    if inputs:
-        return InputsQuestion(inputs_in(parse_inputs(inputs), deadline), signature, outputs)
-    if tables:
-        return _tables(tables, signature, outputs, batch)
-    if signature is not None or outputs is not None:
-        raise UsageError(
-            "--signature and --outputs do not go with images",
-            hint="to send an image as one input of any signature: --input NAME=@FILE",
-        )
-    return ImageQuestion(gather(files, deadline).names)
-
-
-def _tables(
-    tables: Sequence[tuple[str, FileKind]],
-    signature: str | None,
-    outputs: Sequence[str] | None,
-    batch: int,
-) -> LoadQuestion:
-    """Return the question in tables; one JSON file may be a whole request."""
-    from mlserve.bench.questions import InputsQuestion, RowsQuestion
-    from mlserve.rows.files import Source, read_file, require_file
-    from mlserve.rows.kinds import FileKind, is_request
-    from mlserve.rows.objects import parse_json
-    from mlserve.rows.requests import parse_request
-
-    for name, _ in tables:
-        require_file(name)
-    name, kind = tables[0]
-    if len(tables) == 1 and kind is FileKind.JSON:
-        data = parse_json(name, read_file(name))
-        if is_request(data):
-            if batch > 1:
-                raise UsageError(
-                    f"--batch {batch} is for rows, and {name} is a whole request",
-                    hint="leave --batch out",
-                )
-            found = parse_request(name, data)
-            return InputsQuestion(
-                found.inputs, signature or found.signature, outputs or found.outputs
-            )
-    sources = [Source(name, kind) for name, kind in tables]
-    return RowsQuestion(sources, batch, note, signature, outputs)
-
-
 def _targets(
     choices: Sequence[ServerChoice],
     question: LoadQuestion,
@@ -454,10 +376,11 @@ def _targets(
 ) -> list[Target]:
     """Return the servers, each once it has answered the question."""
     from mlserve.bench.questions import target_for
+    from mlserve.cli.load_question import ASKING
     from mlserve.client.endpoint import Connection
     from mlserve.deadline import Deadline
 
-    deadline = Deadline.after(_ASKING)
+    deadline = Deadline.after(ASKING)
     targets: list[Target] = []
     for choice in choices:
         found = choice.find(deadline)

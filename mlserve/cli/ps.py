@@ -32,13 +32,13 @@ def ps(output: OutputOption = OutputFormat.TEXT) -> None:
 
     mlserve ps --output json
     """
-    from mlserve.launch.ready import Seen, see, what_runs
+    from mlserve.launch.ready import Seen, load_of, see
     from mlserve.launch.replicas import replicas_if_told
     from mlserve.launch.running import reconcile
 
     alive, dead = reconcile()
     seen = [see(record) for record in alive] + [Seen(record, "dead") for record in dead]
-    runs = [what_runs(item.record) if item.status == "ready" else None for item in seen]
+    runs = [load_of(item.record) if item.status == "ready" else None for item in seen]
     sets = [replicas_if_told(item.record) if item.status == "ready" else None for item in seen]
     if output is OutputFormat.JSON:
         print_json([_as_json(*each) for each in zip(seen, runs, sets, strict=True)])

@@ -340,11 +340,11 @@ def _question(inputs: list[str] | None) -> LoadQuestion | None:
     """Return what is asked in place of bodies that were not recorded. Raises UsageError."""
     if not inputs:
         return None
-    from mlserve.cli.bench import question_in
+    from mlserve.cli.load_question import load_question
 
     named = [text for text in inputs if "=" in text and not Path(text).exists()]
     files = [text for text in inputs if text not in named]
-    return question_in(files, named, None, None, 1)
+    return load_question(files, named, None, None, 1)
 
 
 def _print_requests(recording: Recording, wanted: Selection, *, with_bodies: bool) -> None:

@@ -171,7 +171,7 @@ def see(record: ServerRecord) -> Seen:
     return Seen(record, status, f"the `mlserve up` that started it is gone; now {told}")
 
 
-def what_runs(record: ServerRecord) -> ServerLoad | None:
+def load_of(record: ServerRecord) -> ServerLoad | None:
     """Return the load, with what runs each version, as a server of ours says.
 
     None if it does not say so soon.
