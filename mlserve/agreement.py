@@ -18,6 +18,7 @@ from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
 from mlserve.calibration import Image, Samples, unusable
 from mlserve.certificate.golden import Arrays, read_golden
+from mlserve.certificate.golden_inputs import reference_steps
 from mlserve.certificate.tolerance import tolerance_of
 from mlserve.certificate.verdict import (
     LABEL,
@@ -27,7 +28,6 @@ from mlserve.certificate.verdict import (
     margin_of,
 )
 from mlserve.errors import ExportError, MlserveError, first_of, readable
-from mlserve.golden_inputs import reference_steps
 from mlserve.precision import GOLDEN_ORIGIN, MIN_AGREEMENT, Precision
 from mlserve.same_answers import differing, label_of
 from mlserve.sample_rows import RowInput

@@ -17,9 +17,9 @@ import numpy as np  # noqa: TID253
 
 from mlserve import plugins
 from mlserve.backend import Quantization
+from mlserve.certificate.golden_inputs import IMAGE_MODULES, image_files, reference_steps
 from mlserve.distributions import install_command, not_installed
 from mlserve.errors import ExportError, MlserveError, UsageError, counted, readable
-from mlserve.golden_inputs import IMAGE_MODULES, image_files, reference_steps
 from mlserve.hints import did_you_mean
 from mlserve.labels import folder_label
 from mlserve.sample_rows import Inputs, RowInput, read_rows

@@ -15,6 +15,7 @@ from mlserve.artifact import Artifact, Manifest
 from mlserve.backend import Runner
 from mlserve.certificate.certificate import Certificate
 from mlserve.certificate.golden import GoldenCase, write_golden
+from mlserve.certificate.golden_inputs import IMAGE_MODULES, Answered, answered_questions
 from mlserve.certificate.tolerance import (
     OWN_TOLERANCES,
     TOLERANCE,
@@ -32,7 +33,6 @@ from mlserve.certificate.verdict import (
 )
 from mlserve.distributions import install_command
 from mlserve.errors import ExportError, MlserveError
-from mlserve.golden_inputs import IMAGE_MODULES, Answered, answered_questions
 from mlserve.precision import Precision
 from mlserve.sources import Classifier, Fact, How, Model, ModelRequest, Reference
 from mlserve.system import cpu_model

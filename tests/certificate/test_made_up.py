@@ -12,11 +12,11 @@ import pytest
 
 from mlserve.artifact import Artifact, Manifest
 from mlserve.certificate.golden import read_golden
+from mlserve.certificate.golden_inputs import ROWS
 from mlserve.certificate.making import certified
 from mlserve.certificate.verdict import margin_of
 from mlserve.errors import ExportError, InvalidInput
 from mlserve.export import manifest_of
-from mlserve.golden_inputs import ROWS
 from mlserve.precision import Precision
 from mlserve.sources import ModelRequest, Reference, TensorModel
 from mlserve.tensors import DType, Signature, TensorSpec
@@ -126,13 +126,13 @@ def test_large_answers_are_kept_as_far_as_there_is_room(
         most.append(len(x))
         return np.repeat(x, 1000, axis=1)
 
-    monkeypatch.setattr("mlserve.golden_inputs._MOST_BYTES", 100_000)
+    monkeypatch.setattr("mlserve.certificate.golden_inputs._MOST_BYTES", 100_000)
     manifest = certify(tmp_path, {"f": large})
     assert manifest.certificate is not None
     assert manifest.certificate.cases == len(read_golden(tmp_path)) == 3
     assert max(most) == 3, "more than were kept were never asked about at once"
 
-    monkeypatch.setattr("mlserve.golden_inputs._MOST_BYTES", 10_000)
+    monkeypatch.setattr("mlserve.certificate.golden_inputs._MOST_BYTES", 10_000)
     assert "an input and its answers take over" in why_none(
         certify(tmp_path / "none", {"f": large})
     )
