@@ -355,7 +355,8 @@ STAGES = (
     ("reading the request", ("server/codec/", "json/", "base64.py", "tensor_proto.py")),
     ("reading the request", ("oip/json_body.py", "oip/request.py", "oip/tensors.py")),
     ("reading the request", ("tfs/json_tensors.py", "server/tensors.py", "oip/parameters.py")),
-    ("admission and queue", ("server/engine/", "server/models/", "mlserve/deadline.py")),
+    ("admission and queue", ("mlserve/admission/", "server/engine/", "server/models/")),
+    ("admission and queue", ("mlserve/deadline.py",)),
     ("to a thread and back", ("concurrent/futures/", "threading.py", "queue.py")),
     ("the body and its memory", ("listen/http_body.py", "server/body_memory.py")),
     ("HTTP/2 and gRPC", ("listen/grpc/", "hpack/")),
@@ -397,7 +398,7 @@ def _stages(load: Load, seconds: float) -> dict[str, float]:
     return {name: cpu * count / total for name, count in counts.most_common()}
 
 
-_WAITS = re.compile(r"(?:_worker \(concurrent|wait \(threading)[^;]*$")
+_WAITS = re.compile(r"(?:WorkerThreads\._serve \(|wait \(threading|_worker \(concurrent)[^;]*$")
 """Where a thread waits for work, which py-spy takes for work."""
 
 
