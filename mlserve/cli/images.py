@@ -20,6 +20,8 @@ from mlserve.launch.signals import Interrupts
 from mlserve.rows.kinds import STDIN, Stdin
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".tif", ".tiff", ".webp")
+"""Of images that no model here takes, or not by this name."""
 _FORMATS = (PredictFormat.TEXT, PredictFormat.JSON, PredictFormat.JSONL)
 
 
@@ -316,18 +318,25 @@ def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
     if STDIN in arguments:
         require_input()
-    found = run_within(deadline, "looking for the files", lambda: _expand(arguments))
+    others: list[str] = []
+    found = run_within(deadline, "looking for the files", lambda: _expand(arguments, others))
+    if others:
+        note(
+            f"note: {counted(len(others), 'image')} with other endings left out, the first is "
+            f"{readable(others[0])}; a folder gives its files that end in {', '.join(_SUFFIXES)}"
+        )
     is_batch = len(arguments) > 1 or found != list(arguments)
     if not is_batch and found != [STDIN]:
         run_within(deadline, f"looking for {found[0]}", lambda: _require(found[0]))
     return Inputs(tuple(found), is_batch)
 
 
-def _expand(arguments: Sequence[str]) -> list[str]:
+def _expand(arguments: Sequence[str], others: list[str]) -> list[str]:
+    """Return the names, folders expanded; `others` gets the images in them that are left out."""
     names: list[str] = []
     for argument in arguments:
         if argument != STDIN and Path(argument).is_dir():
-            inside = sorted(_images(argument))
+            inside = sorted(_images(argument, others))
             if not inside:
                 endings = ", ".join(_SUFFIXES)
                 raise UsageError(
@@ -348,11 +357,13 @@ def _require(name: str) -> None:
         raise unreadable(name, error) from error
 
 
-def _images(folder: str) -> Iterator[str]:
+def _images(folder: str, others: list[str]) -> Iterator[str]:
     for parent, _, files in os.walk(folder, onerror=_unreadable):
-        for name in files:
+        for name in sorted(files):
             if name.lower().endswith(_SUFFIXES):
                 yield str(Path(parent) / name)
+            elif name.lower().endswith(_OTHER_SUFFIXES):
+                others.append(str(Path(parent) / name))
 
 
 def _unreadable(error: OSError) -> None:

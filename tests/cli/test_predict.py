@@ -124,6 +124,20 @@ def test_folder_prints_a_line_a_file_and_names_the_bad_one(
     assert outcome.returncode == 2
 
 
+def test_images_of_a_folder_that_are_left_out_are_told(cli: Any, echo: Any, folder: Path) -> None:
+    """A folder is asked about as a whole, and its accuracy is told: no part may lack unsaid."""
+    (folder / "bad.png").unlink()
+    for name in ("inner/c.webp", "d.TIF"):
+        (folder / name).write_bytes(b"of another format")
+    outcome = cli("predict", folder, "--endpoint", echo.grpc)
+
+    assert outcome.stdout.count("sorrel") == 2
+    assert outcome.stderr == (
+        f"note: 2 images with other endings left out, the first is {folder}/d.TIF; "
+        "a folder gives its files that end in .jpg, .jpeg, .png\n"
+    )
+
+
 def test_files_keep_their_order_and_duplicates(cli: Any, echo: Any, folder: Path) -> None:
     names = [str(folder / "z.jpeg"), str(folder / "notes.txt"), str(folder / "z.jpeg")]
     outcome = cli("predict", *names, "--endpoint", echo.grpc)
