@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mlserve.cli.up import tell_of_other_exports
 from mlserve.errors import ModelLoadFailed, NotFound
 from mlserve.model_choice import about_pin, by_number, choose, require_whole
 from mlserve.pin import write_pin
 from mlserve.served_model import ServedModel
-from mlserve.settings import EMBEDDED, NATIVE
-from mlserve.store import VersionPolicy
+from mlserve.settings import DEFAULT_BACKEND, EMBEDDED, NATIVE
+from mlserve.store import Store, VersionPolicy
 
 LATEST = VersionPolicy()
 
@@ -73,3 +75,20 @@ def test_the_files_of_what_is_expected_are_checked(base: Path) -> None:
     require_whole(chosen())
     with pytest.raises(ModelLoadFailed, match=r"2/echo.json has 5 bytes instead of 2"):
         require_whole(chosen(VersionPolicy((2,))))
+
+
+def test_other_exports_that_may_have_been_meant_are_told(
+    export: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default backend comes before others, so the last export may not be what is served."""
+    echo = export("m")
+    shutil.copytree(echo, Store().base_path(DEFAULT_BACKEND, "m"))
+
+    found = choose(None, None, None, LATEST)
+    tell_of_other_exports(found, None, None)
+    said = capsys.readouterr().err
+
+    assert found.backend == DEFAULT_BACKEND
+    assert f"this is the export for {DEFAULT_BACKEND}; there is also --backend echo " in said
+    tell_of_other_exports(found, "another", None)
+    assert capsys.readouterr().err == ""
