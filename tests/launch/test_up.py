@@ -144,7 +144,10 @@ def test_up_again_with_other_settings_is_refused(cli, export, options) -> None:
     again = cli("up", "--backend", "echo", *options)
 
     assert again.returncode == 2
-    assert "echo-m is already running with other settings: the latest version" in again.stderr
+    assert (
+        "echo-m is already running with other settings: the pinned or latest version"
+        in again.stderr
+    )
     assert "hint: leave out what differs, or stop it first: mlserve down echo-m" in again.stderr
 
 
