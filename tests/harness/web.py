@@ -80,8 +80,11 @@ def uvicorn(app: str, *options: str) -> tuple[str, ...]:
 
 
 def hypercorn(app: str, *options: str) -> tuple[str, ...]:
-    """Return the command of Hypercorn for that application."""
-    return ("hypercorn", app, "--bind", "127.0.0.1:0", *options)
+    """Return the command of Hypercorn for that application.
+
+    By default it hangs up after 5 s without a request, for which a busy machine may stand still.
+    """
+    return ("hypercorn", app, "--bind", "127.0.0.1:0", "--keep-alive", "60", *options)
 
 
 def flask(app: str) -> tuple[str, ...]:
