@@ -15,6 +15,7 @@ from mlserve.bench.load import SPARE_FILES, ClosedLoop, Load, Share, Window, run
 from mlserve.bench.tally import Tally
 from mlserve.bench.target import Target
 from mlserve.errors import UsageError
+from mlserve.launch.signals import Interrupts
 from mlserve.system import allow_open_files, usable_cpus
 
 _RATE_OF_ONE = 4000.0
@@ -106,19 +107,15 @@ def require_files(load: Load, processes: int | None) -> None:
 def _interrupts_kept() -> Iterator[None]:
     """Raise Ctrl-C after the block: in processes that are started there, once they can bear it.
 
-    Main thread only. To block the signal is not enough: another thread may take it, and Python
-    raises it here all the same.
+    They take over what is blocked. For this process that is not enough: another thread may take the
+    signal, and Python raises it in the main thread all the same.
     """
-    came: list[int] = []
-    action = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, action)
-    if came:
-        signal.raise_signal(signal.SIGINT)
+    with Interrupts.watched() as interrupts, interrupts.held():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _interrupts: list[int] = []

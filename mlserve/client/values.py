@@ -15,7 +15,7 @@ from typing import Any
 from mlserve.client.tensor import Tensor
 from mlserve.errors import InvalidInput, counted, shortened
 from mlserve.tensors import DType
-from mlserve.wire.tensors import COMPLEX, FLOATS, integer_limits, pack_numbers
+from mlserve.wire.tensors import COMPLEX, FLOATS, float64_holds, integer_limits, pack_numbers
 
 _LISTS = (list, tuple, range)
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, type(None)})
@@ -23,8 +23,6 @@ _MOST_DIMENSIONS = 64
 """numpy's limit; a list that contains itself has no end."""
 _TIMES = ("m", "M")
 _SHOWN = 60
-_EXACT = 2**53
-"""Up to here a float64 is every whole number."""
 _NATURAL = {
     bool: DType.BOOL,
     int: DType.INT64,
@@ -114,12 +112,7 @@ def reason_against(dtype: DType, value: Any) -> str:
 
 def _is_lost(item: Any) -> bool:
     """Return whether it is a whole number that float64 rounds, which is an id as a rule."""
-    if type(item) is not int or -_EXACT <= item <= _EXACT:
-        return False
-    try:
-        return int(float(item)) != item
-    except OverflowError:  # another error says so
-        return False
+    return type(item) is int and not float64_holds(item)
 
 
 def _reason_against_number(dtype: DType, value: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from mlserve.errors import InvalidInput, shortened
 from mlserve.tensors import DType, TensorSpec
-from mlserve.wire.tensors import INTEGERS, integer_limits
+from mlserve.wire.tensors import INTEGERS, float64_holds, integer_limits
 
 _NUMBER = re.compile(
     r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*|\s*[+-]?(nan|inf(inity)?)\s*", re.I
@@ -149,8 +149,8 @@ def _number_of(value: Any, dtype: DType) -> Any:
     if value is None:
         return _missing(dtype)
     if dtype in _TOO_LARGE:
-        if dtype is DType.FLOAT64 and type(value) is int and abs(value) > _EXACT:
-            _require_held(str(value))
+        if dtype is DType.FLOAT64 and type(value) is int:
+            _require_held(value, str(value))
         is_cut = type(value) is float and math.isinf(value)
         return _fitting(_number(value, dtype), "a number" if is_cut else str(value), dtype)
     if dtype is DType.BOOL:
@@ -167,9 +167,11 @@ def _float_of(cell: str, dtype: DType) -> float:
         if cell.strip().lower() in _MISSING:
             return math.nan
         raise WrongCell(f"'{shortened(cell)}' is not a number")
+    number = _fitting(float(cell), cell, dtype)
     if dtype is DType.FLOAT64 and len(cell) > _ALWAYS_EXACT and _WHOLE.fullmatch(cell):
-        _require_held(cell.partition(".")[0])
-    return _fitting(float(cell), cell, dtype)
+        digits = cell.partition(".")[0].strip().lstrip("+-0")  # int() takes 4,300, zeros too
+        _require_held(int(digits or "0"), cell.strip())
+    return number
 
 
 def _fitting(value: float, shown: str, dtype: DType) -> float:
@@ -179,11 +181,10 @@ def _fitting(value: float, shown: str, dtype: DType) -> float:
     return value
 
 
-def _require_held(whole: str) -> None:
+def _require_held(whole: int, shown: str) -> None:
     """Raise WrongCell for a whole number that a float64 would change, such as a long id."""
-    number = float(whole)
-    if math.isfinite(number) and int(number) != int(whole):
-        raise WrongCell(f"{shortened(whole.strip())} is a whole number that float64 cannot hold")
+    if not float64_holds(whole):
+        raise WrongCell(f"{shortened(shown)} is a whole number that float64 cannot hold")
 
 
 def _number(value: Any, dtype: DType) -> float:

@@ -120,6 +120,14 @@ def item_size(dtype: DType) -> int:
     return struct.calcsize(_CODES[dtype]) * (2 if dtype in COMPLEX else 1)
 
 
+def float64_holds(whole: int) -> bool:
+    """Return whether a float64 is exactly that number; True beyond its range, as others tell."""
+    try:
+        return int(float(whole)) == whole
+    except OverflowError:
+        return True
+
+
 def integer_limits(dtype: DType) -> tuple[int, int]:
     """Return the smallest and the largest number of one of INTEGERS."""
     bits = 8 * item_size(dtype)

@@ -163,3 +163,8 @@ def test_a_cell_may_hold_a_json_array() -> None:
     for cell in ("[1, 2", f"[{'7' * 5000}]", '[{"a": 1, "a": 2}]'):
         with pytest.raises(WrongCell, match="is not a JSON array"):
             read(cell)
+
+
+def test_a_number_with_many_zeros_before_it_is_that_number() -> None:
+    """Python reads no more than 4,300 digits as one integer."""
+    assert text_reader(DType.FLOAT64)(f"-{'0' * 5000}7") == -7.0
