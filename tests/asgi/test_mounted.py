@@ -16,6 +16,7 @@ import pytest
 
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import PHOTO, EchoModel
+from tests.harness.raw_http2 import DATA, END_STREAM, PING, Heard, RawHttp2, frame
 from tests.harness.server import MODEL
 from tests.harness.web import WebServer, hypercorn, running, uvicorn
 
@@ -188,6 +189,29 @@ def test_over_http_2(run: Run, tmp_path: Path) -> None:
         assert "connection" not in refused.headers
         answer = client.post("/ml" + PREDICT, content=PHOTO, headers=BEARER)
         assert answer.json() == {"predictions": ["sorrel"]}
+
+
+def test_over_http_2_a_body_that_comes_after_the_refusal_harms_no_other_call(
+    run: Run, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    web = run(hypercorn("applications:app"), token_file=str(token))
+    photo = {"content-type": "application/octet-stream", "content-length": str(len(PHOTO))}
+
+    with RawHttp2(web.url.removeprefix("http://")) as client:
+        client.call(1, "/ml" + PREDICT, tuple(photo.items()))
+        refused = client.streams.setdefault(1, Heard())
+        client.listen(lambda: bool(refused.data))
+        assert refused.headers[":status"] == "401"
+        for sent in range(len(PHOTO)):  # one byte a round trip, so that all come after the answer
+            client.say(frame(DATA, 0, 1, PHOTO[sent : sent + 1]) + frame(PING, 0, 0, bytes(8)))
+            client.listen(lambda sent=sent: len(client.pings) > sent)
+        client.say(frame(DATA, END_STREAM, 1))
+        assert client.answer(1).has_ended
+
+        client.call(3, "/ml" + PREDICT, (*photo.items(), ("authorization", BEARER["Authorization"])), data=PHOTO)
+        assert json.loads(client.answer(3).data) == {"predictions": ["sorrel"]}
 
 
 def test_below_a_proxy_that_strips_a_prefix(run: Run) -> None:

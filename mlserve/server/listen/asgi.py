@@ -80,7 +80,9 @@ class AsgiRequest(Request):
     async def respond(self, response: Response, *, lingers: bool) -> None:
         if not self.http_version.startswith("1"):  # HTTP/2 forbids it (RFC 9113, section 8.2.2)
             response.headers.pop("connection", None)
-            lingers = False
+            # Hypercorn 0.18 drops the whole connection, with every call on it, when more of the
+            # body comes after the answer's end.
+            lingers = not self.has_arrived
         await send_response(response, self._send, more_body=lingers)
         if lingers:
             with suppress(TimeoutError, ClientGone):
