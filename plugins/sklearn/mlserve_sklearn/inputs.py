@@ -171,8 +171,9 @@ def _series(values: Array, column: Column) -> Any:
     kind = np.array(column.categories).dtype
     if kind.kind in "ib" and values.dtype.kind == "f" and (np.mod(values, 1) == 0).all():
         values = values.astype(kind)  # a matrix has them as float64
-    known = pd.Categorical(values, categories=pd.Index(column.categories))
-    unknown = np.flatnonzero(known.isna() & ~pd.isna(values))
+    categories = pd.Index(column.categories)
+    codes = categories.get_indexer(values)  # -1 for what is missing, or no category
+    unknown = np.flatnonzero((codes == -1) & ~pd.isna(values))
     if len(unknown) and not column.takes_unknown:
         row = unknown[0]
         value = values[row] if isinstance(values[row], str) else values[row].item()
@@ -181,4 +182,4 @@ def _series(values: Array, column: Column) -> Any:
             "estimator was not trained with",
             hint="send one of its categories, or a missing value if it has seen those",
         )
-    return pd.Series(known)
+    return pd.Series(pd.Categorical.from_codes(codes, categories))
