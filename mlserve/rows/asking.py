@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlserve.errors import (
@@ -90,30 +91,47 @@ class Asking:
 
     def outcomes(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[Outcome]:
         """Yield the outcome of each row, in their order. Raises what no other row would escape."""
+        batches = self._batches(rows)
+        for batch in batches:
+            if batch.ready:
+                yield from self._answered(chain([batch], batches))
+            else:
+                yield from _merged(batch, iter(()))
+
+    def _answered(self, batches: Iterator[_Batch]) -> Iterator[Outcome]:
+        """Yield the outcomes of batches up to the first without a row to send, and of that one.
+
+        The errors of its rows are given out before more is read: they would pile up in memory.
+        """
         sent: deque[_Batch] = deque()
 
         def requests() -> Iterator[Mapping[str, Any]]:
-            for batch in self._batches(rows):
+            for batch in batches:
                 sent.append(batch)
-                if batch.ready:
-                    yield batch.inputs()
+                if not batch.ready:
+                    return
+                yield batch.inputs()
 
         answers = self.client.infer_many(
             requests(), parallel=self.parallel, timeout=self.timeout, **self._question()
         )
         for answer in answers:
-            while not sent[0].ready:
-                yield from _merged(sent.popleft(), iter(()))
             batch = sent.popleft()
             yield from _merged(batch, self._settled(batch.ready, answer))
         for batch in sent:
             yield from _merged(batch, iter(()))
 
     def _batches(self, rows: Iterator[ReadyRow | BadRow]) -> Iterator[_Batch]:
+        """Yield the rows in batches; rows that are not sent go with those around them.
+
+        With one request in flight a batch has no more rows than a request, so that whoever writes
+        a stream in step with the answers is told of a bad row at once.
+        """
         batch = _Batch()
         for row in rows:
             batch.add(row)
-            if len(batch.ready) >= self.size or len(batch.rows) >= 2 * DEFAULT_BATCH + self.size:
+            most = self.size if self.parallel == 1 else 2 * DEFAULT_BATCH + self.size
+            if len(batch.ready) >= self.size or len(batch.rows) >= most:
                 yield batch
                 batch = _Batch()
         if batch.rows:

@@ -104,6 +104,41 @@ def test_a_table_of_nothing_but_bad_rows() -> None:
     assert model.asked == []
 
 
+def test_bad_rows_are_given_out_before_the_whole_table_is_read() -> None:
+    """Those of a table in the wrong format would fill the memory."""
+    model, read = Model(_doubled), 0
+
+    def rows() -> Iterator[ReadyRow | BadRow]:
+        nonlocal read
+        for read in range(1, 10_001):
+            yield _row(read, 7 if read == 1 else InvalidInput("ragged"))
+
+    outcomes = Asking(cast("Any", model), 4, timeout=5).outcomes(rows())
+
+    assert next(outcomes).place.number == 1
+    for number, outcome in enumerate(outcomes, start=2):
+        assert outcome.place.number == number
+        assert read - number < 1000
+    assert read == 10_000
+    assert model.asked == [[7]]
+
+
+def test_one_row_at_a_time_a_bad_one_is_told_at_once() -> None:
+    """Before the next row is read, which may not be there before the answer is."""
+    read = 0
+
+    def rows() -> Iterator[ReadyRow | BadRow]:
+        nonlocal read
+        for read, value in enumerate((1, InvalidInput("ragged"), InvalidInput("ragged"), 4), 1):
+            yield _row(read, value)
+
+    asking = Asking(cast("Any", Model(_doubled)), 1, timeout=5, parallel=1)
+
+    assert [(outcome.place.number, read) for outcome in asking.outcomes(rows())] == [
+        (number, number) for number in range(1, 5)
+    ]
+
+
 def test_a_batch_that_is_too_large_makes_the_next_ones_smaller() -> None:
     def run(rows: list[Any]) -> Mapping[str, Any]:
         if len(rows) > 2:
