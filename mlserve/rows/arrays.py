@@ -143,7 +143,12 @@ def require_shapes(outputs: Mapping[str, Any], first: Mapping[str, Any]) -> None
 
 def save_arrays(stream: BinaryIO, arrays: Mapping[str, Array]) -> None:
     """Write a .npz file, which need not be seekable. Any name will do, `file` too."""
-    with zipfile.ZipFile(stream, "w") as archive:
+    archive = zipfile.ZipFile(stream, "w")
+    try:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+    except BaseException:
+        archive.fp = None  # else closing it writes the file's end, and fails in its own way
+        raise
+    archive.close()

@@ -49,6 +49,7 @@ def commands(echo: Any, photo: Path, tmp_path: Path) -> dict[str, list[Any]]:
         "predict json": ["predict", photo, *at, "--output", "json"],
         "predict jsonl": ["predict", photo, photo, *at, "--output", "jsonl"],
         "predict many": ["predict", photo, photo, *at],
+        "predict npz": ["predict", "--input", f"image=@{photo}", *at, "--output", "npz"],
         "status": ["status", *at],
         "metadata": ["metadata", *at, "--output", "json"],
         "plugins": ["plugins"],
@@ -69,7 +70,7 @@ def commands(echo: Any, photo: Path, tmp_path: Path) -> dict[str, list[Any]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("predict", "predict json", "predict jsonl", "predict many"),
+        *("predict", "predict json", "predict jsonl", "predict many", "predict npz"),
         *("status", "metadata", "plugins", "ps", "doctor"),
     ],
 )
