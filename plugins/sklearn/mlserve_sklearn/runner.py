@@ -118,21 +118,27 @@ def task_of(estimator: Any) -> str:
 
 
 def _outputs(estimator: Any, rows: Any) -> Iterator[tuple[str, Array]]:
+    scoring = getattr(estimator, "predict_proba", None)
+    if scoring is None and task_of(estimator) == "outlier-detector":
+        scoring = estimator.decision_function
+    # A step with `copy=False` overwrites what the first method is given: the second has its own.
+    again = None if scoring is None else rows.copy()
     predicted = _dense(estimator.predict(rows))
     has_classes = hasattr(estimator, "classes_")
     if task_of(estimator) == "regressor" or (predicted.dtype.kind == "f" and not has_classes):
         yield PREDICTION, predicted.astype(np.float64)
         return
     yield LABEL, _labels(predicted, getattr(estimator, "classes_", ()))
-    if hasattr(estimator, "predict_proba"):
-        scores = estimator.predict_proba(rows)
-        if not isinstance(scores, list):
-            yield PROBABILITIES, np.asarray(scores, dtype=np.float64)
-        else:  # of several targets, each with its own classes
-            for i, each in enumerate(scores):
-                yield f"{PROBABILITIES}_{i}", np.asarray(each, dtype=np.float64)
-    elif task_of(estimator) == "outlier-detector":
-        yield SCORE, np.asarray(estimator.decision_function(rows), dtype=np.float64)
+    if scoring is None:
+        return
+    scores = scoring(again)
+    if not hasattr(estimator, "predict_proba"):
+        yield SCORE, np.asarray(scores, dtype=np.float64)
+    elif not isinstance(scores, list):
+        yield PROBABILITIES, np.asarray(scores, dtype=np.float64)
+    else:  # of several targets, each with its own classes
+        for i, each in enumerate(scores):
+            yield f"{PROBABILITIES}_{i}", np.asarray(each, dtype=np.float64)
 
 
 def _dense(predicted: Any) -> Array:

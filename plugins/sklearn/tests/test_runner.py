@@ -10,7 +10,9 @@ import pytest
 import sklearn
 from mlserve_sklearn.backend import SklearnBackend
 from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
+from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
@@ -74,6 +76,26 @@ def test_an_estimator_that_overwrites_its_rows_leaves_those_of_the_request(opene
 
     assert np.array_equal(asked, rows)
     assert np.array_equal(runner.answers({"x": asked})["probabilities"], first["probabilities"])
+
+
+@pytest.mark.parametrize(
+    ("last", "method", "output"),
+    [
+        (LogisticRegression(), "predict_proba", "probabilities"),
+        (IsolationForest(n_estimators=5, random_state=0), "decision_function", "score"),
+    ],
+)
+def test_an_estimator_that_overwrites_its_rows_is_asked_for_each_output_about_the_same(
+    last: BaseEstimator, method: str, output: str, opened: Opened
+) -> None:
+    rows = np.random.default_rng(0).normal(3, 2, (20, 2))
+    steps = make_pipeline(StandardScaler(copy=False), clone(last))
+    steps.fit(rows.copy(), rows[:, 0] > 3)
+    expected = getattr(steps, method)(rows.copy())
+
+    answers = opened(steps).content.runner.answers({"x": rows})
+
+    assert np.allclose(answers[output], expected)
 
 
 def test_what_takes_only_the_type_it_was_fitted_on_gets_float32(opened: Opened) -> None:
