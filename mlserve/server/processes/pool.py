@@ -79,6 +79,7 @@ class RunnerProcesses:
         self._idle: list[RunnerProcess] = []
         self._running: dict[RunnerProcess, _Run] = {}
         self._queue: deque[_Run] = deque()
+        self._is_feeding = False
         self._settings: dict[RunnerProcess, ServerSettings] = {}
         self._replacing: set[asyncio.Task[None]] = set()
         self._starting: set[RunnerProcess] = set()
@@ -174,11 +175,21 @@ class RunnerProcesses:
         self._idle.append(process)
 
     def _feed(self) -> None:
-        """Give waiting runs to idle processes."""
-        while self._idle and self._queue:
-            run = self._queue.popleft()
-            if run.keep_wanted():
-                self._give(self._idle[-1], run)
+        """Give waiting runs to idle processes.
+
+        A run that nobody waits for ends here, at which the engine submits the next. That one only
+        joins the queue, as many may end so, and each inside the one before would be too deep.
+        """
+        if self._is_feeding:
+            return
+        self._is_feeding = True
+        try:
+            while self._idle and self._queue:
+                run = self._queue.popleft()
+                if run.keep_wanted():
+                    self._give(self._idle[-1], run)
+        finally:
+            self._is_feeding = False
 
     def _give(self, process: RunnerProcess, run: _Run) -> None:
         settings = run.works[0].settings

@@ -16,7 +16,7 @@ from mlserve_echo import EchoBackend
 from mlserve.admission.estimates import CostKey
 from mlserve.background import run_on_daemon_thread
 from mlserve.deadline import Deadline
-from mlserve.errors import InferenceFailed
+from mlserve.errors import InferenceFailed, Unavailable
 from mlserve.load_options import LoadOptions
 from mlserve.server.engine.work import Work
 from mlserve.server.models.loading import Served
@@ -160,6 +160,44 @@ class Caller:
         pass
 
 
+class Gone(Caller):
+    """A caller who has left."""
+
+    def has_left(self) -> bool:
+        return True
+
+
+def work_of(codec: PredictCodec, pool: RunnerProcesses, caller: Caller) -> Work[Any]:
+    kind = CostKey.from_rows("m", 1, "serving_default", 1)
+    served, times, deadline = Served("m", 1, False), StageTimes(), Deadline.after(20)
+    return Work(codec, served, pool, DEFAULT_SETTINGS, kind, deadline, times, caller)
+
+
+def test_any_number_of_calls_whose_callers_have_left_is_dropped_at_once(
+    model: EchoModel, source: ModelSpec
+) -> None:
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+    request = request_of("m", b"photo")
+    codec = PredictCodec(request.SerializeToString(), request)
+    works = [work_of(codec, pool, Gone()) for _ in range(1000)]
+
+    def submit_next(index: int) -> None:  # as the engine does when a slot is free again
+        if index < len(works):
+            pool.submit([works[index]], lambda _: submit_next(index + 1))
+
+    async def submit_all() -> None:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        try:
+            submit_next(0)
+        finally:
+            await run_on_daemon_thread(pool.close)
+
+    asyncio.run(submit_all())
+    assert all(isinstance(work.error, Unavailable) for work in works)
+
+
 class Heavy(PredictCodec):
     """A codec that there is no memory to copy."""
 
@@ -176,9 +214,7 @@ def test_a_call_that_cannot_be_sent_fails_and_the_next_one_is_run(
 
     async def run(codec: PredictCodec) -> Work[Any]:
         done = asyncio.get_running_loop().create_future()
-        kind = CostKey.from_rows("m", 1, "serving_default", 1)
-        served, times, deadline = Served("m", 1, False), StageTimes(), Deadline.after(20)
-        work = Work(codec, served, pool, DEFAULT_SETTINGS, kind, deadline, times, Caller())
+        work = work_of(codec, pool, Caller())
         pool.submit([work], done.set_result)
         await done
         return work
