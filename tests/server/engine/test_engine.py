@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,9 +19,15 @@ IMAGE = np.array([b"x"], object), DType.BYTES
 
 
 @pytest.fixture
-def narrow(model: Any, start: Any) -> Any:
+def released(tmp_path: Path) -> Path:
+    """The worker of `narrow` is kept busy by `occupy` until there is this file."""
+    return tmp_path / "released"
+
+
+@pytest.fixture
+def narrow(model: Any, start: Any, released: Path) -> Any:
     """A server with one worker, and room for one request to wait."""
-    model.put(1)
+    model.put(1, released=str(released))
     server = start("--threads", "1", "--max-queue", "1")
     model.journal.write_text("")
     return server
@@ -28,10 +35,10 @@ def narrow(model: Any, start: Any) -> Any:
 
 @pytest.fixture
 def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any) -> Any:
-    """Keeps the one worker busy for that many seconds; returns when it is."""
+    """Keeps the one worker busy until it is released; returns when it is."""
 
-    def occupy(seconds: float, timeout: float = 20) -> Any:
-        request = request_of("slow", seconds=(np.array([seconds], np.float32), DType.FLOAT32))
+    def occupy(timeout: float = 60) -> Any:
+        request = request_of("slow", seconds=(np.array([60], np.float32), DType.FLOAT32))
         call = predict_on(narrow, request, timeout=timeout)
         wait_until(lambda: model.runs() == ["slow"])
         return call
@@ -44,10 +51,18 @@ def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
+def hurried(server: Any) -> str:
+    """The error of a request with half a second."""
+    answer = server.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "500"})
+    assert answer.status_code in (429, 504)
+    error: str = answer.json()["error"]
+    return error
+
+
 def test_a_full_queue_is_said_so(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
 ) -> None:
-    slow = occupy(1.5)
+    slow = occupy()
     first, second = (predict_on(narrow, request_of(image=IMAGE)) for _ in range(2))
     wait_until(lambda: first.done() or second.done())
     refused, waiting = (first, second) if first.done() else (second, first)
@@ -57,33 +72,33 @@ def test_a_full_queue_is_said_so(
     assert answer.status_code == 429
     assert answer.json() == {"error": "1 requests are running and 1 waiting: the queue is full"}
     assert answer.headers["retry-after"] == "1"
+    released.touch()
     assert slow.result().outputs["done"].float_val
     assert waiting.result().outputs["output_0"].string_val == [b"sorrel"]
     assert model.runs() == ["slow", "serving_default"]
 
 
 def test_what_expires_in_the_queue_is_never_started(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
 ) -> None:
-    slow = occupy(1)
-    call = predict_on(narrow, request_of("top_k", image=IMAGE), timeout=0.2)
+    slow = occupy()
+    call = predict_on(narrow, request_of("top_k", image=IMAGE), timeout=0.5)
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
-    answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "100"})
-    assert answer.status_code == 504
-    assert "while waiting in the server's queue" in answer.json()["error"]
+    wait_until(lambda: "waiting in the server's queue" in hurried(narrow))  # its place is free
+    released.touch()
     assert slow.result()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
     assert model.runs() == ["slow", "serving_default"]
 
 
 def test_the_slot_is_held_until_the_work_has_ended(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, released: Path
 ) -> None:
     """The caller has its answer at once, and no second request runs beside the first."""
-    slow = occupy(1.5, timeout=0.3)
+    slow = occupy(timeout=2)
     assert code_of(slow) is grpc.StatusCode.DEADLINE_EXCEEDED
-    answer = narrow.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "100"})
-    assert "while waiting in the server's queue" in answer.json()["error"]
+    assert "while waiting in the server's queue" in hurried(narrow)
+    released.touch()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
 
 
@@ -95,13 +110,14 @@ def probe(server: Any) -> int:
 
 
 def test_a_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
 ) -> None:
-    slow = occupy(2)
+    slow = occupy()
     call = predict_on(narrow, request_of("top_k", image=IMAGE))
     wait_until(lambda: probe(narrow) == 429)
     call.cancel()
     wait_until(lambda: probe(narrow) == 504)
+    released.touch()
     assert slow.result()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
     assert model.runs() == ["slow", "serving_default"]
@@ -118,12 +134,13 @@ SENT = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}
     ],
 )
 def test_a_rest_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, model: Any, path: str, body: Any
+    narrow: Any, occupy: Any, model: Any, released: Path, path: str, body: Any
 ) -> None:
-    slow = occupy(1.5)
+    slow = occupy()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{narrow.rest}{path}", json=body, timeout=0.3)
     wait_until(lambda: probe(narrow) == 504)
+    released.touch()
     assert slow.result()
     assert narrow.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
     assert model.runs() == ["slow", "serving_default"]
@@ -137,8 +154,8 @@ def test_a_deadline_that_has_passed_already_is_never_started(narrow: Any, model:
 
 @pytest.fixture
 def measured(model: Any, start: Any, predict_on: Any, request_of: Any) -> Any:
-    """A server with one worker that knows how long an image takes: 0.5 s, as the model waits."""
-    model.put(1, delay=0.5)
+    """A server with one worker that knows how long an image takes: 0.8 s, as the model waits."""
+    model.put(1, delay=0.8)
     server = start("--threads", "1", "--max-queue", "64")
     for _ in range(3):
         assert predict_on(server, request_of(image=IMAGE)).result()
@@ -151,24 +168,25 @@ def test_what_cannot_be_in_time_is_refused_on_arrival_with_when_to_come_back(
 ) -> None:
     call = predict_on(measured, request_of(image=IMAGE))
     wait_until(lambda: model.runs() == ["serving_default"])
-    refused = predict_on(measured, request_of(image=IMAGE), timeout=0.6)
+    refused = predict_on(measured, request_of(image=IMAGE), timeout=1.2)
     assert code_of(refused) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "the answer would come about 0." in refused.exception().details()
+    assert "the answer would come about " in refused.exception().details()
     pushback = int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"])
-    assert 0 < pushback <= 500, "at most what is left of the one that runs"
+    assert 0 < pushback <= 800, "at most what is left of the one that runs"
     assert call.result()
     assert model.runs() == ["serving_default"]
 
 
 def test_over_rest_the_client_is_told_in_seconds_and_in_milliseconds(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, released: Path
 ) -> None:
-    slow = occupy(1)
+    slow = occupy()
     waiting = predict_on(narrow, request_of(image=IMAGE))
     wait_until(lambda: probe(narrow) == 429)
     answer = narrow.post({"inputs": ["x"]})
     assert answer.status_code == 429
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1000")
+    released.touch()
     assert slow.result()
     assert waiting.result()
 
@@ -177,9 +195,9 @@ def test_a_deadline_that_no_idle_server_could_keep_is_said_so_at_once(
     measured: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     """Not Overloaded: to come back does not help."""
-    call = predict_on(measured, request_of(image=IMAGE), timeout=0.15)
+    call = predict_on(measured, request_of(image=IMAGE), timeout=0.4)
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "the model needs about 0.5" in call.exception().details()
+    assert "the model needs about " in call.exception().details()
     assert model.runs() == []
 
 
@@ -187,9 +205,9 @@ def test_the_signature_is_looked_at_again_when_the_body_has_been_read(
     measured: Any, model: Any
 ) -> None:
     """A REST body is read on the worker: until then nothing says what it asks for."""
-    answer = measured.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "150"})
+    answer = measured.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "400"})
     assert answer.status_code == 504
-    assert "the model needs about 0.5" in answer.json()["error"]
+    assert "the model needs about " in answer.json()["error"]
     assert model.runs() == []
 
 
