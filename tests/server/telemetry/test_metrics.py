@@ -43,6 +43,23 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return sum(v for (n, found), v in samples.items() if n == f"mlserve_{name}" and wanted <= found)
 
 
+HELD = np.array([60], np.float32), DType.FLOAT32
+"""The seconds of a call that runs until the model is released."""
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """The model of `held` keeps its calls of `slow` until there is this file."""
+    return tmp_path / "released"
+
+
+@pytest.fixture
+def held(model: Any, start: Any, released: Path) -> Any:
+    """A server with one worker, and room for one request to wait, whose `slow` is released."""
+    model.put(7, released=str(released))
+    return start("--threads", "1", "--max-queue", "1")
+
+
 @pytest.fixture
 def counted(server: Any) -> Callable[..., None]:
     """Does something, and waits until a series has grown by one and no more."""
@@ -127,56 +144,51 @@ def test_a_caller_that_makes_names_up_makes_no_series(server: Any) -> None:
 
 
 def test_a_deadline_that_passes_is_late(
-    server: Any, counted: Any, predict_on: Any, request_of: Any
+    held: Any, released: Path, predict_on: Any, request_of: Any
 ) -> None:
-    seconds = np.array([1.5], np.float32), DType.FLOAT32
-
-    def ask() -> None:
-        error = predict_on(server, request_of("slow", seconds=seconds), timeout=1).exception()
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-    counted(ask, "late_total", stage="run")
-    wait_until(lambda: value(scrape(server), "work_total", outcome="late") == 1)
+    error = predict_on(held, request_of("slow", seconds=HELD), timeout=2).exception()
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: value(scrape(held), "late_total", stage="run") == 1)
+    released.touch()
+    wait_until(lambda: value(scrape(held), "work_total", outcome="late") == 1)
 
 
-def test_refusals_of_a_full_queue(model: Any, start: Any, predict_on: Any, request_of: Any) -> None:
-    model.put(7)
-    server = start("--threads", "1", "--max-queue", "1")
-    slow = request_of("slow", seconds=(np.array([2], np.float32), DType.FLOAT32))
-    calls = [predict_on(server, slow)]
-    wait_until(lambda: value(scrape(server), "requests_running") == 1)
-    calls.append(predict_on(server, slow))
-    wait_until(lambda: value(scrape(server), "requests_waiting") == 1)
-    assert value(scrape(server), "queue_limit") == 1
-    assert server.post({"inputs": ["x"]}).status_code == 429
-    wait_until(lambda: value(scrape(server), "refused_total", reason="queue_full") == 1)
-    assert value(scrape(server), "requests_total", code="overloaded", transport="rest") == 1
+def test_refusals_of_a_full_queue(
+    held: Any, released: Path, predict_on: Any, request_of: Any
+) -> None:
+    slow = request_of("slow", seconds=HELD)
+    calls = [predict_on(held, slow, timeout=60)]
+    wait_until(lambda: value(scrape(held), "requests_running") == 1)
+    calls.append(predict_on(held, slow, timeout=60))
+    wait_until(lambda: value(scrape(held), "requests_waiting") == 1)
+    assert value(scrape(held), "queue_limit") == 1
+    assert held.post({"inputs": ["x"]}).status_code == 429
+    wait_until(lambda: value(scrape(held), "refused_total", reason="queue_full") == 1)
+    assert value(scrape(held), "requests_total", code="overloaded", transport="rest") == 1
+    released.touch()
     assert [call.result() is not None for call in calls] == [True, True]
-    wait_until(lambda: value(scrape(server), "requests_running") == 0)
+    wait_until(lambda: value(scrape(held), "requests_running") == 0)
 
 
 def test_a_client_that_leaves_is_cancelled(
-    server: Any, counted: Any, predict_on: Any, request_of: Any
+    held: Any, released: Path, predict_on: Any, request_of: Any
 ) -> None:
-    slow = request_of("slow", seconds=(np.array([0.5], np.float32), DType.FLOAT32))
-
-    def ask() -> None:
-        call = predict_on(server, slow)
-        wait_until(lambda: value(scrape(server), "requests_running") == 1)
-        call.cancel()
-
-    counted(ask, "requests_total", code="cancelled", transport="grpc")
-    wait_until(lambda: value(scrape(server), "work_total", outcome="gone") == 1)
+    call = predict_on(held, request_of("slow", seconds=HELD), timeout=60)
+    wait_until(lambda: value(scrape(held), "requests_running") == 1)
+    call.cancel()
+    cancelled = {"code": "cancelled", "transport": "grpc"}
+    wait_until(lambda: value(scrape(held), "requests_total", **cancelled) == 1)
+    released.touch()
+    wait_until(lambda: value(scrape(held), "work_total", outcome="gone") == 1)
 
 
-def test_a_client_that_hangs_up_is_cancelled(server: Any, counted: Any) -> None:
-    body = {"inputs": [0.7], "signature_name": "slow"}
-
-    def ask() -> None:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"http://{server.rest}/v1/models/m:predict", json=body, timeout=0.2)
-
-    counted(ask, "requests_total", code="cancelled", transport="rest")
+def test_a_client_that_hangs_up_is_cancelled(held: Any, released: Path) -> None:
+    body = {"inputs": [60], "signature_name": "slow"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"http://{held.rest}/v1/models/m:predict", json=body, timeout=0.5)
+    cancelled = {"code": "cancelled", "transport": "rest"}
+    wait_until(lambda: value(scrape(held), "requests_total", **cancelled) == 1)
+    released.touch()
 
 
 def test_batches_are_counted(model: Any, start: Any) -> None:
