@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 
@@ -21,11 +23,17 @@ from tests.harness.echo import tensors_manifest
 
 
 @pytest.fixture
-def batching(model: Any, start: Any) -> Any:
+def released(tmp_path: Path) -> Path:
+    """What `occupy` has begun ends once there is this file."""
+    return tmp_path / "released"
+
+
+@pytest.fixture
+def batching(model: Any, start: Any, released: Path) -> Any:
     """Starts a server with one worker that batches: `batching(delay, size=...)`."""
 
     def serve(delay: float = 0.0, size: int = 8, manifest: Manifest | None = None) -> Any:
-        model.put(1, manifest=manifest)
+        model.put(1, manifest=manifest, released=str(released))
         flags = ("--max-batch-size", str(size), "--max-batch-delay", str(delay))
         server = start("--threads", "1", *flags)
         model.journal.write_text("")
@@ -35,16 +43,31 @@ def batching(model: Any, start: Any) -> Any:
 
 
 @pytest.fixture
-def occupy(model: Any, predict_on: Any, request_of: Any) -> Any:
-    """Keeps the one worker of a server busy for a second, so that what comes then is queued."""
+def occupy(model: Any, predict_on: Any, request_of: Any, released: Path) -> Any:
+    """Keeps the one worker of a server busy, so that what comes then is queued.
 
-    def occupy(server: Any) -> Any:
-        request = request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
-        call = predict_on(server, request)
+    What it returns lets the worker go once that many calls have come, and waits for its answer.
+    """
+
+    def occupy(server: Any) -> Callable[[int], None]:
+        request = request_of("slow", seconds=(np.array([60.0], np.float32), DType.FLOAT32))
+        call = predict_on(server, request, timeout=60)
         wait_until(lambda: model.runs() == ["slow"])
-        return call
+
+        def release(queued: int) -> None:
+            wait_until(lambda: in_flight(server) == 1 + queued)
+            released.touch()
+            assert call.result()
+
+        return release
 
     return occupy
+
+
+def in_flight(server: Any) -> int:
+    """How many calls the server runs and lets wait."""
+    shown = httpx.get(f"http://{server.rest}/v2").json()["parameters"]
+    return int(shown["running"] + shown["waiting"])
 
 
 def images(*contents: bytes) -> tuple[Any, DType]:
@@ -60,18 +83,18 @@ def test_requests_that_wait_run_as_one_and_each_gets_its_own_answer(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     server = batching()
-    slow = occupy(server)
+    release = occupy(server)
     sent = [(1.0,), (2.0, 3.0), (4.0, 5.0, 6.0)]
     calls = [
         predict_on(server, request_of("two", a=numbers(*a), b=numbers(*[10.0] * len(a))))
         for a in sent
     ]
+    release(3)
     for a, call in zip(sent, calls, strict=True):
         outputs = call.result().outputs
         assert list(outputs["sum"].float_val) == [value + 10 for value in a]
         assert list(outputs["product"].float_val) == [value * 10 for value in a]
         assert [dim.size for dim in outputs["sum"].tensor_shape.dim] == [len(a)]
-    assert slow.result()
     assert model.runs() == ["slow", "two"]
 
 
@@ -81,12 +104,12 @@ def test_rows_that_depend_on_each_other_are_never_run_together(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, *, are_dependent: bool
 ) -> None:
     server = batching(manifest=tensors_manifest(has_dependent_rows=are_dependent))
-    slow = occupy(server)
+    release = occupy(server)
     calls = [
         predict_on(server, request_of("two", a=numbers(a), b=numbers(10.0))) for a in (1.0, 2.0)
     ]
+    release(2)
     assert [list(call.result().outputs["sum"].float_val) for call in calls] == [[11.0], [12.0]]
-    assert slow.result()
     assert model.runs() == ["slow", "two", *(["two"] if are_dependent else [])]
 
 
@@ -95,10 +118,11 @@ def test_a_bad_image_fails_alone_with_its_own_index(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any
 ) -> None:
     server = batching()
-    occupy(server)
+    release = occupy(server)
     good = [predict_on(server, request_of(image=images(b"x"))) for _ in range(2)]
     bad = predict_on(server, request_of(image=images(b"x", b"bad")))
     after = predict_on(server, request_of(image=images(b"x", b"x", b"x")))
+    release(4)
     assert bad.exception().code() is grpc.StatusCode.INVALID_ARGUMENT
     assert bad.exception().details() == "image 1 of 2 is not a JPEG or PNG file"
     for call, rows in [(good[0], 1), (good[1], 1), (after, 3)]:
@@ -110,7 +134,7 @@ def test_only_requests_of_one_signature_run_together(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     server = batching()
-    occupy(server)
+    release = occupy(server)
     calls = [
         predict_on(server, request_of(name, image=images(b"x")))
         for name in ("top_k", "serving_default", "top_k", "serving_default")
@@ -119,6 +143,7 @@ def test_only_requests_of_one_signature_run_together(
         predict_on(server, request_of("identity_float32", x=numbers(float(number))))
         for number in range(2)
     ]
+    release(6)
     for call in (*calls, *same):
         assert call.result()
     first, *runs = model.runs()
@@ -131,11 +156,12 @@ def test_a_client_that_has_left_is_not_part_of_the_batch(
     batching: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     server = batching()
-    slow = occupy(server)
+    release = occupy(server)
     gone = predict_on(server, request_of(image=images(b"bad")))
     stays = predict_on(server, request_of(image=images(b"x")))
+    wait_until(lambda: in_flight(server) == 3)
     gone.cancel()
-    assert slow.result()
+    release(1)
     assert stays.result().outputs["output_0"].string_val == [b"sorrel"]
     assert model.runs() == ["slow", "serving_default"]
 
@@ -145,10 +171,12 @@ def test_rest_requests_whose_signature_is_told_by_the_body_are_batched(
     batching: Any, occupy: Any, model: Any
 ) -> None:
     server = batching()
-    occupy(server)
+    release = occupy(server)
     with ThreadPoolExecutor(3) as clients:
         bodies = [{"instances": ["x"]}, {"instances": ["y", "z"]}, {"inputs": ["x"]}]
-        answers = list(clients.map(lambda body: server.post(body).json(), bodies))
+        asked = [clients.submit(server.post, body) for body in bodies]
+        release(3)
+        answers = [future.result().json() for future in asked]
     assert answers == [
         {"predictions": ["sorrel"]},
         {"predictions": ["sorrel", "sorrel"]},
@@ -182,11 +210,11 @@ def test_a_batch_never_waits_past_the_earliest_deadline(
 
 
 @pytest.fixture
-def likes_batches(model: Any, start: Any) -> Any:
+def likes_batches(model: Any, start: Any, released: Path) -> Any:
     """Starts a server with four workers, of a runtime that likes up to eight requests together."""
 
     def serve(*flags: str) -> Any:
-        model.put(1, together=8)
+        model.put(1, together=8, released=str(released))
         server = start("--threads", "4", *flags)
         model.journal.write_text("")
         return server
@@ -200,11 +228,11 @@ def test_a_runtime_that_likes_batches_gets_what_has_come_while_it_was_busy(
 ) -> None:
     """Three workers are free, but the runtime is not; the first request waits for no other."""
     server = likes_batches()
-    slow = occupy(server)
+    release = occupy(server)
     calls = [
         predict_on(server, request_of("two", a=numbers(a), b=numbers(1.0))) for a in (1.0, 2.0, 3.0)
     ]
-    assert slow.result()
+    release(3)
     sums = [list(call.result().outputs["sum"].float_val) for call in calls]
     assert sums == [[2.0], [3.0], [4.0]]
     assert model.runs() == ["slow", "two"]
@@ -217,13 +245,13 @@ def test_more_than_one_batch_may_wait_beside_free_workers(
     """The server reads and answers meanwhile; it once looked for the first of the second batch
     until half of that call's time was over."""
     server = likes_batches()
-    slow = occupy(server)
+    release = occupy(server)
     sent = [float(number) for number in range(20)]
     calls = [
         predict_on(server, request_of("two", a=numbers(a), b=numbers(1.0)), timeout=200)
         for a in sent
     ]
-    assert slow.result(timeout=50)
+    release(20)
     assert [call.result(timeout=50).outputs["sum"].float_val[0] for call in calls] == [
         value + 1 for value in sent
     ]
@@ -248,11 +276,11 @@ def test_the_user_s_batch_size_comes_before_the_runtime_s(
     likes_batches: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     server = likes_batches("--max-batch-size", "1")
-    slow = occupy(server)
+    release = occupy(server)
     calls = [predict_on(server, request_of(image=images(b"x"))) for _ in range(2)]
-    assert [call.result() for call in calls]
+    assert [call.result() for call in calls], "beside the one that is still held"
     assert model.runs() == ["slow"] + ["serving_default"] * 2
-    assert slow.result()
+    release(0)
 
 
 def known(server: Any, predict_on: Any, request_of: Any) -> None:
