@@ -113,9 +113,13 @@ class Channel:
         pickled = note.pickled or buffers.pop()
         return pickle.loads(pickled, buffers=buffers)  # noqa: S301 - the other side is this program
 
-    def close(self) -> None:
-        """Close both ways; the other side sees the end."""
+    def hang_up(self) -> None:
+        """Close the socket alone, while a thread still copies; the other side sees the end."""
         self.socket.close()
+
+    def close(self) -> None:
+        """Close both ways. No thread may still copy: the descriptor may soon be another file's."""
+        self.hang_up()
         self.board.close()
         os.close(self._memory)
 

@@ -67,6 +67,7 @@ class RunnerProcess:
         """How many processes in a row, the last of them in its place, died young."""
         self.to_load = Load(source, version, _codec_modules())
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_copying = False
         self._on_message: Callable[[RunnerProcess, Any], None] = _unexpected
         self._on_end: Callable[[RunnerProcess], None] = _unexpected
 
@@ -145,7 +146,10 @@ class RunnerProcess:
         if self._loop is not None:
             self._loop.remove_reader(self.channel.socket)
             self._loop = None
-        self.channel.close()
+        if self._is_copying:
+            self.channel.hang_up()
+        else:
+            self.channel.close()
 
     def _let_die(self) -> None:
         if self._life is not None:
@@ -197,10 +201,13 @@ class RunnerProcess:
         loop = self._loop
         assert loop is not None
         loop.remove_reader(self.channel.socket)
+        self._is_copying = True
 
         def done(copied: asyncio.Future[Any]) -> None:
-            if self._loop is None:
-                return  # closed meanwhile
+            self._is_copying = False
+            if self._loop is None:  # detached meanwhile
+                self.channel.close()
+                return
             loop.add_reader(self.channel.socket, self._hear)
             try:
                 result = copied.result()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from pickle import PickleBuffer
+from threading import Event
 from typing import Any
 
 import psutil
@@ -21,17 +23,21 @@ from mlserve.load_options import LoadOptions
 from mlserve.server.engine.work import Work
 from mlserve.server.models.loading import Served
 from mlserve.server.models.versions import ModelSpec
-from mlserve.server.processes.channel import LONG, pack
+from mlserve.server.processes.channel import BOARD, LONG, Channel, pack
 from mlserve.server.processes.pool import RunnerProcesses
 from mlserve.server.processes.process import RunnerProcess
 from mlserve.server.request import StageTimes
 from mlserve.server.tfs.grpc import PredictCodec
 from mlserve.settings import DEFAULT_SETTINGS, LogFormat
 from mlserve.store import VersionPolicy
+from mlserve.tensors import DType
 from mlserve.testing.questions import request_of
+from mlserve.wire.proto.serving_pb2 import PredictRequest
 from tests.harness.echo import EchoModel
 
 pytestmark = pytest.mark.server
+MARK = b"another file" * 2 * BOARD
+"""More than any message in these tests."""
 
 
 @pytest.fixture
@@ -196,6 +202,55 @@ def test_any_number_of_calls_whose_callers_have_left_is_dropped_at_once(
 
     asyncio.run(submit_all())
     assert all(isinstance(work.error, Unavailable) for work in works)
+
+
+@pytest.mark.parametrize("copying", ["write", "read"])
+def test_a_copy_that_goes_on_after_the_end_touches_no_other_file(
+    copying: str, model: EchoModel, source: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A shadow's process is ended while it is asked: what is opened next gets its descriptors.
+    model.put(1)
+    begun, goes_on, ended = Event(), Event(), Event()
+    copy = getattr(Channel, copying)
+
+    def held(channel: Channel, given: Any) -> Any:
+        if not given.is_long:  # it is copied on the event loop
+            return copy(channel, given)
+        begun.set()
+        assert goes_on.wait(20)
+        try:
+            return copy(channel, given)
+        finally:
+            ended.set()
+
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+    request = PredictRequest(model_spec={"name": "m", "signature_name": "identity_float32"})
+    x = request.inputs["x"]
+    x.dtype = DType.FLOAT32.tf_number  # type: ignore[assignment]
+    x.tensor_content = bytes(2 * LONG)
+    for size in (1, LONG // 2):
+        x.tensor_shape.dim.add(size=size)
+    codec = PredictCodec(request.SerializeToString(), request)
+
+    async def end_meanwhile(others: list[int]) -> None:
+        await run_on_daemon_thread(pool.start)
+        monkeypatch.setattr(Channel, copying, held)
+        pool.attach()
+        pool.submit([work_of(codec, pool, Caller())], lambda _: None)
+        await run_on_daemon_thread(begun.wait, 20)
+        await pool.end()
+        others += [os.memfd_create("another") for _ in range(8)]
+        for other in others:
+            os.write(other, MARK)
+        goes_on.set()
+        await run_on_daemon_thread(ended.wait, 20)
+
+    others = list[int]()
+    asyncio.run(end_meanwhile(others))
+    found = [os.pread(other, 4 * LONG, 0) for other in others]
+    for other in others:
+        os.close(other)
+    assert all(each == MARK for each in found)
 
 
 class Heavy(PredictCodec):
