@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +22,7 @@ import typer.main
 
 from mlserve.cli.app import app
 from tests.documents import ROOT, blocks, code, name, pages, prose
+from tests.harness.ports import free_ports
 
 RUNNABLE = ("bash", "python")
 LINKED = [
@@ -87,14 +87,6 @@ def _script(page: Path, grpc: int, rest: int, exports: Path) -> str:
     return "set -euxo pipefail\n" + _MLSERVE.format(grpc=grpc, rest=rest, exports=exports) + ported
 
 
-def _free_ports() -> tuple[int, int]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        return one.getsockname()[1], two.getsockname()[1]
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder that holds what a clone holds, so that this one keeps nothing that a page writes."""
@@ -122,7 +114,7 @@ def test_every_command_of_a_page_works(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     try:
         done = subprocess.run(
-            ["bash", "-c", _script(page, *_free_ports(), exports)],
+            ["bash", "-c", _script(page, *free_ports(2), exports)],
             cwd=checkout,
             env={**os.environ, "PATH": path},
             capture_output=True,

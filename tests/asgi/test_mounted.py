@@ -210,7 +210,12 @@ def test_over_http_2_a_body_that_comes_after_the_refusal_harms_no_other_call(
         client.say(frame(DATA, END_STREAM, 1))
         assert client.answer(1).has_ended
 
-        client.call(3, "/ml" + PREDICT, (*photo.items(), ("authorization", BEARER["Authorization"])), data=PHOTO)
+        client.call(
+            3,
+            "/ml" + PREDICT,
+            (*photo.items(), ("authorization", BEARER["Authorization"])),
+            data=PHOTO,
+        )
         assert json.loads(client.answer(3).data) == {"predictions": ["sorrel"]}
 
 

@@ -19,6 +19,7 @@ import pytest
 from mlserve.client import Client
 from mlserve.errors import DeadlineExceeded, Unavailable
 from mlserve.testing.processes import wait_until
+from tests.harness.ports import free_ports
 
 pytestmark = pytest.mark.server
 
@@ -65,11 +66,7 @@ def test_a_log_on_a_full_disk_does_not_stop_it(servers: Any, log_format: str) ->
     servers.model.put(1)
     argv = [sys.executable, "-m", "mlserve.server", "--backend", "echo", "--model", "m"]
     argv += ["--base-path", str(servers.model.base_path), "--log-format", log_format]
-    with ExitStack() as stack:
-        ports = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for port in ports:
-            port.bind(("127.0.0.1", 0))
-        grpc_port, rest_port = (str(port.getsockname()[1]) for port in ports)
+    grpc_port, rest_port = map(str, free_ports(2))
     argv += ["--grpc-port", grpc_port, "--rest-port", rest_port]
     with Path("/dev/full").open("w") as full, subprocess.Popen(argv, stderr=full) as process:
         try:

@@ -17,15 +17,15 @@ from mlserve_models.hub_cache import CachedModule, require_reachable
 
 from mlserve.errors import ExportError
 from mlserve.sources import Classifier
+from tests.harness.ports import free_ports
 
 THREE_WAYS = ("--weights FILE", "--model efficientnet_lite0", "TFHUB_CACHE_DIR")
 
 
 @pytest.fixture
 def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    [port] = free_ports(1)
+    return port
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from mlserve.client.retries import ONCE
 from mlserve.testing.processes import stopping, wait_until
 from tests.harness.activation import ServiceManager, service_manager
 from tests.harness.echo import PHOTO, EchoModel
+from tests.harness.ports import free_ports
 
 pytestmark = pytest.mark.server
 
@@ -196,8 +197,7 @@ def test_sockets_of_another_kind_are_refused(tmp_path: Path, argv: tuple[str, ..
 )
 def test_systemd_passes_a_port_and_a_unix_socket(tmp_path: Path, argv: tuple[str, ...]) -> None:
     rest, log = tmp_path / "rest.sock", tmp_path / "log"
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     activate = ("systemd-socket-activate", "--fdname=grpc:rest", f"--listen=127.0.0.1:{port}")
     kept = [f"--setenv={name}" for name in ("PATH", "HOME", "MLSERVE_HOME")]
     with (
