@@ -39,6 +39,12 @@ from tests.conftest import Export
 from tests.harness.echo import PHOTO
 
 
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """What a version that is exported with this path holds, as `slow`, ends once it is a file."""
+    return tmp_path / "released"
+
+
 def _during(serving: MountedServer, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Return what `ask` returns while the server runs."""
 
@@ -231,36 +237,42 @@ def test_infer_names_a_model_or_version_that_is_not_there(export: Export) -> Non
     _during(serving, ask)
 
 
-def test_a_late_call_ends_in_time_and_one_too_many_is_refused(export: Export) -> None:
-    export()
+def test_a_late_call_ends_in_time_and_one_too_many_is_refused(
+    export: Export, released: Path
+) -> None:
+    export(released=str(released))
+    let_go = released.touch
     serving = mlserve.server.mount(threads=1, max_queue=0)
 
     async def ask() -> None:
-        slow = asyncio.create_task(serving.infer({"seconds": [0.6]}, signature="slow", timeout=0.2))
+        slow = asyncio.create_task(serving.infer({"seconds": [60]}, signature="slow", timeout=1))
         await _running(serving, 1)
         with pytest.raises(Overloaded, match="the queue is full") as refused:
             await serving.predict(PHOTO, timeout=Deadline.after(5))
         assert refused.value.retry_after is not None
-        with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
+        with pytest.raises(DeadlineExceeded, match=r"within 1 s"):
             await slow
+        let_go()
         await _running(serving, 0)
         assert (await serving.predict(PHOTO)).label == "sorrel"
 
     _during(serving, ask)
 
 
-def test_a_critical_call_displaces_one_that_waits(export: Export) -> None:
-    export()
+def test_a_critical_call_displaces_one_that_waits(export: Export, released: Path) -> None:
+    export(released=str(released))
+    let_go = released.touch
     serving = mlserve.server.mount(threads=1, max_queue=1)
 
     async def ask() -> None:
-        slow = asyncio.create_task(serving.infer({"seconds": [0.5]}, signature="slow"))
+        slow = asyncio.create_task(serving.infer({"seconds": [60]}, signature="slow"))
         await _running(serving, 1)
         waiting = asyncio.create_task(serving.predict(PHOTO, priority="sheddable"))
         await _until(lambda: _engine(serving).waiting == 1)
         critical = asyncio.create_task(serving.predict(PHOTO, priority="critical"))
         with pytest.raises(Overloaded):
             await waiting
+        let_go()
         assert (await critical).label == "sorrel"
         await slow
         with pytest.raises(UsageError, match="x-request-priority must be sheddable"):
@@ -269,12 +281,13 @@ def test_a_critical_call_displaces_one_that_waits(export: Export) -> None:
     _during(serving, ask)
 
 
-def test_a_cancelled_call_leaves_the_queue(export: Export) -> None:
-    export()
+def test_a_cancelled_call_leaves_the_queue(export: Export, released: Path) -> None:
+    export(released=str(released))
+    let_go = released.touch
     serving = mlserve.server.mount(threads=1)
 
     async def ask() -> None:
-        first = asyncio.create_task(serving.infer({"seconds": [0.3]}, signature="slow"))
+        first = asyncio.create_task(serving.infer({"seconds": [60]}, signature="slow"))
         await _running(serving, 1)
         second = asyncio.create_task(serving.predict(PHOTO))
         await _until(lambda: _engine(serving).waiting == 1)
@@ -282,6 +295,7 @@ def test_a_cancelled_call_leaves_the_queue(export: Export) -> None:
         with pytest.raises(asyncio.CancelledError):
             await second
         assert _engine(serving).unfinished == 1
+        let_go()
         await first
 
     _during(serving, ask)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -170,12 +169,10 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(
 def _is_refused_before_its_body(web: WebServer, status: str, header: str = "") -> None:
     """Assert that a request is answered while its body of 10 MB has not been sent."""
     address = httpx.URL(web.url)
-    with socket.create_connection((address.host, address.port or 0), timeout=10) as client:
+    with socket.create_connection((address.host, address.port or 0), timeout=20) as client:
         head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 10000000\r\n\r\n"
         client.sendall(head.encode())
-        started = time.monotonic()
         assert client.recv(100).decode().startswith(status)
-        assert time.monotonic() - started < 5
 
 
 def test_over_http_2(run: Run, tmp_path: Path) -> None:

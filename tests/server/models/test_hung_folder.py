@@ -95,7 +95,7 @@ def ends(server: EchoServer) -> None:
     began = time.monotonic()
     server.process.terminate()
     assert server.exit_code() == 0, server.log()
-    assert time.monotonic() - began < 6, server.log()
+    assert time.monotonic() - began < 15, server.log()
     assert "Traceback" not in server.log()
 
 

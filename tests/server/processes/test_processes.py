@@ -220,7 +220,7 @@ def test_what_is_large_is_counted_while_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_deadline_says_what_was_going_on(server: EchoServer) -> None:
-    answer = slow(server, 1, timeout=0.3)
+    answer = slow(server, 2, timeout=1)
     assert answer.status_code == 504
     assert "while running the model" in answer.json()["error"]
     wait_until(lambda: httpx.get(f"http://{server.rest}/v2").json()["parameters"]["running"] == 0)
@@ -365,7 +365,7 @@ def test_the_error_of_loading_is_the_same(
 def test_requests_that_wait_run_as_a_batch(
     servers: EchoServers, background: ThreadPoolExecutor
 ) -> None:
-    server = servers("--processes", "2", "--max-batch-size", "4", "--max-batch-delay", "0.3")
+    server = servers("--processes", "2", "--max-batch-size", "4", "--max-batch-delay", "2")
     asked = [
         background.submit(server.post, {"signature_name": "two", "inputs": {"a": [n], "b": [2.0]}})
         for n in range(4)

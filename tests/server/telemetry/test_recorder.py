@@ -137,24 +137,28 @@ def test_every_kind_of_request_is_recorded_with_its_bytes_and_no_secret(
 
 
 def test_refusals_deadlines_and_callers_that_leave_are_recorded_without_bodies(
-    servers: EchoServers, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    folder = tmp_path / "records"
-    server = servers("--max-queue=0", *FLAGS, f"--record={folder}")
-    slow = {"inputs": {"seconds": [1.0]}, "signature_name": "slow"}
-    path = f"http://{server.rest}/v1/models/m:predict"
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(path, json=slow, timeout=0.2)  # leaves, while the model still runs
-    with server.client() as client, pytest.raises(Overloaded):
-        client.predict(PHOTO, timeout=0.5)
-    headers = {"x-request-timeout-ms": "200"}
-    wait_until(lambda: metrics_running(server) == 0)
-    assert httpx.post(path, json=slow, headers=headers).status_code in (429, 504)
-    wait_until(lambda: len(requests_in(folder)) >= 3, 20)
+    folder, released = tmp_path / "records", tmp_path / "released"
+    slow = {"inputs": {"seconds": [60.0]}, "signature_name": "slow"}
+    with ExitStack() as stack:
+        flags = ("--max-queue=0", "--drain-timeout=0.1", *FLAGS, f"--record={folder}")
+        server = EchoServers(tmp_path, stack)(*flags, released=str(released))
+        path = f"http://{server.rest}/v1/models/m:predict"
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(path, json=slow, timeout=0.5)  # leaves, while the model still runs
+        with server.client() as client, pytest.raises(Overloaded):
+            client.predict(PHOTO, timeout=0.5)
+        released.touch()
+        wait_until(lambda: metrics_running(server) == 0)
+        released.unlink()
+        headers = {"x-request-timeout-ms": "200"}
+        assert httpx.post(path, json=slow, headers=headers).status_code in (429, 504)
+        wait_until(lambda: len(requests_in(folder)) >= 3, 20)
     found = requests_in(folder)
     left, late = found[0], found[-1]
     assert (left.kind.code, left.timeout) == ("cancelled", 0)
-    assert 0.1 < left.seconds < 0.9
+    assert 0.01 < left.seconds < 30, "not the minute that the model takes"
     assert late.timeout == pytest.approx(0.2)
     refused = [each for each in found if each.kind.refused]
     assert refused

@@ -82,7 +82,7 @@ def test_a_silent_replica_is_found_and_its_requests_asked_again(
             stopped = time.monotonic()
             front.ingress.set_endpoints([endpoint_of(silent), endpoint_of(other)])
             wait_until(lambda: front.is_ready(other))
-            assert time.monotonic() - stopped < 3
+            assert time.monotonic() - stopped < 10
             assert {one.result(20).code for one in asked} == {"OK"}
     finally:
         silent.process.send_signal(signal.SIGCONT)

@@ -207,8 +207,8 @@ class TestCancelling:
     ) -> None:
         model.put(7)
         server = start("--drain-timeout=0.1")
-        slow = request_of("slow", seconds=(np.array([5.0], np.float32), DType.FLOAT32))
+        slow = request_of("slow", seconds=(np.array([60.0], np.float32), DType.FLOAT32))
         began = time.monotonic()
         call = predict_on(server, slow, timeout=0.3)
         assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
