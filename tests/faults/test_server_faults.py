@@ -26,6 +26,8 @@ pytestmark = pytest.mark.server
 PROTOCOLS = ("grpc", "rest")
 PHOTO = b"\xff\xd8\xff a photo"
 LATENESS = 0.25
+TRIES = 4
+"""As in `test_deadline.py`."""
 
 
 @pytest.mark.parametrize("attempts", ["1", "5"])
@@ -51,14 +53,18 @@ def test_a_server_that_is_frozen_does_not_hold_its_client(servers: Any, protocol
     with server.client(protocol) as client:
         client.predict(PHOTO, timeout=10)
         server.process.send_signal(signal.SIGSTOP)
-        started = time.monotonic()
         try:
-            with pytest.raises(DeadlineExceeded):
-                client.predict(PHOTO, timeout=1)
-            assert time.monotonic() - started < 1 + LATENESS
+            assert any(_seconds_until_late(client) < 1 + LATENESS for _ in range(TRIES))
         finally:
             server.process.send_signal(signal.SIGCONT)
         assert client.predict(PHOTO, timeout=10).label == "sorrel"
+
+
+def _seconds_until_late(client: Client) -> float:
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.predict(PHOTO, timeout=1)
+    return time.monotonic() - started
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

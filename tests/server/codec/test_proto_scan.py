@@ -137,9 +137,9 @@ def test_it_is_linear() -> None:
 
     def seconds(count: int) -> float:
         data = b"\xf8\x0f\1" * count
-        started = time.perf_counter()
+        started = time.thread_time()
         estimate(data, ModelInferRequest)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     small = min(seconds(50_000) for _ in range(3))
     large = min(seconds(500_000) for _ in range(3))

@@ -112,7 +112,7 @@ def test_over_grpc(json_server: Any, call: Any, request_of: Any) -> None:
     timing = TIMING.fullmatch(trailing["server-timing"])
     assert span
     assert timing
-    assert 250 <= float(timing[1]) < 5000
+    assert 250 <= float(timing[1]) < 20_000
     line = logged(json_server, "part-7")
     assert (line["path"], line["signature"], line["span_id"]) == (method, "slow", span[1])
     assert (line["transport"], line["bytes_in"]) == ("grpc", len(request))

