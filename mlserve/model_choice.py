@@ -151,10 +151,10 @@ def about_pin(asked: VersionPolicy, model: ServedModel, *, follows_pin: bool) ->
 def _exported_choice(backend: str | None, model: str | None, store: Store) -> tuple[str, str]:
     known = store.exported()
     fits = [(b, m) for b, m in known if backend in (None, b) and model in (None, m)]
-    if backend is None and len(fits) > 1:
-        fits = [pair for pair in fits if pair[0] == DEFAULT_BACKEND] or fits
-    if len(fits) == 1:
-        return fits[0]
+    of_default = [pair for pair in fits if backend is None and pair[0] == DEFAULT_BACKEND]
+    for found in (fits, of_default):
+        if len(found) == 1:
+            return found[0]
     if fits:
         raise UsageError(
             f"{len(fits)} exported models fit: {_listed(fits)}",

@@ -160,6 +160,34 @@ def test_every_option_that_a_page_shows_exists(page: Path) -> None:
         command.make_parser(command.context_class(command)).parse_args(rest)
 
 
+@pytest.mark.parametrize("page", WITH_COMMANDS[1:], ids=name)
+def test_a_page_names_the_export_that_it_means(page: Path) -> None:
+    """The pages are read in one home: what the pages before have exported may be meant as well."""
+    names_backend = {
+        words[words.index("--model") + 1]
+        for words in _run(page, "export")
+        if {"--backend", "--model"} <= set(words)
+    }
+    for words in _run(page, "up", "build", "deploy", "tune", "compare"):
+        if {"--store", "--path"} & set(words) or any("127.0.0.1" in word for word in words):
+            continue  # a folder of the page's own; servers that run
+        assert "--model" in words, words
+        model = words[words.index("--model") + 1]
+        assert model not in names_backend or {"compare", "--backend"} & set(words), words
+
+
+def _run(page: Path, *commands: str) -> list[list[str]]:
+    """The commands that the test runs on a page, where no `mlserve.toml` of its own says more."""
+    shown = "\n".join(text for language, text in blocks(page) if language == "bash")
+    if "> mlserve.toml" in shown:
+        return []
+    lines = shown.replace("\\\n", " ").splitlines()
+    found = [re.search(r"^mlserve ([a-z]+\b[^#|;&<>]*)", line) for line in lines]
+    return [
+        words for command in found if command if (words := shlex.split(command[1]))[0] in commands
+    ]
+
+
 def _commands(page: Path) -> list[list[str]]:
     """The words after `mlserve` of each command that a page shows, wherever it does."""
     lines = code(page).replace("\\\n", " ").splitlines()

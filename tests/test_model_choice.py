@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlserve.cli.up import tell_of_other_exports
-from mlserve.errors import ModelLoadFailed, NotFound
+from mlserve.cli.export_choice import tell_of_other_exports
+from mlserve.errors import ModelLoadFailed, NotFound, UsageError
 from mlserve.model_choice import about_pin, by_number, choose, require_whole
 from mlserve.pin import write_pin
 from mlserve.served_model import ServedModel
@@ -92,3 +92,12 @@ def test_other_exports_that_may_have_been_meant_are_told(
     assert f"this is the export for {DEFAULT_BACKEND}; there is also --backend echo " in said
     tell_of_other_exports(found, "another", None)
     assert capsys.readouterr().err == ""
+
+
+def test_where_several_fit_those_of_every_backend_are_listed(export: Callable[..., Path]) -> None:
+    echo = export("m")
+    for model in ("one", "two"):
+        shutil.copytree(echo, Store().base_path(DEFAULT_BACKEND, model))
+
+    with pytest.raises(UsageError, match=r"3 exported models fit: m \(echo\), one \(.*, two \("):
+        choose(None, None, None, LATEST)

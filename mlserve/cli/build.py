@@ -11,6 +11,7 @@ import typer
 
 from mlserve.cli import completion
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
+from mlserve.cli.export_choice import export_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json
 from mlserve.errors import UsageError
 from mlserve.settings import GRPC_PORT
@@ -108,11 +109,10 @@ def build(
     from mlserve import plugins
     from mlserve.artifact import Artifact
     from mlserve.launch.docker.images import BuildRequest
-    from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
 
     versions = VersionPolicy(() if version is None else (version,))
-    chosen = choose(backend, model, None, versions, store)
+    chosen = export_of(backend, model, None, versions, store)
     if artifact_only:
         _require_none({"--wheel-dir": wheel_dir, "--server": server != "auto"})
     if artifact_only and base_image is None:

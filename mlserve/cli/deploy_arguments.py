@@ -14,6 +14,7 @@ import typer
 
 from mlserve.cli import completion
 from mlserve.cli.arguments import ExportedBackendOption, ExportedModelOption, StoreOption
+from mlserve.cli.export_choice import export_of
 from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, say
 from mlserve.deploy.plan import DeployPlan, memory_for, memory_in, name_for
 from mlserve.deploy.writing import as_one_text, left_over, write_files
@@ -68,14 +69,13 @@ class ModelToDeploy:
         from mlserve.backend_choice import require_regarded
         from mlserve.credentials import check_files
         from mlserve.launch.docker.images import image_tag
-        from mlserve.model_choice import choose
         from mlserve.store import VersionPolicy
 
         load_options = LoadOptions.taken_from(options)
         settings = ServerSettings.taken_from(options).absolute()
         check_files(settings)
         versions = VersionPolicy.parse(self.version or [])
-        chosen = choose(self.backend, self.model, self.path, versions, self.store)
+        chosen = export_of(self.backend, self.model, self.path, versions, self.store)
         chosen = replace(chosen, options=load_options)
         require_regarded(plugins.backend(chosen.backend), load_options)
         return DeployPlan(

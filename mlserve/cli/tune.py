@@ -16,6 +16,7 @@ from mlserve.cli.arguments import (
     StoreOption,
     with_options,
 )
+from mlserve.cli.export_choice import export_of
 from mlserve.cli.output import (
     OutputFormat,
     OutputOption,
@@ -147,11 +148,10 @@ def tune(
             "--ladder is not for mlserve tune, which measures one version",
             hint="tune the last rung's version; its options hold for all rungs",
         )
-    from mlserve.model_choice import choose
     from mlserve.store import VersionPolicy
     from mlserve.tune.run import TuneOptions
 
-    chosen = choose(backend, model, path, VersionPolicy.parse(version or []), store)
+    chosen = export_of(backend, model, path, VersionPolicy.parse(version or []), store)
     if len(chosen.expected) != 1:
         raise UsageError(
             f"{len(chosen.expected)} versions are given, and one is measured",

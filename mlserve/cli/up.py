@@ -19,10 +19,11 @@ from mlserve.cli.arguments import (
 )
 from mlserve.cli.auto import choose_fastest, require_auto
 from mlserve.cli.defaults import document_of
+from mlserve.cli.export_choice import export_of
 from mlserve.cli.output import OutputFormat, OutputOption, is_interactive, note, print_json, say
 from mlserve.cli.usage import meant_option
 from mlserve.cluster_options import ClusterOptions
-from mlserve.errors import UsageError, first_of
+from mlserve.errors import UsageError
 from mlserve.load_options import LoadOptions
 from mlserve.options import flag_of
 from mlserve.rollout import NO_LADDER, RolloutOptions
@@ -213,7 +214,7 @@ def up(
         elif load_options.ladder is not None:
             chosen = choose_ladder(load_options, *choice)
         else:
-            chosen = replace(_export_of(*choice), options=load_options)
+            chosen = replace(export_of(*choice), options=load_options)
         chosen = replace(chosen, rollout=rollout)
         serving = Serving((chosen,), settings, image, tuple(docker_option or ()), cluster=cluster)
         request = request_up(serving, PortRequest(host, grpc_port, rest_port), launcher, wait)
@@ -228,35 +229,6 @@ def up(
             _run_in_foreground(request, output, about, opens)
         else:
             _start_in_background(request, output, about, opens)
-
-
-def _export_of(
-    backend: str | None,
-    model: str | None,
-    path: Path | None,
-    versions: VersionPolicy,
-    store: Path | None,
-) -> ServedModel:
-    """Return the model to serve, and say which others there are."""
-    from mlserve.model_choice import choose
-
-    chosen = choose(backend, model, path, versions, store)
-    if backend is None and path is None:
-        tell_of_other_exports(chosen, model, store)
-    return chosen
-
-
-def tell_of_other_exports(chosen: ServedModel, model: str | None, store: Path | None) -> None:
-    """Say what might have been meant, too: `choose` prefers the default backend."""
-    from mlserve.store import Store
-
-    others = [
-        f"--backend {other_backend} --model {other}"
-        for other_backend, other in Store(store).exported()
-        if (other_backend, other) != (chosen.backend, chosen.model) and model in (None, other)
-    ]
-    if others:
-        note(f"note: this is the export for {chosen.backend}; there is also {first_of(others, 3)}")
 
 
 def _tell_of_pins(request: UpRequest, asked: VersionPolicy | None) -> None:

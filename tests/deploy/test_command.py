@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mlserve.settings import DEFAULT_BACKEND
 from tests.harness.command import Command
 from tests.harness.echo import EchoModel
 
@@ -50,6 +52,26 @@ def test_an_exported_model_is_taken_from_the_store(mlserve: Command, model: Echo
 
     assert done.returncode == 0, done.stderr
     assert "# values.yaml" in done.stdout
+
+
+def test_other_exports_that_may_have_been_meant_are_told(
+    mlserve: Command, model: EchoModel
+) -> None:
+    """What is written is for the default backend, though the other may be the last export."""
+    store = mlserve.folder / "home" / "data" / "models"
+    for backend in ("echo", DEFAULT_BACKEND):
+        shutil.copytree(model.base_path, store / backend / "flowers")
+    told = f"this is the export for {DEFAULT_BACKEND}; there is also --backend echo --model flowers"
+
+    for call in (
+        ("deploy", "compose", "--print"),
+        ("build", "--artifact-only", "--file-only", "image"),
+    ):
+        done = mlserve(*call, "--model", "flowers")
+        assert done.returncode == 0, done.stderr
+        assert told in " ".join(done.stderr.split()), call
+        named = mlserve(*call, "--backend", "echo")
+        assert "this is the export" not in named.stderr
 
 
 def test_the_secrets_command_comes_first_and_no_token_is_printed(
