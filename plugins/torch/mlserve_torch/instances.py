@@ -54,6 +54,7 @@ class Instances:
 
     Without that option, calls that run operation by operation run side by side, each on as many
     threads as `limit_threads` has allowed it: PyTorch keeps that number for each calling thread.
+    A program that keeps state has one instance all the same, as its calls must not overlap.
     `is_padded` says that a row's answer does not depend on the rows beside it, so that a long batch
     may be cut and a short one filled up. `capture` makes what captures the graphs of an instance;
     None runs each call operation by operation.
@@ -68,7 +69,7 @@ class Instances:
         is_padded: bool,
         capture: Callable[[], Capture] | None = None,
     ) -> None:
-        count = options.instances or 1
+        count = 1 if program.keeps_state else options.instances or 1
         self._threads = max(1, (options.threads or usable_cpus()) // count)
         torch.set_num_threads(self._threads)
         self._program = program
@@ -81,7 +82,7 @@ class Instances:
             for _ in range(count)
         ]
         self._free: LifoQueue[EagerInstance | GraphedInstance] | None = None
-        if options.instances is not None or capture is not None:
+        if options.instances is not None or capture is not None or program.keeps_state:
             self._free = LifoQueue()
             for instance in self.all:
                 self._free.put(instance)

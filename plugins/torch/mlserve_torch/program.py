@@ -24,6 +24,12 @@ from mlserve.frameworks import unheard
 from mlserve.probe import tried
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_torch.archive import FileKind, is_for_cuda, kind_of, moved_to_cpu, require_safe
+from mlserve_torch.writes import (
+    graph_keeps_state,
+    graph_overwrites,
+    script_keeps_state,
+    script_overwrites,
+)
 
 DTYPES: Mapping[torch.dtype, DType] = {
     getattr(torch, dtype.label): dtype
@@ -34,21 +40,26 @@ DTYPES: Mapping[torch.dtype, DType] = {
 _MOST_ROWS = 2**31 - 1
 
 
+Call = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+
 @dataclass(frozen=True)
 class Program:
     """A model on a device: `call` maps its inputs, in order, to its outputs, in order.
 
     `rows` are the fewest and the most rows of a call; None where the model has no batch dimension.
     With the most of 1, a batch is run row by row. `graph_module` is None for TorchScript. One that
-    `overwrites` may change the tensors that it is given.
+    `overwrites` may change the tensors that it is given. One that `keeps_state` writes to tensors
+    of its own: two calls at the same time would mix their numbers.
     """
 
-    call: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+    call: Call
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     rows: tuple[int, int] | None
     graph_module: torch.fx.GraphModule | None = None
     overwrites: bool = False
+    keeps_state: bool = False
 
     def tensors_of(self, inputs: Arrays) -> list[torch.Tensor]:
         """Return the inputs in order, as tensors of the CPU that a call may change."""
@@ -154,15 +165,17 @@ def _of_program(path: Path, program: Any) -> Program:
         leaves = pytree.tree_leaves(module(*args, **kwargs))
         return [leaves[index] for index in kept]
 
+    keeps_state = graph_keeps_state(module)
     return Program(
-        call,
+        _with_its_own_outputs(call) if keeps_state else call,
         tuple(_spec(path, arg.name, meta, rows) for arg, meta in zip(tensors, inputs, strict=True)),
         tuple(
             _spec(path, names[index], meta, rows) for index, meta in zip(kept, outputs, strict=True)
         ),
         rows,
         module,
-        overwrites=_graph_overwrites(module),
+        overwrites=graph_overwrites(module),
+        keeps_state=keeps_state,
     )
 
 
@@ -233,33 +246,24 @@ def _of_script(
     has_rows = all(spec.shape is not None and spec.shape[:1] == (None,) for spec in inputs)
     rows = (1, _MOST_ROWS) if has_rows else None
     found = tuple(outputs) or _outputs_of(path, module, inputs)
-    return Program(call, tuple(inputs), found, rows, overwrites=_script_overwrites(module))
+    keeps_state = script_keeps_state(module)
+    return Program(
+        _with_its_own_outputs(call) if keeps_state else call,
+        tuple(inputs),
+        found,
+        rows,
+        overwrites=script_overwrites(module),
+        keeps_state=keeps_state,
+    )
 
 
-def _graph_overwrites(module: torch.fx.GraphModule) -> bool:
-    """Return whether an operation of the program writes to one of its arguments.
+def _with_its_own_outputs(call: Call) -> Call:
+    """Return the call with copies of its outputs: the next call may write to the same memory."""
 
-    What it changes may be a tensor of its own, and not one that it was given.
-    """
-    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
-    schemas = [getattr(node.target, "_schema", None) for graph in graphs for node in graph.nodes]
-    arguments = chain.from_iterable(schema.arguments for schema in schemas if schema is not None)
-    return any(arg.alias_info is not None and arg.alias_info.is_write for arg in arguments)
+    def copied(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [output.clone() for output in call(tensors)]
 
-
-def _script_overwrites(module: Any) -> bool:
-    """Return whether an operation of the module works in place, such as `aten::add_`."""
-    try:
-        graph = module.inlined_graph
-    except RuntimeError:  # what cannot be seen may do anything
-        return True
-    pending = [graph]
-    while pending:
-        for node in pending.pop().nodes():
-            if node.kind().endswith("_") and not node.kind().endswith("__"):
-                return True
-            pending += node.blocks()
-    return False
+    return copied
 
 
 def _require_inputs(path: Path, module: Any, inputs: Sequence[TensorSpec]) -> None:

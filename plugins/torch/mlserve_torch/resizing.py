@@ -100,7 +100,8 @@ class Resizing:
             TensorSpec("positions", DType.INT64, (None, positions)),
             TensorSpec("weights", DType.FLOAT32, (None, weights)),
         )
-        return Program(call, inputs, program.outputs, program.rows)
+        keeps_state = program.keeps_state
+        return Program(call, inputs, program.outputs, program.rows, keeps_state=keeps_state)
 
     def prepare(self, image: Array) -> Unresized | Array:
         """Return the image as it is sent; a large one is reduced to the pixels that are needed.
