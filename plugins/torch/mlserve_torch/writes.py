@@ -115,7 +115,7 @@ def _script_arguments(node: Any) -> list[Any]:
 
 def _carried(nodes: Iterable[Any]) -> dict[str, list[Any]]:
     """Return what each value may be that a loop carries: what it begins with, and goes on with."""
-    carried = {}
+    carried = dict[str, list[Any]]()
     for node in nodes:
         if node.kind() == "prim::Loop":  # (most, whether to begin, *values)
             (block,) = node.blocks()  # (round, *values) -> (whether to go on, *values)
