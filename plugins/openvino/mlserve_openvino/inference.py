@@ -200,6 +200,7 @@ class _Running:
                 found.append(_outputs(request))
             if self.is_stopped:
                 raise RuntimeError("stopped between two calls")
+            request.reset_state()  # of a model that keeps one, the last call's is another caller's
             request.start_async(dict(enumerate(inputs)), share_inputs=True)
         found += [_outputs(self.requests[index % count]) for index in range(len(found), len(calls))]
         return found

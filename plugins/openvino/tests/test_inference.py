@@ -45,6 +45,25 @@ def load(artifact: Artifact, **options: Any) -> Runner:
     return plugins.backend("openvino").load(artifact, LoadOptions(**options))
 
 
+def test_a_model_that_keeps_a_state_answers_each_call_from_the_same_one(tmp_path: Path) -> None:
+    x = named_input([-1], "x")
+    kept = opset13.read_value(np.zeros(1, np.float32), "kept", ov.Type.f32, ov.PartialShape([1]))
+    total = opset13.reduce_sum(x, np.array([0]), keep_dims=True)
+    y = opset13.add(x, kept)
+    y.output(0).set_names({"y"})
+    assigned = opset13.assign(opset13.add(kept, total), "kept")
+    (tmp_path / "1").mkdir()
+    model = ov.Model([opset13.result(y)], [assigned], [x], "theirs")
+    ov.save_model(model, tmp_path / "1" / "theirs.xml", compress_to_fp16=False)
+    runner = load(Artifact.open(tmp_path, "theirs", 1))
+    (signature,) = runner.signatures
+
+    asked = {"x": np.ones(2, np.float32)}
+    answers = [runner.run(signature, asked)["y"].tolist() for _ in range(3)]
+
+    assert answers == [[1, 1]] * 3
+
+
 def images(count: int) -> dict[str, Any]:
     return {"image": np.array([saved(noise(20 + at, 30)) for at in range(count)], dtype=object)}
 
