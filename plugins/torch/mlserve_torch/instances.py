@@ -90,6 +90,8 @@ class Instances:
         self._asked = _Asked()
         self._lost = ""
         _log.info("PyTorch %s runs the model on %s", torch.__version__, device)
+        if program.keeps_state:
+            _log.warning("the model writes to tensors of its own: its calls run one at a time")
 
     @property
     def batching(self) -> Batching | None:

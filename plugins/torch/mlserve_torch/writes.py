@@ -97,12 +97,38 @@ def _is_kept_by_graph(given: Any) -> bool:
 
 
 def _script_nodes(module: Any) -> Iterator[Any]:
-    """Yield the nodes of all blocks. Raises RuntimeError."""
+    """Yield the nodes of all blocks that may run: the module is no longer trained.
+
+    Raises RuntimeError.
+    """
     pending = [module.inlined_graph]
     while pending:
         for node in pending.pop().nodes():
             yield node
-            pending += node.blocks()
+            pending += _chosen(node) if node.kind() == "prim::If" else node.blocks()
+
+
+def _chosen(branching: Any) -> list[Any]:
+    """Return the blocks of a `prim::If` that may run: the first one if its condition holds."""
+    blocks, (condition,) = list(branching.blocks()), branching.inputs()
+    holds = _truth(condition)
+    return blocks if holds is None else [blocks[0 if holds else 1]]
+
+
+def _truth(condition: Any) -> bool | None:
+    """Return what a condition always is: `training` is false, as in a layer that normalizes."""
+    node = condition.node()
+    if node.kind() == "prim::GetAttr" and node.s("name") == "training":
+        return False
+    if node.kind() == "prim::Constant":
+        found = condition.toIValue()
+        return found if isinstance(found, bool) else None
+    if node.kind() == "prim::If":  # of `training and ...`
+        names = [output.debugName() for output in node.outputs()]
+        place = names.index(condition.debugName())
+        results = {_truth(list(block.outputs())[place]) for block in _chosen(node)}
+        return results.pop() if len(results) == 1 else None
+    return None
 
 
 def _script_arguments(node: Any) -> list[Any]:

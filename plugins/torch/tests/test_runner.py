@@ -516,10 +516,11 @@ class Layers(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(2)
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.act(self.linear(x))
+        y = self.act(self.norm(self.linear(x)))
         y += self.linear.bias
         for _ in range(2):
             y = self.act(y) + x
