@@ -69,7 +69,7 @@ def test_without_a_lifespan_the_first_request_loads_and_gets_503(
 def test_the_application_starts_once_its_models_are_loaded_or_not_at_all(run: Run) -> None:
     web = run(uvicorn("applications:app"), {"fail_load": "the file is torn"})
 
-    assert web.process.wait(30) == 3  # uvicorn's code for a start that failed
+    assert web.process.wait(60) == 3  # uvicorn's code for a start that failed
     assert "ModelLoadFailed: the file is torn" in web.log()
     assert "hint: write another echo.json" in web.log()
 
@@ -101,7 +101,7 @@ def test_a_stop_finishes_the_requests_in_flight(
         wait_until(lambda: web.has("mlserve_requests_running 1.0"))
         web.process.terminate()
         assert slow.result().status_code == 200
-    web.process.wait(20)
+    web.process.wait(60)
     assert "Traceback" not in web.log()
 
 

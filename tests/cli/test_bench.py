@@ -190,7 +190,7 @@ def test_ctrl_c_prints_what_was_measured(cli: Command, echo: EchoServer, photo: 
     process = cli.start("bench", photo, *to, "--duration", "60", "--output", "json")
     wait_until(lambda: _requests(echo) > before + 30)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert '"is_whole": false' in out
     assert '"in_time"' in out
@@ -208,7 +208,7 @@ def test_ctrl_c_while_it_warms_up_has_no_figure(
     process = cli.start("bench", photo, *to, *load)
     wait_until(lambda: _requests(echo) > before + 30)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     found = json.loads(out)
     assert (found["is_whole"], found["measurements"]) == (False, [])

@@ -228,7 +228,7 @@ runpy.run_module("mlserve", run_name="__main__", alter_sys=True)
 def ended(process: subprocess.Popen[str]) -> list[str]:
     """Stop a gate; return the names of the files that it has shown decisions for."""
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=20)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     return names(stdout)
 
@@ -448,7 +448,7 @@ def test_a_calibration_holds_for_one_version(
     told = answer()
     assert told.startswith("ask\t")
     assert "the calibration holds for inception_v3 version 1 (sha256:" in told
-    stream.communicate(timeout=20)
+    stream.communicate(timeout=60)
     assert stream.returncode == 11
     found = cli("gate", part(), *gated)
     assert (found.returncode, found.stdout) == (2, "")

@@ -83,7 +83,7 @@ def test_requests_go_to_every_pod_and_to_the_one_that_is_left(
     assert asking.stdout is not None
     both: dict[str, Any] = json.loads(asking.stdout.readline())
     first.terminate()
-    assert first.process.wait(20) == 0
+    assert first.process.wait(60) == 0
     left, _ = asking.communicate("go on\n", timeout=60)
 
     assert set(both) == set(ADDRESSES)

@@ -204,7 +204,7 @@ def test_a_changed_config_map_is_followed_without_a_restart(
     assert pod.process.poll() is None
     assert pod.probe("readinessProbe") == 200
     pod.process.send_signal(signal.SIGTERM)
-    assert pod.process.wait(20) == 0
+    assert pod.process.wait(60) == 0
 
 
 def test_a_config_map_that_is_wrong_changes_nothing(followed: tuple[Pod, Path, str]) -> None:
@@ -245,5 +245,5 @@ def test_a_pod_without_its_model_ends_with_the_reason(
     found = read_manifests(manifest_files(make_plan(**plan_fields), ClusterSetup()))
 
     with running_container(container_of(_pod_spec(found)), {"/models": tmp_path / "no"}) as pod:
-        assert pod.process.wait(30) != 0
+        assert pod.process.wait(60) != 0
         assert "the base path" in pod.log()

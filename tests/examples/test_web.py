@@ -112,7 +112,7 @@ def test_fastapi_with_the_server_mounted(run: Run, export: Export) -> None:
     assert web.get("/openapi.json").json()["paths"].keys() == {"/inspect"}
 
     web.process.terminate()
-    web.process.wait(30)  # uvicorn ends by the same signal once it has shut down
+    web.process.wait(60)  # uvicorn ends by the same signal once it has shut down
     assert "Application shutdown complete" in web.log()
 
 

@@ -102,7 +102,7 @@ def test_a_line_that_repeats_is_counted(servers: Any) -> None:
             answer = client.post(f"http://{server.rest}/v1/models/m:predict", json=body)
             assert answer.status_code == 500
     server.process.terminate()
-    server.process.wait(20)
+    server.process.wait(60)
     told = server.log().count("RuntimeError: a secret of the server\n")
     counts = re.findall(r" (\d+) more lines like this in the last 10 s: an unexp", server.log())
     assert told + sum(map(int, counts)) == 200

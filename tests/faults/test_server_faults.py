@@ -81,7 +81,7 @@ def test_a_log_on_a_full_disk_does_not_stop_it(servers: Any, log_format: str) ->
                     label = wait_until(lambda client=client: _label(client, process))
                 assert label == "sorrel"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

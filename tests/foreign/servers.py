@@ -76,7 +76,7 @@ class ForeignServer:
         """Ends the process as a crash does."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def close_gate(self, model: str) -> None:
         (self.gates / f"{model}.closed").touch()

@@ -118,7 +118,7 @@ class Receiver:
             spans = [span for span in self.spans if span.trace_id == trace_id]
             return spans if len(spans) >= count else None
 
-        return sorted(wait_until(found, 20), key=lambda span: span.start)
+        return sorted(wait_until(found), key=lambda span: span.start)
 
     def metrics(self, number: int = -1) -> dict[str, tuple[str, list[Point]]]:
         """The metrics of one export by name, each with what it is."""

@@ -61,7 +61,7 @@ class EchoServer(ServerProcess):
 
     def exit_code(self) -> int:
         """Wait until the server has ended; return its exit code."""
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def _versions(self) -> list[dict[str, Any]]:
         answer = httpx.get(f"http://{self.rest}/v1/models/{self.model}").json()

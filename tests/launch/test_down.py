@@ -40,7 +40,7 @@ def test_what_was_stopped_before_an_interrupt_is_told_as_json_too(cli, tmp_path:
     stopping = cli.start("down", "--all", "--output", "json")
     wait_until(lambda: "stopping: 1 requests to finish" in log.read_text())
     stopping.send_signal(signal.SIGINT)
-    out, _ = stopping.communicate(timeout=25)
+    out, _ = stopping.communicate(timeout=60)
 
     assert stopping.returncode == 130
     assert json.loads(out) == [{"name": "echo-a", "was_killed": False}]
@@ -64,7 +64,7 @@ def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
 
     stopping.send_signal(number)
 
-    assert stopping.wait(25) == 130
+    assert stopping.wait(60) == 130
     [server] = cli.ps()
     assert server["status"] == "stopping"
     refused = cli("predict", str(photo))

@@ -116,13 +116,13 @@ def test_it_serves_at_sockets_that_it_was_started_with(cli, export, tmp_path: Pa
                 with Client(grpc, model="m") as client:
                     assert client.predict(tiny_png(), timeout=20).label == "sorrel"
                 up.terminate()
-                assert up.wait(20) == 0, log.read_text()
+                assert up.wait(60) == 0, log.read_text()
                 assert "STOPPING=1" in manager.told()
         with manager.start(
             log, *argv, "--model", "m", "--version", "1", "--launcher", "native"
         ) as up:
-            assert up.wait(20) == 2
+            assert up.wait(60) == 2
         manager.sockets = manager.sockets[:1]
         with manager.start(log, *argv) as up:
-            assert up.wait(20) == 2
+            assert up.wait(60) == 2
         assert "are not a TCP port each for gRPC and REST" in log.read_text()

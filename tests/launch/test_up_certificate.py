@@ -70,7 +70,7 @@ def over_four_ways(server: Any) -> list[str]:
 def test_answers_say_what_gave_them(command: Command, processes: str) -> None:
     write_table_rungs(command.folder / "store")
     server = started(command, "--processes", processes)
-    wait_until(lambda: over_four_ways(server)[0].endswith("certificate=holds"), 30)
+    wait_until(lambda: over_four_ways(server)[0].endswith("certificate=holds"))
     texts = over_four_ways(server)
     assert len(set(texts)) == 1
     assert texts[0].startswith("ONNX Runtime ")

@@ -314,14 +314,14 @@ def test_a_model_that_is_not_there_yet_is_waited_for(launch: Any, put: Any, tmp_
     wait_until(server.is_ready)
     assert server.label("m") == "m/1"
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(15) == 0
+    assert server.process.wait(60) == 0
 
 
 def test_a_model_that_cannot_be_loaded_ends_it(launch: Any, put: Any, tmp_path: Path) -> None:
     put("m/1", fail_load="damaged")
     flags = ("--max_num_load_retries=2", "--load_retry_interval_micros=1000")
     server = launch(f"--model_base_path={tmp_path / 'm'}", *flags)
-    assert server.process.wait(20) == 255
+    assert server.process.wait(60) == 255
     assert server.log().count("loading version 1 of default") == 3
     assert "ERROR damaged\n" in server.log()
 
@@ -364,7 +364,7 @@ def test_without_rest_there_is_only_grpc(put: Any, tmp_path: Path) -> None:
         wait_until(lambda: "version 1 of default is available" in log.read_text())
         assert "rest=off\n" in log.read_text()
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_wrong_file_ends_it_at_once(tmp_path: Path) -> None:

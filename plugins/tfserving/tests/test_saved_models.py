@@ -259,4 +259,4 @@ def test_the_command_serves_a_saved_model(launch: Any, artifact: Artifact) -> No
     answer = server.post("colours", {"instances": [b64]})
     assert answer.json() == {"predictions": ["green"]}
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(15) == 0
+    assert server.process.wait(60) == 0

@@ -122,7 +122,7 @@ def test_a_restart_under_load_loses_nothing(
                     manager.wait_told("READY=1")
                     all_get_answers()
                     process.send_signal(signal.SIGTERM)
-                    assert process.wait(20) == 0, log.read_text()
+                    assert process.wait(60) == 0, log.read_text()
                     assert "STOPPING=1" in manager.told()
             with manager.start(log, *argv):
                 all_get_answers()
@@ -156,7 +156,7 @@ def test_one_that_ends_before_it_is_ready_leaves_what_waits_to_the_next(
         with manager.start(log, *argv) as process:
             wait_until(lambda: "listening" in log.read_text())
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0, log.read_text()
+            assert process.wait(60) == 0, log.read_text()
         assert "READY=1" not in manager.told()
         with manager.start(log, *argv):
             assert answer.result(30) == 200
@@ -185,7 +185,7 @@ def test_sockets_of_another_kind_are_refused(tmp_path: Path, argv: tuple[str, ..
     with service_manager(tmp_path) as manager:
         manager.sockets = [("http", manager.sockets[0][1]), manager.sockets[1]]
         with manager.start(tmp_path / "log", *argv) as process:
-            assert process.wait(20) == 2
+            assert process.wait(60) == 2
     told = (tmp_path / "log").read_text()
     assert "is named 'http', and should be named grpc or rest" in told
     assert "hint: the socket units need FileDescriptorName=grpc" in told

@@ -241,7 +241,7 @@ def test_a_client_that_does_not_offer_http2_holds_nothing(server: Any, files: Fi
         for _ in range(30):
             raw = stack.enter_context(connection(server.grpc))
             stack.enter_context(files.context().wrap_socket(raw, server_hostname="127.0.0.1"))
-        wait_until(lambda: process.num_fds() <= before + 2, timeout=5)
+        wait_until(lambda: process.num_fds() <= before + 2)
 
 
 class TestMutual:

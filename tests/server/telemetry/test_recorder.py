@@ -42,7 +42,7 @@ def requests_in(folder: Path, *, reads_bytes: bool = True) -> list[RecordedReque
 
 def recorded(folder: Path, count: int) -> list[RecordedRequest]:
     """Wait until so many requests are recorded, and return them."""
-    wait_until(lambda: len(requests_in(folder, reads_bytes=False)) >= count, 20)
+    wait_until(lambda: len(requests_in(folder, reads_bytes=False)) >= count)
     found = requests_in(folder)
     assert len(found) == count
     return found
@@ -154,7 +154,7 @@ def test_refusals_deadlines_and_callers_that_leave_are_recorded_without_bodies(
         released.unlink()
         headers = {"x-request-timeout-ms": "200"}
         assert httpx.post(path, json=slow, headers=headers).status_code in (429, 504)
-        wait_until(lambda: len(requests_in(folder)) >= 3, 20)
+        wait_until(lambda: len(requests_in(folder)) >= 3)
     found = requests_in(folder)
     left, late = found[0], found[-1]
     assert (left.kind.code, left.timeout) == ("cancelled", 0)
@@ -239,7 +239,7 @@ def test_a_full_disk_stops_the_recording_not_the_serving_and_it_goes_on_by_itsel
         assert httpx.post(url, json=body).is_success
         return metrics_of(server)["mlserve_recording"] == 0
 
-    wait_until(is_stopped, 30)
+    wait_until(is_stopped)
     lost = metrics_of(server)['mlserve_record_lost_total{reason="disk"}']
     assert lost > 0
     assert server.log().count("recording has stopped") == 1
@@ -258,7 +258,7 @@ def test_a_full_disk_stops_the_recording_not_the_serving_and_it_goes_on_by_itsel
         assert httpx.post(url, json={"inputs": ["y"]}).is_success
         return metrics_of(server)["mlserve_recording"] == 1
 
-    wait_until(goes_on, 30)
+    wait_until(goes_on)
     assert "recording goes on" in server.log()
     assert server.log().count("recording has stopped") == 1
     wait_until(lambda: any(each.bytes_in < 100 for each in requests_in(folder)))
