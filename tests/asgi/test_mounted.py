@@ -97,7 +97,8 @@ def test_a_stop_finishes_the_requests_in_flight(
     web = run(command("applications:app"))
 
     with ThreadPoolExecutor(1) as thread:
-        slow = thread.submit(httpx.post, web.url + "/ml" + PREDICT, json=SLOW, timeout=20)
+        body = {**SLOW, "inputs": [3.0]}  # so long that it is seen to run
+        slow = thread.submit(httpx.post, web.url + "/ml" + PREDICT, json=body, timeout=20)
         wait_until(lambda: web.has("mlserve_requests_running 1.0"))
         web.process.terminate()
         assert slow.result().status_code == 200
