@@ -45,12 +45,13 @@ def test_a_client_that_is_killed_gives_its_place_back(
     """It waits in the only place of the queue, and is never run."""
     server = servers("--threads", "1", "--max-queue", "1")
     with grpc.insecure_channel(server.grpc) as channel:
-        running = predict_method(channel).future(slow_request(3), timeout=30)
+        running = predict_method(channel).future(slow_request(60), timeout=60)
         wait_until(lambda: "slow" in servers.model.runs())
         asking = predicting(server.endpoint(protocol), "--timeout", "60")
         wait_until(lambda: _is_full(server))
         asking.kill()
         wait_until(lambda: not _is_full(server))
+        servers.model.release()
         running.result()
     before = servers.model.runs()
     answers(server)

@@ -62,13 +62,18 @@ class EchoModel:
         self.name = base_path.name
         self.base_path = base_path
         self.journal = base_path.with_name("journal")
+        self._released = base_path.with_name("released")
         self.journal.touch()
         base_path.mkdir()
 
     def put(self, version: int, *, manifest: Manifest | None = None, **config: Any) -> Path:
         """Write a version atomically; return its folder."""
-        config = {"journal": str(self.journal), **config}
+        config = {"journal": str(self.journal), "released": str(self._released), **config}
         return put_version(self.base_path / str(version), manifest=manifest, **config)
+
+    def release(self) -> None:
+        """Let what runs as `slow` end at once, and whatever comes later."""
+        self._released.touch()
 
     def runs(self) -> list[str]:
         """Return the signatures that were run, and "close" for each Runner that was closed."""

@@ -53,6 +53,11 @@ class EchoServer(ServerProcess):
         """Return whether an image gets its label."""
         return bool(self.post({"inputs": ["x"]}).status_code == 200)
 
+    def in_flight(self) -> int:
+        """Return how many calls it runs and lets wait."""
+        shown = httpx.get(f"http://{self.rest}/v2", timeout=30).json()["parameters"]
+        return int(shown["running"] + shown["waiting"])
+
     def is_quiet(self) -> bool:
         """Assert that the log is free of errors caused by clients' connections; return True."""
         told = (line for line in self.log().splitlines() if " INFO " not in line)

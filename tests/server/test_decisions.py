@@ -34,12 +34,12 @@ def narrow(model: Any, start: Any) -> Any:
 
 
 @pytest.fixture
-def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any) -> Callable[[float], Any]:
-    """Keeps the one worker busy for that many seconds; returns when it is."""
+def occupy(narrow: Any, model: Any, predict_on: Any, request_of: Any) -> Callable[[], Any]:
+    """Keeps the one worker busy until the model is released; returns when it is."""
 
-    def occupy(seconds: float) -> Any:
-        request = request_of("slow", seconds=(np.array([seconds], np.float32), DType.FLOAT32))
-        call = predict_on(narrow, request)
+    def occupy() -> Any:
+        request = request_of("slow", seconds=(np.array([60.0], np.float32), DType.FLOAT32))
+        call = predict_on(narrow, request, timeout=60)
         wait_until(lambda: model.runs() == ["slow"])
         return call
 
@@ -95,14 +95,17 @@ def test_an_id_with_any_visible_character_is_found(server: Any) -> None:
     assert [each.request_id for each in over_rest(server, strange)] == [strange]
 
 
-def test_a_full_queue(narrow: Any, occupy: Any, predict_on: Any, request_of: Any) -> None:
-    slow = occupy(1.5)
+def test_a_full_queue(
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
+) -> None:
+    slow = occupy()
     waits = predict_on(narrow, request_of(image=IMAGE))
     wait_until(lambda: len(over_rest(narrow)) == 2)
     assert post(narrow, "one-too-many") == 429
     [refused] = over_rest(narrow, "one-too-many")
     assert (refused.why, refused.is_let_in, refused.outcome) == (Refusal.QUEUE_FULL, False, None)
     assert (refused.waiting, refused.running, refused.limit) == (1, 1, 1.0)
+    model.release()
     assert slow.result()
     assert waits.result()
 
@@ -128,7 +131,7 @@ def leave(server: Any, request_id: str, body: dict[str, Any]) -> socket.socket:
 
 def test_callers_that_leave(narrow: Any, model: Any) -> None:
     """One while its call runs, and another one while it waits for that."""
-    slow = {"signature_name": "slow", "inputs": {"seconds": [1.0]}}
+    slow = {"signature_name": "slow", "inputs": {"seconds": [60.0]}}
     running = leave(narrow, "runs", slow)
     wait_until(lambda: model.runs() == ["slow"])
     waiting = leave(narrow, "waits", {"inputs": ["x"]})
@@ -137,6 +140,7 @@ def test_callers_that_leave(narrow: Any, model: Any) -> None:
     wait_until(lambda: over_rest(narrow, "waits")[0].why is Refusal.GONE)
     running.close()
     wait_until(lambda: over_rest(narrow, "runs")[0].left_at is not None)
+    model.release()
     wait_until(lambda: over_rest(narrow, "runs")[0].outcome is Outcome.GONE)
     [waited], [ran] = over_rest(narrow, "waits"), over_rest(narrow, "runs")
     assert waited.out_at is not None

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 
@@ -23,17 +21,11 @@ from tests.harness.echo import tensors_manifest
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Path:
-    """What `occupy` has begun ends once there is this file."""
-    return tmp_path / "released"
-
-
-@pytest.fixture
-def batching(model: Any, start: Any, released: Path) -> Any:
+def batching(model: Any, start: Any) -> Any:
     """Starts a server with one worker that batches: `batching(delay, size=...)`."""
 
     def serve(delay: float = 0.0, size: int = 8, manifest: Manifest | None = None) -> Any:
-        model.put(1, manifest=manifest, released=str(released))
+        model.put(1, manifest=manifest)
         flags = ("--max-batch-size", str(size), "--max-batch-delay", str(delay))
         server = start("--threads", "1", *flags)
         model.journal.write_text("")
@@ -43,7 +35,7 @@ def batching(model: Any, start: Any, released: Path) -> Any:
 
 
 @pytest.fixture
-def occupy(model: Any, predict_on: Any, request_of: Any, released: Path) -> Any:
+def occupy(model: Any, predict_on: Any, request_of: Any) -> Any:
     """Keeps the one worker of a server busy, so that what comes then is queued.
 
     What it returns lets the worker go once that many calls have come, and waits for its answer.
@@ -55,19 +47,13 @@ def occupy(model: Any, predict_on: Any, request_of: Any, released: Path) -> Any:
         wait_until(lambda: model.runs() == ["slow"])
 
         def release(queued: int) -> None:
-            wait_until(lambda: in_flight(server) == 1 + queued)
-            released.touch()
+            wait_until(lambda: server.in_flight() == 1 + queued)
+            model.release()
             assert call.result()
 
         return release
 
     return occupy
-
-
-def in_flight(server: Any) -> int:
-    """How many calls the server runs and lets wait."""
-    shown = httpx.get(f"http://{server.rest}/v2").json()["parameters"]
-    return int(shown["running"] + shown["waiting"])
 
 
 def images(*contents: bytes) -> tuple[Any, DType]:
@@ -159,7 +145,7 @@ def test_a_client_that_has_left_is_not_part_of_the_batch(
     release = occupy(server)
     gone = predict_on(server, request_of(image=images(b"bad")))
     stays = predict_on(server, request_of(image=images(b"x")))
-    wait_until(lambda: in_flight(server) == 3)
+    wait_until(lambda: server.in_flight() == 3)
     gone.cancel()
     release(1)
     assert stays.result().outputs["output_0"].string_val == [b"sorrel"]
@@ -210,11 +196,11 @@ def test_a_batch_never_waits_past_the_earliest_deadline(
 
 
 @pytest.fixture
-def likes_batches(model: Any, start: Any, released: Path) -> Any:
+def likes_batches(model: Any, start: Any) -> Any:
     """Starts a server with four workers, of a runtime that likes up to eight requests together."""
 
     def serve(*flags: str) -> Any:
-        model.put(1, together=8, released=str(released))
+        model.put(1, together=8)
         server = start("--threads", "4", *flags)
         model.journal.write_text("")
         return server

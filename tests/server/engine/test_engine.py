@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,15 +18,9 @@ IMAGE = np.array([b"x"], object), DType.BYTES
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Path:
-    """The worker of `narrow` is kept busy by `occupy` until there is this file."""
-    return tmp_path / "released"
-
-
-@pytest.fixture
-def narrow(model: Any, start: Any, released: Path) -> Any:
+def narrow(model: Any, start: Any) -> Any:
     """A server with one worker, and room for one request to wait."""
-    model.put(1, released=str(released))
+    model.put(1)
     server = start("--threads", "1", "--max-queue", "1")
     model.journal.write_text("")
     return server
@@ -60,7 +53,7 @@ def hurried(server: Any) -> str:
 
 
 def test_a_full_queue_is_said_so(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy()
     first, second = (predict_on(narrow, request_of(image=IMAGE)) for _ in range(2))
@@ -72,33 +65,33 @@ def test_a_full_queue_is_said_so(
     assert answer.status_code == 429
     assert answer.json() == {"error": "1 requests are running and 1 waiting: the queue is full"}
     assert answer.headers["retry-after"] == "1"
-    released.touch()
+    model.release()
     assert slow.result().outputs["done"].float_val
     assert waiting.result().outputs["output_0"].string_val == [b"sorrel"]
     assert model.runs() == ["slow", "serving_default"]
 
 
 def test_what_expires_in_the_queue_is_never_started(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy()
     call = predict_on(narrow, request_of("top_k", image=IMAGE), timeout=0.5)
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: "waiting in the server's queue" in hurried(narrow))  # its place is free
-    released.touch()
+    model.release()
     assert slow.result()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
     assert model.runs() == ["slow", "serving_default"]
 
 
 def test_the_slot_is_held_until_the_work_has_ended(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, released: Path
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     """The caller has its answer at once, and no second request runs beside the first."""
     slow = occupy(timeout=2)
     assert code_of(slow) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "while waiting in the server's queue" in hurried(narrow)
-    released.touch()
+    model.release()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
 
 
@@ -110,14 +103,14 @@ def probe(server: Any) -> int:
 
 
 def test_a_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any, released: Path
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy()
     call = predict_on(narrow, request_of("top_k", image=IMAGE))
     wait_until(lambda: probe(narrow) == 429)
     call.cancel()
     wait_until(lambda: probe(narrow) == 504)
-    released.touch()
+    model.release()
     assert slow.result()
     assert predict_on(narrow, request_of(image=IMAGE)).result()
     assert model.runs() == ["slow", "serving_default"]
@@ -134,13 +127,13 @@ SENT = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["x"]}
     ],
 )
 def test_a_rest_client_that_has_gone_frees_its_place(
-    narrow: Any, occupy: Any, model: Any, released: Path, path: str, body: Any
+    narrow: Any, occupy: Any, model: Any, path: str, body: Any
 ) -> None:
     slow = occupy()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{narrow.rest}{path}", json=body, timeout=0.3)
     wait_until(lambda: probe(narrow) == 504)
-    released.touch()
+    model.release()
     assert slow.result()
     assert narrow.post({"inputs": ["x"]}).json() == {"outputs": ["sorrel"]}
     assert model.runs() == ["slow", "serving_default"]
@@ -178,7 +171,7 @@ def test_what_cannot_be_in_time_is_refused_on_arrival_with_when_to_come_back(
 
 
 def test_over_rest_the_client_is_told_in_seconds_and_in_milliseconds(
-    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, released: Path
+    narrow: Any, occupy: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     slow = occupy()
     waiting = predict_on(narrow, request_of(image=IMAGE))
@@ -186,7 +179,7 @@ def test_over_rest_the_client_is_told_in_seconds_and_in_milliseconds(
     answer = narrow.post({"inputs": ["x"]})
     assert answer.status_code == 429
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1000")
-    released.touch()
+    model.release()
     assert slow.result()
     assert waiting.result()
 

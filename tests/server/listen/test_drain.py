@@ -193,7 +193,7 @@ def test_a_refused_client_that_is_still_sending_can_read_why(
     """Its connection is not reset under it."""
     model.put(1)
     server = start()
-    running = predict_on(server, slow(request_of, 1))
+    running = predict_on(server, slow(request_of, 60), timeout=60)
     wait_until(lambda: "slow" in model.runs())
     server.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "stopping: 1 requests to finish" in server.log())
@@ -202,6 +202,7 @@ def test_a_refused_client_that_is_still_sending_can_read_why(
         connection.sendall(head(len(body)) + body)
         answer = read_to_end(connection)
     assert answer.startswith(b"HTTP/1.1 503 ")
+    model.release()
     assert running.result().outputs["done"].float_val
     assert server.exit_code() == 0
 

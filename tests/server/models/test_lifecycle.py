@@ -63,9 +63,9 @@ def test_a_signal_drains(
 ) -> None:
     model.put(1)
     server = start("--threads", "1")
-    running = predict_on(server, slow_request(request_of, 1))
+    running = predict_on(server, slow_request(request_of, 60), timeout=60)
     wait_until(lambda: "slow" in model.runs())
-    queued = predict_on(server, request_of("top_k", image=IMAGE))
+    queued = predict_on(server, request_of("top_k", image=IMAGE), timeout=60)
     channel = channel_to(server)
     assert health(channel) == SERVING
     server.process.send_signal(number)
@@ -76,6 +76,7 @@ def test_a_signal_drains(
     assert (ready.status_code, ready.json()) == (503, {"error": "the server is shutting down"})
     refused = predict_on(server, request_of(image=IMAGE))
     assert refused.exception().code() is grpc.StatusCode.UNAVAILABLE
+    model.release()
     assert running.result().outputs["done"].float_val
     assert queued.result().outputs["labels"].string_val
     assert server.exit_code() == 0

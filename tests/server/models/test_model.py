@@ -68,14 +68,15 @@ def test_an_old_version_is_unloaded_after_its_last_request(
 ) -> None:
     model.put(1)
     server = start("--threads", "2")
-    seconds = np.array([1.0], np.float32), DType.FLOAT32
-    slow = predict_on(server, request_of("slow", seconds=seconds))
+    seconds = np.array([60.0], np.float32), DType.FLOAT32
+    slow = predict_on(server, request_of("slow", seconds=seconds), timeout=60)
     wait_until(lambda: "slow" in model.runs())
     model.put(2, label="two")
     wait_until(lambda: server.state(1) == "UNLOADING")
     assert label(server) == "two"
     assert label(server, 1) == 404
     assert "close" not in model.runs()
+    model.release()
     assert slow.result().model_spec.version.value == 1
     wait_until(lambda: server.state(1) == "END")
     assert model.runs()[-1] == "close"

@@ -48,15 +48,9 @@ HELD = np.array([60], np.float32), DType.FLOAT32
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Path:
-    """The model of `held` keeps its calls of `slow` until there is this file."""
-    return tmp_path / "released"
-
-
-@pytest.fixture
-def held(model: Any, start: Any, released: Path) -> Any:
-    """A server with one worker, and room for one request to wait, whose `slow` is released."""
-    model.put(7, released=str(released))
+def held(model: Any, start: Any) -> Any:
+    """A server with one worker, and room for one request to wait; `slow` runs until released."""
+    model.put(7)
     return start("--threads", "1", "--max-queue", "1")
 
 
@@ -144,18 +138,16 @@ def test_a_caller_that_makes_names_up_makes_no_series(server: Any) -> None:
 
 
 def test_a_deadline_that_passes_is_late(
-    held: Any, released: Path, predict_on: Any, request_of: Any
+    held: Any, model: Any, predict_on: Any, request_of: Any
 ) -> None:
     error = predict_on(held, request_of("slow", seconds=HELD), timeout=2).exception()
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: value(scrape(held), "late_total", stage="run") == 1)
-    released.touch()
+    model.release()
     wait_until(lambda: value(scrape(held), "work_total", outcome="late") == 1)
 
 
-def test_refusals_of_a_full_queue(
-    held: Any, released: Path, predict_on: Any, request_of: Any
-) -> None:
+def test_refusals_of_a_full_queue(held: Any, model: Any, predict_on: Any, request_of: Any) -> None:
     slow = request_of("slow", seconds=HELD)
     calls = [predict_on(held, slow, timeout=60)]
     wait_until(lambda: value(scrape(held), "requests_running") == 1)
@@ -165,30 +157,30 @@ def test_refusals_of_a_full_queue(
     assert held.post({"inputs": ["x"]}).status_code == 429
     wait_until(lambda: value(scrape(held), "refused_total", reason="queue_full") == 1)
     assert value(scrape(held), "requests_total", code="overloaded", transport="rest") == 1
-    released.touch()
+    model.release()
     assert [call.result() is not None for call in calls] == [True, True]
     wait_until(lambda: value(scrape(held), "requests_running") == 0)
 
 
 def test_a_client_that_leaves_is_cancelled(
-    held: Any, released: Path, predict_on: Any, request_of: Any
+    held: Any, model: Any, predict_on: Any, request_of: Any
 ) -> None:
     call = predict_on(held, request_of("slow", seconds=HELD), timeout=60)
     wait_until(lambda: value(scrape(held), "requests_running") == 1)
     call.cancel()
     cancelled = {"code": "cancelled", "transport": "grpc"}
     wait_until(lambda: value(scrape(held), "requests_total", **cancelled) == 1)
-    released.touch()
+    model.release()
     wait_until(lambda: value(scrape(held), "work_total", outcome="gone") == 1)
 
 
-def test_a_client_that_hangs_up_is_cancelled(held: Any, released: Path) -> None:
+def test_a_client_that_hangs_up_is_cancelled(held: Any, model: Any) -> None:
     body = {"inputs": [60], "signature_name": "slow"}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{held.rest}/v1/models/m:predict", json=body, timeout=0.5)
     cancelled = {"code": "cancelled", "transport": "rest"}
     wait_until(lambda: value(scrape(held), "requests_total", **cancelled) == 1)
-    released.touch()
+    model.release()
 
 
 def test_batches_are_counted(model: Any, start: Any) -> None:

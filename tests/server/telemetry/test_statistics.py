@@ -93,11 +93,13 @@ def test_a_batch_is_one_execution_of_all_its_rows(
     server = start("--threads", "1", "--max-batch-size", "8", "--max-batch-delay", "0")
     model.journal.write_text("")
     slow = predict_on(
-        server, request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
+        server, request_of("slow", seconds=(np.array([60.0], np.float32), DType.FLOAT32))
     )
     wait_until(lambda: model.runs() == ["slow"])
     sent = [images(*[b"x"] * rows) for rows in (1, 2, 4)]
     calls = [predict_on(server, request_of(image=(rows, DType.BYTES))) for rows in sent]
+    wait_until(lambda: server.in_flight() == 4)
+    model.release()
     assert all(call.result() for call in (slow, *calls))
     assert model.runs() == ["slow", "serving_default"]
 
@@ -114,11 +116,13 @@ def test_a_batch_that_is_refused_is_run_one_by_one(
     server = start("--threads", "1", "--max-batch-size", "8", "--max-batch-delay", "0")
     model.journal.write_text("")
     slow = predict_on(
-        server, request_of("slow", seconds=(np.array([1.0], np.float32), DType.FLOAT32))
+        server, request_of("slow", seconds=(np.array([60.0], np.float32), DType.FLOAT32))
     )
     wait_until(lambda: model.runs() == ["slow"])
     sent = [images(b"x"), images(b"bad"), images(b"y", b"z")]
     calls = [predict_on(server, request_of(image=(rows, DType.BYTES))) for rows in sent]
+    wait_until(lambda: server.in_flight() == 4)
+    model.release()
     codes = [slow.code(), *(call.code() for call in calls)]
     assert codes.count(grpc.StatusCode.OK) == 3
 

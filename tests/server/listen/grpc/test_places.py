@@ -80,7 +80,7 @@ class TestHeadersDecide:
     ) -> None:
         model.put(1)
         server = start()
-        running = predict_on(server, slow(request_of, 1))
+        running = predict_on(server, slow(request_of, 60), timeout=60)
         with RawHttp2(server.grpc) as client:
             client.call(1, CHECK, data=message(b""))
             assert client.answer(1).status == 0
@@ -90,6 +90,7 @@ class TestHeadersDecide:
             client.call(3, PREDICT)
             heard = client.answer(3)
         assert (heard.status, heard.message) == (UNAVAILABLE, "the server is shutting down")
+        model.release()
         assert running.result()
 
     def test_when_the_queue_is_full(
@@ -97,7 +98,7 @@ class TestHeadersDecide:
     ) -> None:
         model.put(1)
         server = start("--threads", "1", "--max-queue", "0")
-        running = predict_on(server, slow(request_of, 2))
+        running = predict_on(server, slow(request_of, 60), timeout=60)
         wait_until(lambda: "slow" in model.runs())
         with RawHttp2(server.grpc) as client:
             client.call(1, PREDICT, [("grpc-timeout", "10S")])
@@ -105,6 +106,7 @@ class TestHeadersDecide:
         assert (heard.status, heard.reset) == (RESOURCE_EXHAUSTED, 0)
         assert int(heard.headers["grpc-retry-pushback-ms"]) > 0
         assert heard.headers["x-request-id"]
+        model.release()
         assert running.result()
 
     def test_a_health_check_takes_a_few_bytes(self, server: Any) -> None:
