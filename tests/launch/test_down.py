@@ -17,13 +17,13 @@ pytestmark = pytest.mark.server
 
 
 def begin_slow_request(address: str) -> None:
-    """Asks for something that takes a minute, and waits for no answer."""
-    body = {"signature_name": "slow", "inputs": {"seconds": [60.0]}}
-    headers = {"X-Request-Timeout-Ms": "90000"}
+    """Asks for something that takes two minutes, and waits for no answer."""
+    body = {"signature_name": "slow", "inputs": {"seconds": [120.0]}}
+    headers = {"X-Request-Timeout-Ms": "150000"}
 
     def ask() -> None:
         with suppress(httpx.TransportError):  # the server is killed meanwhile
-            httpx.post(f"{address}/v1/models/m:predict", json=body, headers=headers, timeout=90)
+            httpx.post(f"{address}/v1/models/m:predict", json=body, headers=headers, timeout=150)
 
     threading.Thread(target=ask, daemon=True).start()
 
@@ -55,7 +55,8 @@ def test_down_that_is_interrupted_while_the_server_drains_leaves_it_stopping(
     photo.write_bytes(b"\xff\xd8\xff a photo")
     (tmp_path / "m/1").mkdir(parents=True)
     (tmp_path / "m/1/echo.json").write_text(json.dumps({"journal": str(journal)}))
-    assert cli.up("--path", str(tmp_path / "m")).returncode == 0
+    drains = ("--drain-timeout", "120")  # for as long as the commands take here
+    assert cli.up("--path", str(tmp_path / "m"), *drains).returncode == 0
     begin_slow_request(cli.ps()[0]["rest"])
     wait_until(lambda: "slow" in journal.read_text().splitlines()[-1:])
     stopping = cli.start("down")
