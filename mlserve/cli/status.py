@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _REPLICA_HEADER = ("replica", "state", "versions", "in flight", "wait", "refused", "requests")
 _OLD = ("AVAILABLE", "END")
 """States of versions that are not shown beside those that a replica answers with."""
+_COMING = ("START", "LOADING")
+"""States of versions that are on their way to AVAILABLE."""
 
 
 @with_fields
@@ -77,9 +79,14 @@ def status(
             say(readable(refusal))
     absent = [name for name, rows in seen.items() if not any(map(_is_served, rows))]
     if absent:
+        asked = "no version" if choice.version is None else f"version {choice.version}"
+        available = "is available" if choice.version is None else "is not available"
+        come = any(row.state in _COMING for name in absent for row in seen[name])
         raise Unavailable(
-            f"no version of {', '.join(absent)} is available at {client.endpoint}",
-            hint="see why with mlserve logs (or the log of that server)",
+            f"{asked} of {', '.join(absent)} {available} at {client.endpoint}",
+            hint="it is still being loaded: ask again in a moment"
+            if come
+            else "see why with mlserve logs (or the log of that server)",
         )
 
 

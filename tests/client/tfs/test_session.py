@@ -243,6 +243,18 @@ def test_status_of_a_version_that_is_not_available(cli: Any, serve: Any) -> None
     assert outcome.returncode == 5
     assert "load" not in outcome.stdout  # another maker's server does not tell it
     assert f"error: no version of stranger is available at {endpoint}" in outcome.stderr
+    assert "see why with mlserve logs" in outcome.stderr
+
+
+def test_status_of_a_version_that_is_still_being_loaded(cli: Any, serve: Any) -> None:
+    """Others may be available meanwhile, so the error is about the one that was asked for."""
+    endpoint = serve(TfsModel((), state="LOADING"))
+    call = ("status", "--endpoint", endpoint, "--model", "stranger", "--timeout", 20)
+    outcome = cli(*call, "--version", 7)
+
+    assert outcome.returncode == 5
+    assert f"error: version 7 of stranger is not available at {endpoint}" in outcome.stderr
+    assert "hint: it is still being loaded" in outcome.stderr
 
 
 @pytest.mark.parametrize(
