@@ -138,14 +138,17 @@ class PredictOptions:
 
     @contextmanager
     def sink(self) -> Iterator[Sink]:
-        """Open where the answers go. Raises UsageError if the file exists or cannot be written.
+        """Open where the answers go.
 
+        Raises UsageError if the file exists, cannot be written, or another process writes to it.
         With `resume`, an existing file is appended to; so is what is no file, as /dev/null. A new
         file that nothing could be written to, or only part of a .json or .npz, does not stay.
         """
         if self.output_file is None:
             yield Sink()
             return
+        from mlserve.rows.resuming import hold  # most answers go to standard output
+
         is_device = self.output_file.exists() and not self.output_file.is_file()
         is_new = not (self.resume or is_device)
         try:
@@ -160,6 +163,8 @@ class PredictOptions:
         sink = Sink(file)
         try:
             with file:
+                if not is_device:
+                    hold(file, self.output_file)
                 yield sink
         except KeyboardInterrupt:
             if is_new and sink.is_partial:

@@ -1,17 +1,21 @@
 """Go on with a file of results: which rows are in it, and repairing what a killed run left.
 
-A half-written last line is removed, and so are lines with errors, whose rows are asked again.
+A half-written last line is removed, and so are lines with errors, whose rows are asked again. Who
+writes a file holds a `flock` on it: of two that go on with it at once, each would ask about the
+same rows, and the repairs of one would lose what the other writes.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from mlserve.errors import UsageError, shortened
 from mlserve.rows.delimited import LARGEST_CELL
@@ -26,6 +30,21 @@ _QUOTE = b'"'
 def key_of(place: Place, *, has_file: bool) -> Key:
     """Return what tells a row apart in a file of results."""
     return (file_text(place) if has_file else None, place.number)
+
+
+def hold(file: BinaryIO, path: Path) -> None:
+    """Keep the file of results that was opened at `path` for this process, until it is closed.
+
+    Raises UsageError if another process holds it, or has put another one in its place.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _held_elsewhere(path) from error
+    except OSError:
+        return  # a file system without locks
+    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        raise _held_elsewhere(path)
 
 
 def rows_in_jsonl(path: Path, outputs: Collection[str] = (), *, has_file: bool) -> set[Key]:
@@ -90,17 +109,18 @@ def _keep(
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with path.open("rb") as old, aside.open("wb") as new:
+            hold(old, path)
             for number, record in enumerate(split(old), start=1):
                 if is_kept(number, record):
                     new.write(record)
-            size = new.tell()
-        if size != path.stat().st_size:
-            shutil.copymode(path, aside)
-            aside.replace(path)
+            new.flush()
+            if new.tell() != path.stat().st_size:
+                shutil.copymode(path, aside)
+                aside.replace(path)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read and repaired: {error.strerror}",
-            hint="give another --output-file",
+            hint="make room for a copy of it, or give another --output-file",
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -125,6 +145,13 @@ def _cells(record: bytes, delimiter: str) -> list[str]:
     if delimiter != ",":
         return text.rstrip("\n").split(delimiter)
     return next(csv.reader(io.StringIO(text, newline="")), [])
+
+
+def _held_elsewhere(path: Path) -> UsageError:
+    return UsageError(
+        f"another process writes to {path}",
+        hint="wait until it ends, or stop it (lslocks shows which), and then go on with --resume",
+    )
 
 
 def _other_columns(path: Path, cells: Sequence[str], header: Sequence[str]) -> UsageError:

@@ -462,6 +462,29 @@ def test_a_run_that_was_killed_is_gone_on_with(
     assert all(line["outputs"]["sum"] == line["row"] for line in lines)
 
 
+def test_two_do_not_write_one_file(
+    two: Any, cli: Any, echo: Any, table: Any, tmp_path: Path
+) -> None:
+    """Each would ask about the rows of the other, and have them twice."""
+    pipe, answers = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    os.mkfifo(pipe)
+    go_on = (table("again.csv", "a,b\n1,2\n3,4\n5,6\n"), "--output-file", answers, "--resume")
+    where = ("--signature", "two", "--endpoint", echo.grpc, "--output-file", answers)
+    process = cli.start("predict", pipe, *where, "--batch", 1, "--parallel", 1)
+    with pipe.open("w") as rows:
+        print("a,b\n1,2\n3,4", file=rows, flush=True)
+        wait_until(lambda: answers.exists() and len(answers.read_text().splitlines()) > 1)
+        again = two(*go_on)
+        print("5,6", file=rows, flush=True)
+    _, stderr = process.communicate(timeout=30)
+
+    assert again.returncode == 2
+    assert f"error: another process writes to {answers}\nhint: wait " in again.stderr
+    assert process.returncode == 0, stderr
+    assert _numbers(answers) == [1, 2, 3]
+    assert "(3 rows had answers)" in two(*go_on).stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("suffix", ["json", "npz", "csv"])
 def test_an_interrupt_keeps_what_is_answered(
