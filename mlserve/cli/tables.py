@@ -285,18 +285,20 @@ class Run:
         note(f"{said}\nhint: {go_on}")
 
     def _take(self, outcome: Outcome, progress: StatusLine | None) -> None:
-        self._rows += 1
+        """Write the outcome, and count it once it is written."""
         if not isinstance(outcome, RowError):
             try:
                 self._out.write(outcome)
             except InferenceFailed as error:
                 outcome = RowError(outcome.place, error)
             else:
+                self._rows += 1
                 self._warnings.look(outcome.server)
                 return
+        self._out.write(outcome)
+        self._rows += 1
         self._errors += 1
         self._exit_code = self._exit_code or int(outcome.error.exit_code)
-        self._out.write(outcome)
         if not self._out.takes_errors and self._errors <= _MOST_TOLD:
             if progress is not None:
                 progress.clear()

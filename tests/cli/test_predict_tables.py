@@ -288,6 +288,9 @@ def test_a_full_disk(
     assert f"error: {answers} cannot be written: File too large" in run.stderr
     assert f"hint: {hint}" in run.stderr
     assert answers.exists() == is_kept
+    if is_kept:
+        whole = answers.read_bytes().count(b"\n") - 1
+        assert _summary(run.stderr) == (whole, 0)
     again = cli("predict", path, *words, "--output-file", answers, *["--resume"] * is_kept)
     assert again.returncode == 0, again.stderr
 
