@@ -166,7 +166,13 @@ def _is_utf8(cell: str) -> bool:
 
 
 def _unreadable(error: csv.Error, first: int, last: int) -> InvalidInput:
-    if "unexpected end of data" in str(error):
+    is_long = "field limit" in str(error)
+    if is_long and first == last:
+        return InvalidInput(
+            f"a cell has more than {LARGEST_CELL} characters",
+            hint="send it from a file of its own: --input NAME=@FILE",
+        )
+    if is_long or "unexpected end of data" in str(error):
         return InvalidInput(
             f"a quote that is never closed makes lines {first} to {last} one cell; none of their "
             "rows is answered",

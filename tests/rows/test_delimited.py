@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from typing import Any
 
 import pytest
 
 from mlserve.errors import UsageError
+from mlserve.rows import delimited
 from mlserve.rows.delimited import as_text, read_delimited
 from mlserve.rows.table import BadRow, Row, Table
 
@@ -67,6 +69,22 @@ def test_a_stray_quote_is_bad_and_reading_goes_on() -> None:
 
     assert found[0].startswith("rows.csv, line 2: it cannot be read as CSV: ")
     assert found[1] == ["3", "4"]
+
+
+def test_a_cell_that_is_too_long_is_not_said_to_have_a_wrong_quote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delimited, "LARGEST_CELL", 8)
+    [row, after] = _table("a,b\n1,123456789\n3,4\n").rows
+    [unclosed] = _table('a,b\n1,"2\n3,4\n5,6\n').rows
+    csv.field_size_limit(2**26)
+
+    assert isinstance(row, BadRow)
+    assert row.error.message == "a cell has more than 8 characters"
+    assert row.error.hint == "send it from a file of its own: --input NAME=@FILE"
+    assert isinstance(after, Row)
+    assert isinstance(unclosed, BadRow)
+    assert unclosed.error.message.startswith("a quote that is never closed makes lines 2 to 4 ")
 
 
 def test_a_quote_that_is_never_closed_says_which_lines_it_took() -> None:
