@@ -110,6 +110,7 @@ class _InferCodec(Codec[_Given]):
 
     model: str
     question: Question
+    gives_arrays = True
 
     def decode(
         self, signatures: Mapping[str, Signature], settings: ServerSettings

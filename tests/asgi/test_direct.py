@@ -32,6 +32,7 @@ from mlserve.artifact import Artifact
 from mlserve.asgi import mounted
 from mlserve.asgi.mounted import MountedServer
 from mlserve.server.engine.engine import Engine
+from mlserve.server.engine.job import Job
 from mlserve.server.parts import ServerParts
 from mlserve.server.telemetry.log import TextFormatter
 from mlserve.testing.processes import launched, wait_until
@@ -471,6 +472,44 @@ def test_the_log_names_what_failed_in_a_format_of_mlserve(
 def _two_versions(export: Export) -> None:
     export("m", 1, label="one")
     export("m", 2, label="two")
+
+
+class Keeping:
+    """Keeps every question and its answer, as what asks a second version does."""
+
+    def __init__(self) -> None:
+        self.kept = list[Any]()
+
+    def choose(self, *_: Any) -> None:
+        pass
+
+    def entered(self, job: Job[Any]) -> None:
+        job.work.keeps = True
+
+    def finished(self, job: Job[Any], _: Any) -> None:
+        self.kept.append(job.work.kept)
+
+
+def test_an_answer_that_its_caller_changes_is_not_what_a_second_version_is_compared_with(
+    export: Export,
+) -> None:
+    export()
+    serving = mlserve.server.mount()
+    keeping = Keeping()
+
+    async def ask() -> None:
+        _engine(serving).companion = keeping
+        numbers = np.ones(2, np.float32)
+        answer = await serving.infer({"a": numbers, "b": numbers}, signature="two")
+        answer["sum"][:] = numbers[:] = -1
+
+    _during(serving, ask)
+    (kept,) = keeping.kept
+    assert {name: array.tolist() for name, array in kept.inputs.items()} == {
+        "a": [1.0, 1.0],
+        "b": [1.0, 1.0],
+    }
+    assert kept.outputs["sum"].tolist() == [2.0, 2.0]
 
 
 def test_a_split_gives_calls_to_both_versions(export: Export) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -56,6 +57,8 @@ class Codec(ABC, Generic[Answer]):
     """
 
     room: Room = UNBOUNDED
+    gives_arrays = False
+    """Whether the answer has the outputs themselves, which its caller may change at any time."""
 
     @abstractmethod
     def decode(
@@ -268,7 +271,11 @@ class Work(Generic[Answer]):
 
         self._attempt("encode", _ENCODE, write)
         if self.keeps and self.error is None and self.signature is not None:
-            self.kept = Kept(self.signature.name, self.inputs, self.outputs)
+            with suppress(MemoryError):  # the answer does not depend on it
+                outputs = self.outputs
+                if self.codec.gives_arrays:
+                    outputs = {name: array.copy() for name, array in outputs.items()}
+                self.kept = Kept(self.signature.name, self.inputs, outputs)
         self.inputs = self.outputs = {}
 
     def require_time(self) -> None:
