@@ -244,7 +244,7 @@ def test_down_waits_for_the_requests_that_it_has_begun(
     """
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    config = {"delay": 1, "journal": str(journal), "label": "answered"}
+    config = {"delay": 3, "journal": str(journal), "label": "answered"}
     (base / "2" / "echo.json").write_text(json.dumps(config))
     assert up(cli, base).returncode == 0
     warm_up, pid = journal.read_text(), cli.ps()[0]["pid"]
@@ -261,8 +261,8 @@ def test_down_waits_for_the_requests_that_it_has_begun(
     assert (refused.returncode, again.returncode) == (5, 5)
     assert refused.stderr.startswith("error: tfserving-m is stopping: it takes no new work\nhint: ")
     assert again.stderr.splitlines()[-2:] == refused.stderr.splitlines()
-    assert asking.communicate(timeout=30) == ("answered\n", "")
-    assert stopping.communicate(timeout=30) == ("tfserving-m is stopped\n", "")
+    assert asking.communicate(timeout=60) == ("answered\n", "")
+    assert stopping.communicate(timeout=60) == ("tfserving-m is stopped\n", "")
     assert (asking.returncode, stopping.returncode) == (0, 0)
 
 
@@ -285,7 +285,7 @@ def test_down_that_is_interrupted_leaves_it_serving_and_time_ends_it(
 ) -> None:
     journal, photo = tmp_path / "journal", tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff a photo")
-    config = {"delay": 1, "journal": str(journal)}
+    config = {"delay": 20, "journal": str(journal)}
     (base / "2" / "echo.json").write_text(json.dumps(config))
     assert up(cli, base).returncode == 0
     warm_up, pid = journal.read_text(), cli.ps()[0]["pid"]
@@ -297,10 +297,10 @@ def test_down_that_is_interrupted_leaves_it_serving_and_time_ends_it(
     wait_until(lambda: cli.ps()[0]["status"] == "stopping")
     stopping.send_signal(signal.SIGINT)
 
-    assert stopping.wait(40) == 130
+    assert stopping.wait(60) == 130
     assert cli.ps()[0]["status"] == "ready"
     assert cli("down", "--timeout", "0.5").stdout == "tfserving-m is stopped\n"
-    assert asking.wait(40) == 5
+    assert asking.wait(60) == 5
 
 
 def test_its_last_error_is_ours_when_it_dies_at_the_start(

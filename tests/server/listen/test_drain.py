@@ -75,7 +75,7 @@ def test_a_drain_under_load_loses_no_accepted_request(model: Any, start: Any, ro
 def test_a_request_whose_body_is_on_its_way_is_answered(model: Any, start: Any) -> None:
     """Requests behind it are refused meanwhile, and their connections are closed."""
     model.put(1)
-    server = start()
+    server = start("--drain-timeout", "60")
     with connect(server) as connection, httpx.Client() as other:
         url = f"http://{server.rest}/v1/models/m:predict"
         assert other.post(url, content=BODY).status_code == 200
@@ -192,7 +192,7 @@ def test_a_refused_client_that_is_still_sending_can_read_why(
 ) -> None:
     """Its connection is not reset under it."""
     model.put(1)
-    server = start()
+    server = start("--drain-timeout", "60")
     running = predict_on(server, slow(request_of, 60), timeout=60)
     wait_until(lambda: "slow" in model.runs())
     server.process.send_signal(signal.SIGTERM)

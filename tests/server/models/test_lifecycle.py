@@ -62,7 +62,7 @@ def test_a_signal_drains(
     channel_to: Any,
 ) -> None:
     model.put(1)
-    server = start("--threads", "1")
+    server = start("--threads", "1", "--drain-timeout", "60")
     running = predict_on(server, slow_request(request_of, 60), timeout=60)
     wait_until(lambda: "slow" in model.runs())
     queued = predict_on(server, request_of("top_k", image=IMAGE), timeout=60)

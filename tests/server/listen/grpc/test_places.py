@@ -79,7 +79,7 @@ class TestHeadersDecide:
         self, model: Any, start: Any, predict_on: Any, request_of: Any
     ) -> None:
         model.put(1)
-        server = start()
+        server = start("--drain-timeout", "60")
         running = predict_on(server, slow(request_of, 60), timeout=60)
         with RawHttp2(server.grpc) as client:
             client.call(1, CHECK, data=message(b""))
@@ -256,7 +256,7 @@ class TestStop:
     def test_a_call_that_is_on_its_way_ends(self, model: Any, start: Any, request_of: Any) -> None:
         """Its headers came before the signal, its message comes after."""
         model.put(7)
-        server = start()
+        server = start("--drain-timeout", "60")
         request = message(request_of(image=IMAGE).SerializeToString())
         with RawHttp2(server.grpc) as client:
             client.call(1, PREDICT)
