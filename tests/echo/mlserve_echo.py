@@ -17,7 +17,7 @@ A version folder holds `echo.json`, an object of these keys, none of which must 
     fail_stages  a message: the stages end their process with it
     together     how many requests it likes to run as one (default 0: it does not say)
     offset       what is added to the sum of `two`, `lenient` and `fragile` (default 0)
-    released     a path: `slow` ends early once there is such a file
+    released     a path: `slow` and `load_delay` end early once there is such a file
     journal      a path: each run and the close append a line (the signature's name, "close")
 """
 
@@ -119,7 +119,7 @@ class EchoBackend(Backend):
         from mlserve_echo_runner import EchoRunner
 
         config = _read(artifact.path / CONFIG_NAME)
-        time.sleep(config.load_delay)
+        _delay(config)
         if config.needs:
             importlib.import_module(config.needs)
         if config.fail_load:
@@ -130,10 +130,19 @@ class EchoBackend(Backend):
         from mlserve_echo_stages import EchoStages
 
         config = _read(artifact.path / CONFIG_NAME)
-        time.sleep(config.load_delay)
+        _delay(config)
         if config.fail_load:
             raise ModelLoadFailed(config.fail_load, hint="write another echo.json")
         return EchoStages(config)
+
+
+def _delay(config: EchoConfig) -> None:
+    """Take as long to load as the configuration says, or until released."""
+    until = time.monotonic() + config.load_delay
+    while (left := until - time.monotonic()) > 0:
+        if config.released is not None and Path(config.released).exists():
+            return
+        time.sleep(min(left, 0.02))
 
 
 def _read(path: Path) -> EchoConfig:

@@ -72,7 +72,7 @@ class EchoModel:
         return put_version(self.base_path / str(version), manifest=manifest, **config)
 
     def release(self) -> None:
-        """Let what runs as `slow` end at once, and whatever comes later."""
+        """Let what runs as `slow`, or loads, end at once, and whatever comes later."""
         self._released.touch()
 
     def runs(self) -> list[str]:

@@ -294,10 +294,14 @@ def orphan(cli: Any) -> dict[str, Any]:
     return dict(entry)
 
 
-def test_ps_finds_out_that_a_server_got_ready_without_its_up(cli: Any, export: Any) -> None:
-    export(load_delay=4)
+def test_ps_finds_out_that_a_server_got_ready_without_its_up(
+    cli: Any, export: Any, tmp_path: Path
+) -> None:
+    released = tmp_path / "released"
+    export(load_delay=60, released=str(released))
     entry = orphan(cli)
     assert "the `mlserve up` that started it is gone; now " in entry["why"]
+    released.touch()
     wait_until(lambda: cli.ps()[0]["status"] == "ready")
     (entry,) = cli.ps()
     assert (entry["is_ready"], entry["why"]) == (True, None)

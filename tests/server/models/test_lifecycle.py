@@ -36,7 +36,7 @@ def slow_request(request_of: Any, seconds: float) -> Any:
 def test_it_listens_before_it_has_loaded(
     model: Any, launch: Any, channel_to: Any, predict_on: Any, request_of: Any
 ) -> None:
-    model.put(1, load_delay=2)
+    model.put(1, load_delay=60)
     server = launch()
     server.wait_listening()
     wait_until(lambda: server.state(1) == "LOADING")
@@ -48,6 +48,7 @@ def test_it_listens_before_it_has_loaded(
     metadata = httpx.get(f"http://{server.rest}/v1/models/m/metadata")
     assert metadata.status_code == 503
     assert health(channel_to(server)) == NOT_SERVING
+    model.release()
     wait_until(server.is_available)
     wait_until(lambda: health(channel_to(server)) == SERVING)
 

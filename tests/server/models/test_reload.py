@@ -65,10 +65,11 @@ def test_what_comes_during_a_slow_load_is_seen_after_it(model: Any, start: Any) 
     """Loads follow one another, and the one that serves is not disturbed by them."""
     model.put(1, label="one")
     server = start()
-    model.put(2, load_delay=1)
+    model.put(2, load_delay=60)
     wait_until(lambda: server.state(2) == "LOADING")
     model.put(3, label="three")
     assert server.post({"inputs": ["x"]}).json() == {"outputs": ["one"]}
+    model.release()
     wait_until(lambda: server.state(3) == "AVAILABLE")
     wait_until(lambda: (server.state(1), server.state(2)) == ("END", "END"))
     assert server.post({"inputs": ["x"]}).json() == {"outputs": ["three"]}

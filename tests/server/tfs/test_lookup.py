@@ -204,7 +204,7 @@ def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
     So its own tests, and others, ask for a model that is not there until they are told so. While
     the first models load, that answer must not come.
     """
-    model.put(1, load_delay=1.5)
+    model.put(1, load_delay=60)
     server = launch()
     server.wait_listening()
     request = request_of(image=IMAGE)
@@ -214,6 +214,7 @@ def test_loops_that_wait_for_a_dummy_model_wait_for_the_real_one(
     def is_ready() -> bool:
         call = predict_on(server, request)
         said.append((call.code().name, call.details()))
+        model.release()
         return "Servable" in call.details()
 
     wait_until(is_ready)
