@@ -12,6 +12,13 @@ import pytest
 
 pytestmark = pytest.mark.server
 
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still for longer than the default of 5 s."""
+    monkeypatch.setenv("MLSERVE_TIMEOUT", "60")
+
+
 HEAVY = {
     *(
         "numpy",

@@ -14,6 +14,12 @@ import pytest
 pytestmark = pytest.mark.server
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still for longer than the default of 5 s."""
+    monkeypatch.setenv("MLSERVE_TIMEOUT", "60")
+
+
 def shell(words: list[Any], redirections: str) -> subprocess.CompletedProcess[str]:
     """Runs the command with these redirections of bash."""
     command = shlex.join([sys.executable, "-m", "mlserve", *map(str, words)])
