@@ -59,6 +59,9 @@ class Inputs:
             x = inputs[MATRIX]
             # A copy, as an estimator with `copy=False` overwrites what it is given.
             return x.copy() if x.dtype != object else _texts(x.T, self.columns).T
+        if self.is_matrix and not any(column.categories for column in self.columns):
+            # At once: hundreds of columns, one by one, take longer than most models.
+            return pd.DataFrame(inputs[MATRIX].copy(), columns=[each.name for each in self.columns])
         columns = {column.name: column for column in self.columns}
         values = {
             name: _texts(array[None], (columns[name],))[0] if array.dtype == object else array
@@ -165,9 +168,11 @@ def _texts(columns: Array, about: Sequence[Column]) -> Array:
 
 def _series(values: Array, column: Column) -> Any:
     """Return a column of a data frame. Raises InvalidInput for an unknown category."""
+    if not column.categories and values.dtype != object:
+        return values  # a Series of each would take most of the time of a wide frame
     if not column.categories:
         # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
-        return pd.Series(values, dtype=values.dtype)
+        return pd.Series(values, dtype=object)
     kind = np.array(column.categories).dtype
     if kind.kind in "ib" and values.dtype.kind == "f" and (np.mod(values, 1) == 0).all():
         values = values.astype(kind)  # a matrix has them as float64
