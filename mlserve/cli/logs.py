@@ -64,16 +64,20 @@ def _write(chunks: Iterable[bytes]) -> None:
 
 def _log_of(name: str | None) -> tuple[ServerRecord | None, Path]:
     """Return the log to show, with the record of the server that still writes to it."""
-    from mlserve.launch.logs import log_path, newest
+    from mlserve.hints import nearest
+    from mlserve.launch.logs import log_path, names, newest
     from mlserve.launch.records import select
     from mlserve.launch.running import reconcile
 
     alive, _ = reconcile()
     try:
         record = select(alive, name=name, choose="mlserve logs")
-    except Unavailable:
+    except Unavailable as error:
         path = log_path(name) if name else newest()
         if path is None or not path.exists():
+            meant = nearest(name, names()) if name else None
+            if meant is not None and all(meant != each.name for each in alive):
+                error.hint = f"did you mean mlserve logs {meant}, which left a log? {error.hint}"
             raise
         note(f"{path.stem} is not running; this is the log it left")
         return None, path

@@ -76,7 +76,7 @@ def _by_precision(
             hint="choose one with --backend, or name the versions: --ladder "
             + ",".join(str(held[whole[0]][precision]) for precision in wanted),
         )
-    return [_only(precision, model, list(held.values())) for precision in wanted]
+    return [_only(precision, backend, model, list(held.values())) for precision in wanted]
 
 
 def _only_model(wanted: Sequence[Precision], backend: str | None, store: Store) -> str:
@@ -95,7 +95,7 @@ def _only_model(wanted: Sequence[Precision], backend: str | None, store: Store) 
         )
     raise NotFound(
         f"no model was exported in {_words(wanted)}",
-        hint=f"mlserve export --model NAME --precision {wanted[0]}",
+        hint=_export_in(wanted[0], backend, "NAME"),
     )
 
 
@@ -111,7 +111,7 @@ def _held(backend: str, model: str, store: Store) -> Held:
     return found
 
 
-def _only(precision: Precision, model: str, held: Sequence[Held]) -> Reference:
+def _only(precision: Precision, backend: str | None, model: str, held: Sequence[Held]) -> Reference:
     found = [there[precision] for there in held if precision in there]
     if len(found) == 1:
         return found[0]
@@ -123,8 +123,15 @@ def _only(precision: Precision, model: str, held: Sequence[Held]) -> Reference:
     there = sorted({each.value for names in held for each in names})
     raise NotFound(
         f"{model} was not exported in {precision} (there: {', '.join(there) or 'none'})",
-        hint=f"mlserve export --model {model} --precision {precision}",
+        hint=_export_in(precision, backend, model),
     )
+
+
+def _export_in(precision: Precision, backend: str | None, model: str) -> str:
+    """Return the command that exports the model so; DIR has images or rows to calibrate on."""
+    for_backend = "" if backend is None else f"--backend {backend} "
+    calibrated = " --calibration DIR" if precision.needs_calibration else ""
+    return f"mlserve export {for_backend}--model {model} --precision {precision}{calibrated}"
 
 
 def _words(precisions: Sequence[Precision]) -> str:

@@ -36,9 +36,19 @@ def log_path(name: str) -> Path:
 def newest() -> Path | None:
     """Return the log that was written to last, whether or not its server still runs."""
     with suppress(FileNotFoundError):
-        logs = [path for path in (paths.state_dir() / "logs").iterdir() if path.suffix == ".log"]
-        return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+        return max(_all(), key=lambda path: path.stat().st_mtime, default=None)
     return None
+
+
+def names() -> list[str]:
+    """Return the names of the servers whose logs are there, whether or not they still run."""
+    with suppress(FileNotFoundError):
+        return sorted(path.stem for path in _all())
+    return []
+
+
+def _all() -> list[Path]:
+    return [path for path in (paths.state_dir() / "logs").iterdir() if path.suffix == ".log"]
 
 
 def rotate(path: Path) -> None:

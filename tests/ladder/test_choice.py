@@ -90,7 +90,9 @@ def test_an_absent_precision_is_named_with_those_that_are_there(put: Any, tmp_pa
     put("echo", 1, "fp32")
     error = refusal(tmp_path, "int8,fp32")
     assert error.message == "m was not exported in int8 (there: fp32)"
-    assert error.hint == "mlserve export --model m --precision int8"
+    assert error.hint == "mlserve export --model m --precision int8 --calibration DIR"
+    error = refusal(tmp_path, "bf16,fp32", "echo")
+    assert error.hint == "mlserve export --backend echo --model m --precision bf16"
 
 
 def test_without_a_name_the_only_model_with_all_rungs_is_meant(put: Any, tmp_path: Path) -> None:

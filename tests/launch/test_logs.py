@@ -187,3 +187,18 @@ def test_the_last_error_is_found_with_its_hint(log: str, message: str, hint: str
 @pytest.mark.parametrize("log", ["", "all is well\n", TEXT.replace("ERROR", "INFO")])
 def test_a_log_without_an_error_tells_none(log: str) -> None:
     assert last_words(log.splitlines()) is None
+
+
+@pytest.mark.server
+def test_a_name_may_be_meant_for_a_server_that_has_stopped(home: Path) -> None:
+    rotate(log_path("echo-defects"))
+    log_path("echo-defects").write_text("begun\n")
+
+    done, other = (
+        subprocess.run([*MLSERVE, "logs", name], capture_output=True, text=True, check=False)
+        for name in ("defects", "xyz")
+    )
+
+    assert (done.returncode, other.returncode) == (5, 5)
+    assert "did you mean mlserve logs echo-defects, which left a log?" in done.stderr
+    assert "did you mean" not in other.stderr
