@@ -61,7 +61,8 @@ class Inputs:
             return x.copy() if x.dtype != object else _texts(x.T, self.columns).T
         if self.is_matrix and not any(column.categories for column in self.columns):
             # At once: hundreds of columns, one by one, take longer than most models.
-            return pd.DataFrame(inputs[MATRIX].copy(), columns=[each.name for each in self.columns])
+            names = [column.name for column in self.columns]
+            return pd.DataFrame(inputs[MATRIX], columns=names, copy=True)
         columns = {column.name: column for column in self.columns}
         values = {
             name: _texts(array[None], (columns[name],))[0] if array.dtype == object else array
@@ -169,7 +170,9 @@ def _texts(columns: Array, about: Sequence[Column]) -> Array:
 def _series(values: Array, column: Column) -> Any:
     """Return a column of a data frame. Raises InvalidInput for an unknown category."""
     if not column.categories and values.dtype != object:
-        return values  # a Series of each would take most of the time of a wide frame
+        # A Series of each would take most of the time of a wide frame. It would be a copy as well,
+        # which a step may overwrite.
+        return values.copy()
     if not column.categories:
         # With the dtype, or pandas would turn objects into its own strings, in which None is NaN.
         return pd.Series(values, dtype=object)

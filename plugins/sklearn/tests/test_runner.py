@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
 from mlserve_sklearn.backend import SklearnBackend
+from mlserve_sklearn.inputs import inputs_of, with_type
+from mlserve_sklearn.runner import SklearnRunner
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import IsolationForest
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from mlserve.artifact import Artifact
@@ -76,6 +80,29 @@ def test_an_estimator_that_overwrites_its_rows_leaves_those_of_the_request(opene
 
     assert np.array_equal(asked, rows)
     assert np.array_equal(runner.answers({"x": asked})["probabilities"], first["probabilities"])
+
+
+def _overwritten(frame: pd.DataFrame) -> pd.DataFrame:
+    frame.loc[:, "a"] = frame["a"] * 2
+    return frame
+
+
+@pytest.mark.parametrize("b", [[0.5, 0.5], ["x", "y"]], ids=["numbers", "mixed"])
+def test_a_step_that_overwrites_a_data_frame_leaves_the_rows_of_the_request(b: list[Any]) -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": b})
+    columns = ColumnTransformer([("a", "passthrough", ["a"])])
+    steps = make_pipeline(FunctionTransformer(_overwritten), columns, LinearRegression())
+    steps.fit(frame.copy(), 10 * frame["a"])
+    found = inputs_of(steps) if b[0] == 0.5 else with_type(inputs_of(steps), "b", DType.BYTES)
+    texts = np.array([str(value).encode() for value in b], object)
+    values = {"a": frame["a"].to_numpy(), "b": texts if b[0] == "x" else frame["b"].to_numpy()}
+    asked = found.joined(values)
+    before = {name: array.copy() for name, array in asked.items()}
+
+    answers = SklearnRunner(steps, found).answers(asked)
+
+    assert np.allclose(answers["prediction"], 10 * frame["a"])
+    assert all(np.array_equal(asked[name], before[name]) for name in asked)
 
 
 @pytest.mark.parametrize(
