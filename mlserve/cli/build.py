@@ -154,7 +154,7 @@ def _make_artifact_image(
     from mlserve.launch.docker.artifact_image import load, write_artifact_image
     from mlserve.launch.docker.images import artifact_image_tag, artifact_labels
 
-    tag = tag or artifact_image_tag(artifact.model, artifact.version)
+    tag = tag or artifact_image_tag(backend, artifact.model, artifact.version)
     labels = artifact_labels(artifact, backend)
     with TemporaryDirectory(prefix="mlserve-build-") as aside:
         image = write_artifact_image(artifact, tag, labels, folder or Path(aside) / "image")

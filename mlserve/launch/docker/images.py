@@ -64,7 +64,7 @@ class BuildRequest:
         """The requested tag, or the artifact's."""
         model, version = self.artifact.model, self.artifact.version
         if self.artifact_only:
-            return self.tag or artifact_image_tag(model, version)
+            return self.tag or artifact_image_tag(self.backend.name, model, version)
         return self.tag or image_tag(self.backend.name, model, version)
 
     @property
@@ -239,9 +239,9 @@ def _require_there(image: str, tell: Tell) -> None:
         ) from error
 
 
-def artifact_image_tag(model: str, version: int) -> str:
+def artifact_image_tag(backend: str, model: str, version: int) -> str:
     """Return the usual tag of an image that holds only a version's files."""
-    return image_tag("artifact", model, version)
+    return image_tag(f"artifact-{backend}", model, version)
 
 
 def artifact_labels(artifact: Artifact, backend: str) -> dict[str, str]:

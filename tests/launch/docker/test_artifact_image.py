@@ -20,7 +20,8 @@ from tests.harness.echo import EchoModel
 def _written(folder: Path, model: str, into: str) -> ArtifactImage:
     artifact = Artifact.open(folder / model, model, 3)
     labels = artifact_labels(artifact, "echo")
-    return write_artifact_image(artifact, artifact_image_tag(model, 3), labels, folder / into)
+    tag = artifact_image_tag("echo", model, 3)
+    return write_artifact_image(artifact, tag, labels, folder / into)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def _read(image: ArtifactImage, described: dict[str, Any]) -> Any:
 def test_a_layout_leads_to_one_layer_for_every_architecture(image: ArtifactImage) -> None:
     assert json.loads((image.folder / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
     [top] = json.loads((image.folder / "index.json").read_text())["manifests"]
-    assert top["annotations"] == {"org.opencontainers.image.ref.name": "mlserve-artifact-m:3"}
+    assert top["annotations"] == {"org.opencontainers.image.ref.name": "mlserve-artifact-echo-m:3"}
     assert top["digest"] == image.digest
     manifests = _read(image, top)["manifests"]
     assert [each["platform"]["architecture"] for each in manifests] == ["amd64", "arm64"]
