@@ -31,8 +31,11 @@ with without_fork_support():
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
-    # `Session.ask_with_retries` repeats failed calls, and reports them.
-    ("grpc.enable_retries", 0),
+    # By itself gRPC repeats only calls that the server has not seen, such as one that is begun
+    # while a server that stops says so. `Session.ask_with_retries` repeats others, and reports
+    # them: so no name may bring a policy for that with it.
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config_disable_resolution", 1),
     # Of a name with several addresses, as a headless Service of Kubernetes is one, every server is
     # asked in turn; the policy that gRPC takes by itself would send all to one of them.
     ("grpc.lb_policy_name", "round_robin"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import pytest
 
 from mlserve.client import AsyncClient, Client, Retries
 from mlserve.errors import InferenceFailed, MlserveError, Unavailable
+from tests.harness.echo import PHOTO
+from tests.harness.faulty import HTTP2_SETTINGS, Line
+from tests.harness.raw_http2 import GOAWAY, frame
 
 pytestmark = pytest.mark.server
 
@@ -40,6 +45,27 @@ def test_a_server_that_is_killed_during_the_request(
     assert error.startswith(f"error: no server answers at {address} (")
     assert f"(after 5 attempts; at first: the server at {address} went away during the" in error
     assert "mlserve ps" in hint
+
+
+def test_a_call_that_a_server_which_stops_has_not_seen_is_asked_on_the_next_connection(
+    faulty: Any, start_echo: Any
+) -> None:
+    """Also by a client that repeats nothing: it is the same attempt."""
+    server, lines, once = start_echo(), count(), Retries(max_attempts=1)
+
+    def stops_at_first(line: Line) -> None:
+        if next(lines):
+            line.relay(server.grpc)
+            return
+        line.send(HTTP2_SETTINGS)
+        line.await_call()
+        none_seen = struct.pack(">II", 0, 0) + b"the server is shutting down"
+        line.send(frame(GOAWAY, 0, 0, none_seen))
+        line.stall()
+
+    with Client(faulty(stops_at_first), model=server.model, retries=once) as client:
+        assert client.predict(PHOTO, timeout=20).label == "sorrel"
+    assert next(lines) == 2
 
 
 def test_a_connection_that_is_reset(faulty: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ Peer = Callable[["Line"], None]
 
 HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 """An empty SETTINGS frame: a gRPC client then considers the connection established."""
+_PREFACE, _FRAME_HEAD, _HEADERS = 24, 9, 1
 
 
 class Line:
@@ -57,6 +59,27 @@ class Line:
         length = re.search(rb"(?i)content-length: *(\d+)", head)
         while length and len(body) < int(length[1]):
             body += self._received()
+
+    def await_call(self) -> None:
+        """Wait until a gRPC client has begun a call on a connection that is new."""
+        data, at = b"", _PREFACE
+        while True:
+            while len(data) < at + _FRAME_HEAD:
+                data += self._received()
+            if data[at + 3] == _HEADERS:
+                return
+            at += _FRAME_HEAD + int.from_bytes(data[at : at + 3], "big")
+
+    def relay(self, address: str) -> None:
+        """Pass on what comes to that server, and its answers back, until one of the two closes."""
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port))) as server:
+            other = {self._connection: server, server: self._connection}
+            while not self._ended.is_set():
+                for ready in select.select(list(other), [], [], 0.2)[0]:
+                    if not (data := ready.recv(65536)):
+                        return
+                    other[ready].sendall(data)
 
     def _received(self) -> bytes:
         data = self._connection.recv(65536)

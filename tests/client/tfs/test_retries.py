@@ -169,7 +169,7 @@ def test_retries_end_with_the_deadline(serve: Any) -> None:
         _client(serve(model), retries=patient) as client,
         pytest.raises((Unavailable, DeadlineExceeded)) as caught,
     ):
-        client.predict(b"1", timeout=1)
+        client.predict(b"1", timeout=3)
 
     assert caught.value.details["attempts"] > 2
 
