@@ -79,13 +79,17 @@ def status(
             say(readable(refusal))
     absent = [name for name, rows in seen.items() if not any(map(_is_served, rows))]
     if absent:
-        asked = "no version" if choice.version is None else f"version {choice.version}"
-        available = "is available" if choice.version is None else "is not available"
-        come = any(row.state in _COMING for name in absent for row in seen[name])
+        models, version = ", ".join(absent), choice.version
+        why = (
+            f"no version of {models} is available"
+            if version is None
+            else f"version {version} of {models} is not available"
+        )
+        is_coming = any(row.state in _COMING for name in absent for row in seen[name])
         raise Unavailable(
-            f"{asked} of {', '.join(absent)} {available} at {client.endpoint}",
+            f"{why} at {client.endpoint}",
             hint="it is still being loaded: ask again in a moment"
-            if come
+            if is_coming
             else "see why with mlserve logs (or the log of that server)",
         )
 

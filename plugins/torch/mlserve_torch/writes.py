@@ -82,12 +82,13 @@ def _given(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_kept_by_graph(given: Any) -> bool:
-    pending = [given]
+    pending, seen = [given], set[torch.fx.Node]()
     while pending:
         value = pending.pop()
         if isinstance(value, list | tuple):
             pending += value
-        elif isinstance(value, torch.fx.Node):
+        elif isinstance(value, torch.fx.Node) and value not in seen:
+            seen.add(value)
             if value.op == "get_attr":
                 return True
             has_schema = hasattr(value.target, "_schema")

@@ -173,6 +173,11 @@ class Gone(Caller):
         return True
 
 
+def photo_codec(kind: type[PredictCodec] = PredictCodec) -> PredictCodec:
+    request = request_of("m", b"photo")
+    return kind(request.SerializeToString(), request)
+
+
 def work_of(codec: PredictCodec, pool: RunnerProcesses, caller: Caller) -> Work[Any]:
     kind = CostKey.from_rows("m", 1, "serving_default", 1)
     served, times, deadline = Served("m", 1, False), StageTimes(), Deadline.after(20)
@@ -184,9 +189,7 @@ def test_any_number_of_calls_whose_callers_have_left_is_dropped_at_once(
 ) -> None:
     model.put(1)
     pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
-    request = request_of("m", b"photo")
-    codec = PredictCodec(request.SerializeToString(), request)
-    works = [work_of(codec, pool, Gone()) for _ in range(1000)]
+    works = [work_of(photo_codec(), pool, Gone()) for _ in range(1000)]
 
     def submit_next(index: int) -> None:  # as the engine does when a slot is free again
         if index < len(works):
@@ -265,7 +268,6 @@ def test_a_call_that_cannot_be_sent_fails_and_the_next_one_is_run(
 ) -> None:
     model.put(1)
     pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
-    request = request_of("m", b"photo")
 
     async def run(codec: PredictCodec) -> Work[Any]:
         done = asyncio.get_running_loop().create_future()
@@ -277,9 +279,8 @@ def test_a_call_that_cannot_be_sent_fails_and_the_next_one_is_run(
     async def run_both() -> tuple[Work[Any], Work[Any]]:
         await run_on_daemon_thread(pool.start)
         pool.attach()
-        data = request.SerializeToString()
         try:
-            return await run(Heavy(data, request)), await run(PredictCodec(data, request))
+            return await run(photo_codec(Heavy)), await run(photo_codec())
         finally:
             await run_on_daemon_thread(pool.close)
 
