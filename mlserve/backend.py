@@ -272,6 +272,13 @@ class Backend(ABC):
     """The precisions that it exports; those beside fp32 by `export_at`."""
     limits_threads: ClassVar[bool] = False
     """Whether its Runners `limit_threads`: of several processes, each may then have all threads."""
+    calls_ahead: ClassVar[int] = 0
+    """How many calls its Runners are given beside one for each thread.
+
+    It pays where the runtime computes on threads of its own: an image is decoded while the calls
+    before it run, and no thread of the runtime waits for the interpreter. The Runner must run no
+    more calls at once than it has threads, and have the others wait.
+    """
     load_options: ClassVar[tuple[str, ...]] = ()
     """The fields of LoadOptions that `load` supports beside those that every backend takes.
 

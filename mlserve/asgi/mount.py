@@ -120,7 +120,8 @@ def _mounted(
         )
         for model in chosen
     ]
-    return MountedServer(models, settings, threads=chosen[0].options.threads)
+    threads = max(model.calls_at_once for model in models)
+    return MountedServer(models, settings, threads=threads)
 
 
 def _settings(values: Mapping[str, Any]) -> tuple[LoadOptions, ServerSettings]:

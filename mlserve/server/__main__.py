@@ -80,7 +80,7 @@ def _of_model(given: argparse.Namespace) -> ServerOptions:
         given.poll_seconds,
         rollout=rollout,
     )
-    return _options(given, (model,), settings, options.calls_at_once)
+    return _options(given, (model,), settings, model.calls_at_once)
 
 
 def _of_file(given: argparse.Namespace, sockets: PassedSockets) -> ServerOptions:
@@ -93,7 +93,7 @@ def _of_file(given: argparse.Namespace, sockets: PassedSockets) -> ServerOptions
     )
     models = config.first_models()
     # Each model has a width of its own, and the file may name more threads later.
-    threads = max(usable_cpus(), *(model.options.calls_at_once or 0 for model in models))
+    threads = max(usable_cpus(), *(model.calls_at_once for model in models))
     return replace(_options(given, models, settings, threads), config=config)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ class ConfigFile:
         return configured_models(config)
 
     def _specs(self) -> tuple[ModelSpec, ...]:
-        return tuple(
+        specs = (
             ModelSpec(
                 self._backend(model.backend),
                 model.model,
@@ -184,11 +184,11 @@ class ConfigFile:
                 model.versions,
                 model.options,
                 self._poll_seconds,
-                width=model.options.threads,
                 rollout=model.rollout,
             )
             for model in self._in_force
         )
+        return tuple(replace(spec, width=spec.calls_at_once) for spec in specs)
 
     def _backend(self, name: str) -> Backend:
         """Return the backend, the same one each time: a model with another one would be loaded."""

@@ -12,6 +12,7 @@ from mlserve.errors import InvalidInput, MlserveError, NotFound, shortened
 from mlserve.load_options import LoadOptions
 from mlserve.rollout import NO_ROLLOUT, RolloutOptions
 from mlserve.store import VersionPolicy
+from mlserve.system import usable_cpus
 
 VersionChoice = int | str | None
 """The version a request asks for: its number, its label, or None for the latest."""
@@ -84,6 +85,13 @@ class ModelSpec:
     width: int | None = None
     signed_by: Path | None = None
     rollout: RolloutOptions = NO_ROLLOUT
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls of it run at once, if it has the server's threads to itself."""
+        threads = self.options.calls_at_once or usable_cpus()
+        is_here = (self.options.processes or 1) == 1
+        return threads + self.backend.calls_ahead if is_here else threads
 
     def differs_in_choice_only(self, other: ModelSpec) -> bool:
         """Return whether only the versions to serve and their labels may differ between the two."""

@@ -39,6 +39,7 @@ class OpenVinoBackend(Backend):
     frameworks = tuple(_FRAMEWORKS)
     precisions = (Precision.FP32, Precision.BF16, Precision.INT8)
     limits_threads = True
+    calls_ahead = 1
     load_options = ("device", "instances")
 
     def values_here(self, load_option: str) -> Sequence[str]:

@@ -193,6 +193,8 @@ class _Running:
 
     def results(self, calls: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """Return copies of the outputs of each call. Raises RuntimeError."""
+        if len(calls) == 1:
+            return [self._result(*calls)]
         found, count = list[list[Array]](), len(self.requests)
         for index, inputs in enumerate(calls):
             request = self.requests[index % count]
@@ -204,6 +206,17 @@ class _Running:
             request.start_async(dict(enumerate(inputs)), share_inputs=True)
         found += [_outputs(self.requests[index % count]) for index in range(len(found), len(calls))]
         return found
+
+    def _result(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return copies of the outputs of the only call.
+
+        In one step: to start it and then to wait gives up the interpreter's lock twice, which takes
+        a tenth of a call of some milliseconds.
+        """
+        request = self.requests[0]
+        request.reset_state()
+        request.infer(dict(enumerate(inputs)), share_inputs=True, share_outputs=True)
+        return _copied(request)
 
     def stopped_at(self, deadline: Deadline | None) -> AbstractContextManager[object]:
         """Return a context in which the calls are aborted when the deadline passes."""
@@ -232,6 +245,10 @@ class _Asked(local):
 
 def _outputs(request: Any) -> list[Array]:
     request.wait()
+    return _copied(request)
+
+
+def _copied(request: Any) -> list[Array]:
     return [tensor.data.copy() for tensor in request.output_tensors]
 
 

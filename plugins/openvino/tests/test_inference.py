@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openvino as ov
 import pytest
@@ -21,6 +22,7 @@ from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, InvalidInput, ModelLoadFailed, PluginError
 from mlserve.load_options import LoadOptions
 from mlserve.testing.images import noise, saved
+from mlserve.testing.processes import launched, wait_until
 
 pytestmark = pytest.mark.framework
 
@@ -130,6 +132,22 @@ def test_a_run_ends_at_its_deadline_and_the_next_one_answers(slow: Artifact) -> 
     with pytest.raises(DeadlineExceeded, match="running the model"):
         runner.run("serving_default", LONG, Deadline.after(0.2))
     assert runner.run("serving_default", SHORT, Deadline.after(60))["y"].shape == (2, 512)
+
+
+def test_one_call_is_read_while_another_has_the_only_thread(slow: Artifact) -> None:
+    asked = {"x": np.ones((1024, 512), np.float32)}  # a second or more of work
+
+    def running() -> int:
+        shown = httpx.get(f"http://{server.rest}/v2", timeout=30).json()["parameters"]
+        return int(shown["running"])
+
+    with launched("openvino", slow, "--threads", "1") as server, server.client() as client:
+        server.wait_ready()
+        with ThreadPoolExecutor(3) as threads:
+            calls = [threads.submit(client.infer, asked, timeout=120) for _ in range(3)]
+            wait_until(lambda: running() == 2)
+            answers = [call.result()["y"] for call in calls]
+    assert all((answer == answers[0]).all() for answer in answers)
 
 
 def test_a_call_that_finds_no_free_instance_waits_no_longer_than_its_deadline(
