@@ -424,7 +424,9 @@ class Admission(Generic[Queued]):
     ) -> Queued | None:
         """Return the first call that is not held back, nor its token, and whose model has room."""
         widths = self.waiting.widths
-        running = Counter(slot.model for slot in self.running) if widths else Counter[str]()
+        if not (widths or held or tokens):
+            return next(iter(line), None)
+        running = Counter(slot.model for slot in self.running)
         full = {(model, width) for model, width in widths if running[model] >= width}
         if full and sum(widths[each] for each in full) == len(self.waiting):
             return None  # however many they are

@@ -160,8 +160,10 @@ class Estimates:
 
     def _confirmed(self, kind: CostKey, now: float, *, alone: bool) -> Estimate | None:
         first, other = (self._alone, self._kinds) if alone else (self._kinds, self._alone)
-        found = (estimates.get(kind) for estimates in (first, other))
-        return next((each for each in found if each is not None and each.holds(now)), None)
+        found = first.get(kind)
+        if found is None or not found.holds(now):
+            found = other.get(kind)
+        return found if found is not None and found.holds(now) else None
 
     def least_of(self, model: str, now: float) -> CostKey | None:
         """Return the kind of call of that model that takes least; None if none is measured.
@@ -263,11 +265,11 @@ class Estimates:
             self.learn(kind, max(seconds, mean), now, alone=alone)
 
 
-def _latest(*found: Estimate | None) -> Estimate | None:
-    """Return the first of these, unless it no longer held when another was confirmed."""
-    known = [estimate for estimate in found if estimate is not None]
-    now = max((estimate.seen for estimate in known), default=0.0)
-    return next((estimate for estimate in known if estimate.holds(now)), None)
+def _latest(first: Estimate | None, other: Estimate | None) -> Estimate | None:
+    """Return the first of these, unless it no longer held when the other was confirmed."""
+    if first is None or other is None:
+        return first or other
+    return first if first.holds(other.seen) else other
 
 
 Key = TypeVar("Key")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right, insort
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapreplace
@@ -195,23 +194,27 @@ class Forecast(Generic[Queued]):
 
     def most_at_once(self, starts: Iterable[Ticket]) -> int:
         """Return how many of what runs and of these could run at once, at most all slots."""
-        counts: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         most = 0
         running: Iterable[Ticket] = (slot.tickets[0] for slot in self.running)
         for ticket in chain(running, starts):
             model = ticket.kind.model
-            if ticket.width is None or counts[model] < ticket.width:
+            before = counts.get(model, 0)
+            if ticket.width is None or before < ticket.width:
                 most += 1
                 if most >= self.slots:  # a long queue need not be walked to its end
                     break
-            counts[model] += 1
+            counts[model] = before + 1
         return most
 
     def _all_of(self, now: float, queue: Queue[Queued], ticket: Ticket) -> float:
         """Return the most seconds until all that runs and waits, and this call, have ended."""
-        running = [t.kind for slot in self.running for t in slot.tickets]
+        counts = {**queue.kinds, ticket.kind: queue.kinds.get(ticket.kind, 0) + 1}
+        for slot in self.running:
+            for other in slot.tickets:
+                counts[other.kind] = counts.get(other.kind, 0) + 1
         demand = variance = widest = 0.0
-        for kind, count in (*queue.kinds.items(), *((kind, 1) for kind in (*running, ticket.kind))):
+        for kind, count in counts.items():
             guess = self.estimates.guess_in_batch(kind, 1)
             demand += count * guess.mean
             variance += count * guess.spread * guess.spread
