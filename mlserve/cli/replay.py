@@ -212,20 +212,30 @@ def replay(
         raise UsageError("--bodies is for --print", hint="add --print, or leave it out")
     if shows_requests and against:
         raise UsageError("--print shows the recording, and --against replays it", hint="give one")
+    access = _Access(token_file, tls_ca, tls_cert, tls_key)
+    if not against:
+        _require_nothing_of_a_replay(
+            ("--speed", None if speed == 1.0 else speed),
+            ("--input", inputs),
+            ("--expect", expect),
+            ("--longest-gap", longest_gap),
+            ("--version", version),
+            ("--timeout", None if timeout == _PATIENCE else timeout),
+            *access.given,
+        )
     expected = Expectations.parse(expect)
     recording = Recording.open(folders)
     wanted = Selection(model, protocol, begin, duration)
     if shows_requests:
         _print_requests(recording, wanted, with_bodies=with_bodies)
         return
-    summary = summary_of(recording)
     if not against:
-        _tell_summary(recording, summary, output)
+        _tell_summary(recording, summary_of(recording, wanted), output)
         return
+    summary = summary_of(recording)
     traffic = select(recording, summary, wanted)
     progress = StatusLine()
     plan = Replay(speed, longest_gap, timeout, _question(inputs), expected, progress.show)
-    access = _Access(token_file, tls_ca, tls_cert, tls_key)
     with _asked(against, traffic, version, access, store, progress) as asked:
         _warn_of_silence(traffic, plan)
         try:
@@ -255,6 +265,16 @@ def _check(
             raise UsageError(
                 f"{option} must be a number from {least:g} on, not {value:g}",
                 hint="give for example 2" if option == "--speed" else "give seconds, such as 10",
+            )
+
+
+def _require_nothing_of_a_replay(*options: tuple[str, object]) -> None:
+    """Raise UsageError, naming an option that a recording which is only shown has no use for."""
+    for option, value in options:
+        if value is not None:
+            raise UsageError(
+                f"{option} is for a replay, and there is no --against: nothing would be sent",
+                hint="say where to send the requests: --against HOST:PORT, or --against MODEL@N",
             )
 
 
@@ -350,15 +370,10 @@ def _question(inputs: list[str] | None) -> LoadQuestion | None:
 def _print_requests(recording: Recording, wanted: Selection, *, with_bodies: bool) -> None:
     """Print the requests, those of each file in the order in which they ended."""
     from mlserve.cli.replay_tables import request_line
-    from mlserve.replay.selection import models_of, summary_of
+    from mlserve.replay.selection import chosen, summary_of
 
-    summary = summary_of(recording)
-    models = models_of(summary)
-    begin = summary.first + wanted.begin
-    end = summary.last if wanted.duration is None else begin + wanted.duration
-    for request in recording.requests(reads_bytes=True):
-        if begin <= request.arrived <= end and wanted.takes(request.kind, models):
-            print_json(request_line(request, with_bodies=with_bodies), indent=None)
+    for request in chosen(recording, summary_of(recording), wanted, reads_bytes=True):
+        print_json(request_line(request, with_bodies=with_bodies), indent=None)
     for problem in recording.problems:
         note(f"warning: {problem}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -96,12 +96,33 @@ def models_of(summary: Summary) -> list[str]:
     return sorted({name for kind in summary.kinds if (name := model_asked(kind))})
 
 
-def summary_of(recording: Recording) -> Summary:
-    """Return what a recording holds. Raises as reading it does."""
-    summary = Summary()
+def summary_of(recording: Recording, wanted: Selection | None = None) -> Summary:
+    """Return what a recording holds of the requests that are wanted, by default of all.
+
+    Raises NotFound if none is, and as reading it does.
+    """
+    whole = Summary()
     for request in recording.requests():
-        summary.add(request)
-    return summary
+        whole.add(request)
+    if wanted is None or wanted == Selection():
+        return whole
+    part = Summary()
+    for request in chosen(recording, whole, wanted):
+        part.add(request)
+    if not part.requests:
+        raise _none_left(whole)
+    return part
+
+
+def chosen(
+    recording: Recording, summary: Summary, wanted: Selection, *, reads_bytes: bool = False
+) -> Iterator[RecordedRequest]:
+    """Yield the requests that are wanted, file by file. Raises NotFound for an unknown model."""
+    models = _models_with(summary, wanted)
+    begin, end = _span(summary, wanted)
+    for request in recording.requests(reads_bytes=reads_bytes):
+        if begin <= request.arrived <= end and wanted.takes(request.kind, models):
+            yield request
 
 
 def select(recording: Recording, summary: Summary, wanted: Selection) -> Traffic:
@@ -109,14 +130,8 @@ def select(recording: Recording, summary: Summary, wanted: Selection) -> Traffic
 
     Raises NotFound if there are none, and UsageError if there are too many.
     """
-    models = models_of(summary)
-    if wanted.model is not None and wanted.model not in models:
-        raise NotFound(
-            f"no recorded request is for the model {wanted.model}",
-            hint=f"the recording has {first_of(models, _NAMED) or 'no request with a model'}",
-        )
-    begin = summary.first + wanted.begin
-    end = summary.last if wanted.duration is None else begin + wanted.duration
+    models = _models_with(summary, wanted)
+    begin, end = _span(summary, wanted)
     found: list[RecordedRequest] = []
     left_out: Counter[str] = Counter()
     for request in recording.requests(reads_bytes=True):
@@ -132,12 +147,33 @@ def select(recording: Recording, summary: Summary, wanted: Selection) -> Traffic
             )
         found.append(request)
     if not found:
-        raise NotFound(
-            f"no recorded request is left to replay, of {counted(summary.requests, 'request')}",
-            hint="see what there is with mlserve replay DIR, and choose other ones",
-        )
+        raise _none_left(summary)
     found.sort(key=lambda request: request.arrived)
     return Traffic(found, left_out)
+
+
+def _models_with(summary: Summary, wanted: Selection) -> list[str]:
+    """Return the models of the recording. Raises NotFound if it lacks the one that is wanted."""
+    models = models_of(summary)
+    if wanted.model is not None and wanted.model not in models:
+        raise NotFound(
+            f"no recorded request is for the model {wanted.model}",
+            hint=f"the recording has {first_of(models, _NAMED) or 'no request with a model'}",
+        )
+    return models
+
+
+def _span(summary: Summary, wanted: Selection) -> tuple[float, float]:
+    """Return the Unix times from and to which requests are wanted."""
+    begin = summary.first + wanted.begin
+    return begin, summary.last if wanted.duration is None else begin + wanted.duration
+
+
+def _none_left(summary: Summary) -> NotFound:
+    return NotFound(
+        f"no recorded request is left, of {counted(summary.requests, 'request')}",
+        hint="see what there is with mlserve replay DIR, and choose other ones",
+    )
 
 
 def _why_left_out(kind: Kind, wanted: Selection) -> str:

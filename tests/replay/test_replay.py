@@ -289,6 +289,8 @@ def test_a_recording_is_shown_and_printed(first: Recorded, cli: Any) -> None:
     assert len(rows) == 4
     assert {row["model"] for row in rows} == {"m"}
     assert all(row["total_ms"] > 0 and "body" not in row for row in rows)
+    part = cli.json("replay", first.folder, "--protocol", "grpc", "--model", "m")
+    assert (part["requests"], part["by_transport"]) == (4, {"grpc": 4})
     lines = cli("replay", first.folder, "--print", "--bodies").stdout.splitlines()
     bodies = [base64.b64decode(json.loads(line)["body"]) for line in lines]
     assert b"{" in bodies
@@ -306,6 +308,13 @@ def test_a_recording_is_shown_and_printed(first: Recorded, cli: Any) -> None:
         (("--against", "echo/m@1", "--against", "127.0.0.1:2"), "a server of its own"),
         (("--against", "echo/m@1", "--version", "3"), "--version is for an endpoint"),
         (("--against", "echo/m@9"), "m"),
+        (("--model", "x"), "no recorded request is for the model x"),
+        (("--print", "--model", "x"), "no recorded request is for the model x"),
+        (("--from", "9999"), "no recorded request is left"),
+        (("--expect", "labels=99%"), "--expect is for a replay"),
+        (("--print", "--expect", "labels=99%"), "--expect is for a replay"),
+        (("--speed", "2"), "--speed is for a replay"),
+        (("--token-file", "token"), "--token-file is for a replay"),
         (("--bodies",), "--bodies is for --print"),
         (("--print", "--against", "127.0.0.1:1"), "give one"),
     ],
