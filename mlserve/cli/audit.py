@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from mlserve.cli.output import OutputFormat, OutputOption, note, print_json, pri
 from mlserve.cli.server_choice import ServerChoice, TimeoutOption
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, UsageError
+from mlserve.options import flag_of
 
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
@@ -27,6 +29,7 @@ _PATIENCE = 30.0
 
 @with_fields
 def audit(
+    ctx: typer.Context,
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -60,6 +63,8 @@ def audit(
     """
     from mlserve.audit.regret import audit as audit_of
 
+    if file is not None:
+        _require_no_server(ctx, file)
     deadline = Deadline.after(timeout, since=clock.command_start())
     recording = _ask(choice, deadline) if file is None else _read(file)
     if save is not None:
@@ -69,6 +74,17 @@ def audit(
         print_json(found.to_json())
         return
     _print(found)
+
+
+def _require_no_server(ctx: typer.Context, file: Path) -> None:
+    """Raise UsageError for a flag that names a server, beside a file that is read in its place."""
+    for option in fields(ServerChoice):
+        source = ctx.get_parameter_source(option.name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{flag_of(option.name)} is for a server, and {file} is a file with the decisions",
+                hint="give one of the two",
+            )
 
 
 def _ask(choice: ServerChoice, deadline: Deadline) -> Recording:

@@ -54,7 +54,12 @@ def ask_at_once(server: Any, count: int, **how: Any) -> list[tuple[str, MlserveE
 def words(outcome: Any) -> str:
     """What the command says, on one line."""
     assert outcome.returncode == 0, outcome.stderr
-    return " ".join(outcome.stdout.split())
+    return words_of(outcome.stdout)
+
+
+def words_of(text: str) -> str:
+    """A text on one line."""
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -156,6 +161,9 @@ def test_a_file_that_holds_no_decisions(cli: Any, tmp_path: Path) -> None:
         assert "wrong.json has no decisions of a server" in outcome.stderr
     assert "cannot be read" in cli("audit", tmp_path / "none.json").stderr
     assert "cannot be read" in cli("audit", tmp_path).stderr
+    outcome = cli("audit", wrong, "--endpoint", "127.0.0.1:1")
+    assert outcome.returncode == 2
+    assert f"--endpoint is for a server, and {wrong} is a file" in words_of(outcome.stderr)
 
 
 def test_a_place_where_nothing_can_be_saved(cli: Any, busy: Any, tmp_path: Path) -> None:
