@@ -259,7 +259,10 @@ _MOST_DIGITS = 20
 def _no_such(asked: str, known: list[ModelFolder]) -> NotFound:
     if not known:
         return NotFound("no model has been exported yet", hint="export one: mlserve export")
-    names = [name for f in known for name in (f.model, str(f), f.backend)]
+    if "/" in asked:  # a backend alone is not what was meant
+        names = list(map(str, known))
+    else:
+        names = [name for f in known for name in (f.model, str(f), f.backend)]
     return NotFound(
         f"no exported model matches {asked!r} (exported: {', '.join(map(str, known))})",
         hint=did_you_mean(asked, names) + "`mlserve models` lists what is there",

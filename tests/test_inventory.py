@@ -155,6 +155,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest(store: Store) -> None:
     with pytest.raises(NotFound, match="no exported model matches 'incepton_v3'") as unknown:
         Reference.parse("incepton_v3").find(store)
     assert str(unknown.value.hint).startswith("did you mean inception_v3? ")
+    with pytest.raises(NotFound) as unknown:
+        Reference.parse("echo/resnet@2").find(store)
+    assert str(unknown.value.hint).startswith("`mlserve models` lists")
     with pytest.raises(NotFound, match=r"echo/inception_v3 has no version 4 \(there: 1\)"):
         folder_of(store, "inception_v3").version(4)
 

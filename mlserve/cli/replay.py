@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ from mlserve.cli.arguments import StoreOption
 from mlserve.cli.model_arguments import complete_model
 from mlserve.cli.output import OutputFormat, OutputOption, StatusLine, note, print_json
 from mlserve.client.endpoint import ProtocolName
-from mlserve.errors import ExitCode, UsageError
+from mlserve.errors import ExitCode, NotFound, UsageError
 
 if TYPE_CHECKING:
     from mlserve.bench.questions import LoadQuestion
@@ -318,7 +318,14 @@ def _asked(
             f" {', '.join(traffic.models)}",
             hint=f"choose those of one, for example --model {traffic.models[0]}",
         )
-    with started(versions[0], store, progress.show) as asked:
+    with ExitStack() as stack:
+        try:
+            asked = stack.enter_context(started(versions[0], store, progress.show))
+        except NotFound as error:
+            if {"@", "/"} & set(versions[0]):
+                raise
+            hint = f"{error.hint}; an endpoint has a port: --against {versions[0]}:8500"
+            raise NotFound(error.message, hint=hint) from error
         yield asked
 
 

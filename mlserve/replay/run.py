@@ -18,7 +18,7 @@ from mlserve.bench.target import Target
 from mlserve.client.adapter import SentRequest
 from mlserve.client.endpoint import Connection
 from mlserve.deadline import Deadline
-from mlserve.errors import UsageError, counted
+from mlserve.errors import NotFound, UsageError, counted
 from mlserve.recording.records import RecordedRequest
 from mlserve.replay.agreement import agreement
 from mlserve.replay.asking import Asked
@@ -30,6 +30,10 @@ from mlserve.replay.sending import LEAD, Answers, Sender, Sending, sendings
 
 _ENCODING = 30.0
 """Seconds that the first answers to the user's input may take."""
+_AS_RECORDED = (
+    "requests ask for the models and versions that they were recorded with: name the endpoints of "
+    "a server that has them; --version N asks for that version, --against MODEL@N for a model"
+)
 _LAST = 1e-3
 """Seconds after the last moment at which the measured time ends."""
 
@@ -111,7 +115,10 @@ def _inputs(
         if key not in found:
             wanted = _connection(door, key, asked)
             own = _of_signature(question, key[-1])
-            found[key] = asyncio.run(encoded_for(wanted, own, deadline))
+            try:
+                found[key] = asyncio.run(encoded_for(wanted, own, deadline))
+            except NotFound as error:  # no --model would help: it chooses among the requests
+                raise NotFound(error.message, hint=_AS_RECORDED) from error
     return found
 
 

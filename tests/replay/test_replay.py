@@ -253,6 +253,10 @@ def test_requests_without_bodies_have_those_of_their_kind_or_the_input_that_is_g
     assert found["bodies"] == {"own": 0, "alike": 0, "input": len(kinds)}
     assert found["replayed"]["in_time"] == len(kinds)
     assert found["agreement"]["recorded"] == 0
+    other = synthetic(tmp_path / "other", [(kinds[0]._replace(model="other"), 0.0, 5.0)])
+    outcome = cli("replay", other, *to, "--input", photo)
+    assert outcome.returncode == 2
+    assert "a server that has them" in outcome.stderr
     mixed = cli.json("replay", first.folder, bare, refused, *to)
     assert mixed["bodies"] == {"own": ASKED, "alike": len(kinds) + 1, "input": 0}
     assert mixed["replayed"]["in_time"] == ASKED - 1 + len(kinds) + 1
@@ -308,6 +312,7 @@ def test_a_recording_is_shown_and_printed(first: Recorded, cli: Any) -> None:
         (("--against", "echo/m@1", "--against", "127.0.0.1:2"), "a server of its own"),
         (("--against", "echo/m@1", "--version", "3"), "--version is for an endpoint"),
         (("--against", "echo/m@9"), "m"),
+        (("--against", "gpu-host"), "an endpoint has a port: --against gpu-host:8500"),
         (("--model", "x"), "no recorded request is for the model x"),
         (("--print", "--model", "x"), "no recorded request is for the model x"),
         (("--from", "9999"), "no recorded request is left"),
