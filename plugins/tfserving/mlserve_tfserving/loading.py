@@ -24,6 +24,7 @@ from mlserve.errors import ModelLoadFailed, bounded
 from mlserve.tensors import DType, Signature, TensorSpec, method_of
 from mlserve.unsafe_ops import require_safe_ops
 from mlserve.wire.signature_defs import read_signature
+from mlserve_tfserving.writes import keeps_state
 
 if TYPE_CHECKING:
     from mlserve.backend import Tensors
@@ -105,7 +106,8 @@ class LoadedModel:
 
     `owner` keeps its variables alive: the result of `tf.saved_model.load`, or a session.
     `definitions` are the SignatureDefs of its file, serialized, and `defaults` the values of inputs
-    that a request may leave out, both by the name of the signature.
+    that a request may leave out, both by the name of the signature. One that `keeps_state` writes
+    to its variables when it is called.
     """
 
     owner: Any
@@ -113,6 +115,7 @@ class LoadedModel:
     functions: Mapping[str, Run]
     definitions: Mapping[str, bytes] = field(default_factory=dict)
     defaults: Mapping[str, Tensors] = field(default_factory=dict)
+    keeps_state: bool = False
 
 
 def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> LoadedModel:
@@ -142,7 +145,7 @@ def load_model(path: Path, threads: int, *, allow_unsafe_ops: bool = False) -> L
             f"{path} has no signature that can be served",
             hint="save it with tf.saved_model.save(module, folder, signatures=...)",
         )
-    return _described(model, graph.signature_def)
+    return replace(_described(model, graph.signature_def), keeps_state=keeps_state(graph))
 
 
 def _load_either_way(path: Path, threads: int) -> LoadedModel:

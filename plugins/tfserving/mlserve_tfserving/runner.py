@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -70,7 +72,11 @@ def load_runner(artifact: Artifact, options: LoadOptions) -> Runner:
 
 
 class TensorFlowRunner:
-    """A loaded SavedModel: its signatures, run on CPU or GPU as TensorFlow places them."""
+    """A loaded SavedModel: its signatures, run on CPU or GPU as TensorFlow places them.
+
+    The calls of one that writes to its variables run one at a time: between a write of one and its
+    next read, another would write there too, and each would get a part of the other's answer.
+    """
 
     judges_shapes = True
 
@@ -80,6 +86,10 @@ class TensorFlowRunner:
         self._signatures = model.signatures
         self._definitions = model.definitions
         self._defaults = model.defaults
+        self._turns: Lock | None = None
+        if model.keeps_state:
+            self._turns = Lock()
+            _log.warning("the model writes to variables of its own: its calls run one at a time")
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -101,19 +111,41 @@ class TensorFlowRunner:
         return RunsOn(f"TensorFlow {tf.__version__}", precision, "GPU" if on_gpu else "CPU")
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
-        """Return the outputs. Raises InvalidInput, Overloaded and InferenceFailed.
+        """Return the outputs.
 
         An omitted input gets the SavedModel's default. TensorFlow cannot interrupt a run: it
-        continues after the deadline.
+        continues after the deadline. Raises InvalidInput, Overloaded and InferenceFailed, and
+        DeadlineExceeded for a call that waits too long for the one before it.
         """
+        given = {**self._defaults.get(signature, {}), **inputs}
         try:
-            return self._functions[signature]({**self._defaults.get(signature, {}), **inputs})
+            with self._turn(deadline):
+                outputs = self._functions[signature](given)
+                if self._turns is None:
+                    return outputs
+                # One may be the variable's own memory, which the next call writes to.
+                return {name: array.copy() for name, array in outputs.items()}
         except (tf.errors.OpError, TypeError, ValueError, MemoryError) as error:
             raise self._explained(inputs, error) from error
 
     def close(self) -> None:
         self._functions = {}
         self._model = None
+
+    @contextmanager
+    def _turn(self, deadline: Deadline | None) -> Iterator[None]:
+        """Hold the model for the block, if it runs one call at a time. Raises DeadlineExceeded."""
+        if self._turns is None:
+            yield
+            return
+        seconds = -1 if deadline is None else max(0.0, deadline.remaining())
+        if not self._turns.acquire(timeout=seconds):
+            assert deadline is not None
+            raise deadline.exceeded("waiting for the model, which runs one call at a time")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _explained(self, inputs: Tensors, error: Exception) -> MlserveError:
         message = plain(str(getattr(error, "message", error)))
