@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,14 @@ def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, named), platform.processor() or platform.machine())
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGKILL; real-time signals have none but SIGRTMIN+6."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 def allow_open_files(wanted: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlserve.system import memory_limit, usable_memory
+from mlserve.system import memory_limit, signal_name, usable_memory
 
 _CHURN = """
 import sys, threading
@@ -84,3 +85,8 @@ def test_blocks_of_pixels_go_back_to_the_system() -> None:
     )
 
     assert int(done.stdout) < 40 * 2**20
+
+
+def test_a_signal_has_a_name_even_if_python_knows_none() -> None:
+    assert signal_name(signal.SIGKILL) == "SIGKILL"
+    assert signal_name(signal.SIGRTMIN + 6) == "SIGRTMIN+6"

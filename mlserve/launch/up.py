@@ -39,6 +39,7 @@ from mlserve.model_choice import by_number, require_whole
 from mlserve.served_model import ServedModel
 from mlserve.serving import Serving
 from mlserve.settings import AUTO, DOCKER, GRPC_PORT, REST_PORT
+from mlserve.system import signal_name
 
 if TYPE_CHECKING:
     from mlserve.launch.docker.container import ContainerProcess
@@ -375,7 +376,7 @@ def _how(exit_code: int | None) -> str:
     if exit_code is None:
         return ""
     if exit_code < 0:
-        return f" (ended by {signal.Signals(-exit_code).name})"
+        return f" (ended by {signal_name(-exit_code)})"
     return f" (exit code {exit_code})"
 
 

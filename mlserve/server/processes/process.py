@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from mlserve.server.models.versions import ModelSpec
 from mlserve.server.processes.channel import Note, Packet, pair
 from mlserve.server.processes.messages import Failed, Load, Loaded
 from mlserve.settings import LogFormat
+from mlserve.system import signal_name
 
 _log = logging.getLogger(__name__)
 _ENDS_WITHIN = 5.0
@@ -135,7 +135,7 @@ class RunnerProcess:
             self._let_die()
         if code >= 0:
             return f"exit code {code}"
-        return f"signal {-code}, {signal.Signals(-code).name}"
+        return f"signal {-code}, {signal_name(-code)}"
 
     def kill(self) -> None:
         """End the process at once."""
