@@ -73,7 +73,7 @@ def _serve(channel: Channel) -> None:
         importlib.import_module(name)
     try:
         loaded = open_served(load.source, load.version)
-        channel.send(Loaded.from_runner(loaded.runner, loaded.standing.runs_on))
+        channel.send(Loaded.from_version(loaded))
     except MlserveError as error:
         channel.send(Failed(error))
         return

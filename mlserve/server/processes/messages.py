@@ -11,15 +11,16 @@ from mlserve.admission.estimates import CostKey
 from mlserve.backend import (
     Batching,
     HasDefinitions,
-    Runner,
     RunsOn,
     batching_of,
     judges_shapes,
 )
 from mlserve.deadline import Deadline
-from mlserve.errors import MlserveError
+from mlserve.digests import Digests
+from mlserve.errors import MlserveError, Unavailable
 from mlserve.ladder.climb import RowRung
 from mlserve.server.engine.work import Kept
+from mlserve.server.models.loading import LoadedVersion
 from mlserve.server.models.versions import ModelSpec
 from mlserve.settings import ServerSettings
 from mlserve.tensors import Signature
@@ -39,7 +40,8 @@ class Load(NamedTuple):
 class Loaded(NamedTuple):
     """From the process: the version is loaded and warmed up; this is its Runner.
 
-    `definitions` is None for a Runner that has none.
+    `definitions` is None for a Runner that has none. `files` are the digests of its files, if
+    mlserve exported it.
     """
 
     signatures: Mapping[str, Signature]
@@ -47,13 +49,29 @@ class Loaded(NamedTuple):
     batching: Batching | None
     definitions: Mapping[str, bytes] | None
     runs_on: RunsOn
+    files: Digests | None
 
     @classmethod
-    def from_runner(cls, runner: Runner, runs_on: RunsOn) -> Loaded:
-        """Describe the Runner."""
+    def from_version(cls, loaded: LoadedVersion) -> Loaded:
+        """Describe the version's Runner."""
+        runner, manifest = loaded.runner, loaded.artifact.manifest
         definitions = dict(runner.definitions) if isinstance(runner, HasDefinitions) else None
         signatures = dict(runner.signatures)
-        return cls(signatures, judges_shapes(runner), batching_of(runner), definitions, runs_on)
+        judges, batching = judges_shapes(runner), batching_of(runner)
+        files = None if manifest is None else manifest.files
+        return cls(signatures, judges, batching, definitions, loaded.standing.runs_on, files)
+
+    def require_same(self, other: Loaded, name: str) -> None:
+        """Raise Unavailable for another model than this one, whose files have been overwritten.
+
+        They are served once the server loads them, in processes of their own: a caller must not get
+        the answers of one model or the other.
+        """
+        if (self.signatures, self.files) != (other.signatures, other.files):
+            raise Unavailable(
+                f"the files of {name} are not those that it was loaded from",
+                hint="have the server load the version again, or put its files back",
+            )
 
 
 class Failed(NamedTuple):

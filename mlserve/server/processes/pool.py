@@ -88,6 +88,7 @@ class RunnerProcesses:
         """How many processes died and were replaced."""
         self._on_change = on_change
         self.signatures: Mapping[str, Signature] = {}
+        self._loaded: Loaded | None = None
 
     def start(self) -> None:
         """Start all processes and wait until each has loaded the version.
@@ -98,12 +99,12 @@ class RunnerProcesses:
         try:
             started.extend(RunnerProcess(*self._started_with) for _ in range(self._count))
             with ThreadPoolExecutor(self._count) as waiting:
-                described = list(waiting.map(RunnerProcess.load, started))
+                for loaded in waiting.map(RunnerProcess.load, started):
+                    self._describe(loaded)
         except BaseException:
             _end(started)
             raise
         self._processes = started
-        self._describe(described[0])
 
     def abandon(self) -> None:
         """End what `start` has started, before `attach`; on any thread."""
@@ -163,6 +164,11 @@ class RunnerProcesses:
         return processes
 
     def _describe(self, loaded: Loaded) -> None:
+        """Take over what a process says of its Runner. Raises Unavailable if others said else."""
+        if self._loaded is not None:
+            self._loaded.require_same(loaded, self._name)
+            return
+        self._loaded = loaded
         self.signatures = loaded.signatures
         self.judges_shapes = loaded.judges_shapes
         self.batching = loaded.batching
@@ -275,7 +281,7 @@ class RunnerProcesses:
             try:
                 fresh = await run_on_daemon_thread(self._start_one)
                 break
-            except (MlserveError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, calls wait for a process
                 if self._closing.is_set():
                     return
                 delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
@@ -305,7 +311,7 @@ class RunnerProcesses:
         try:
             if self._closing.is_set():  # before `close` could see the process
                 raise Unavailable(f"{self._name} is being unloaded")
-            process.load()
+            self._describe(process.load())
         except BaseException:
             process.detach()
             process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,51 @@ def test_processes_that_die_together_are_all_replaced_at_once(
 
     asyncio.run(kill_all())
     assert pool.restarts == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGRTMIN + 6])
+def test_a_process_is_replaced_whatever_signal_ends_it(
+    number: int, model: EchoModel, source: ModelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Most real-time signals have no name, and a call must not wait for a process that never comes.
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+
+    async def end_one() -> None:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        (first,) = children()
+        first.send_signal(number)
+        await becomes(lambda: pool.restarts == 1)
+        await run_on_daemon_thread(pool.close)
+
+    asyncio.run(end_one())
+    assert f"(signal {number:d}, SIG" in caplog.text
+
+
+def test_a_process_that_finds_another_model_does_not_answer_beside_the_others(
+    model: EchoModel, source: ModelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The version was overwritten, and the server has not loaded it again yet.
+    model.put(1)
+    config = model.base_path / "1" / "echo.json"
+    first_config = config.read_text()
+    pool = RunnerProcesses(source, 1, 2, LogFormat.TEXT, lambda: None)
+
+    async def end_one() -> None:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        config.write_text('{"is_older": true}')  # it has a signature less
+        children()[0].kill()
+        await becomes(lambda: "are not those that it was loaded from" in caplog.text)
+        assert (len(pool.states), pool.restarts) == (1, 0)
+        config.write_text(first_config)
+        await becomes(lambda: len(pool.states) == 2)
+        await run_on_daemon_thread(pool.close)
+
+    asyncio.run(end_one())
+    assert pool.restarts == 1
+    assert not children()
 
 
 class Caller:
