@@ -25,6 +25,9 @@ _TFS_KEYS = frozenset(("signature_name", "instances", "inputs"))
 _OIP_KEYS = frozenset(("id", "parameters", "inputs", "outputs"))
 _TENSOR_KEYS = frozenset(("name", "shape", "datatype", "data"))
 _PARAMETERS = frozenset(("signature", "binary_data_output"))
+_OUTPUT_KEYS = frozenset(("name", "parameters"))
+_OUTPUT_PARAMETERS = frozenset(("binary_data",))
+_OUTPUTS = 'for example "outputs": [{"name": "y"}]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +112,51 @@ def _named(signature: Signature, name: str, value: Any) -> Any:
 
 def _open_inference(file: str, data: Mapping[str, Any]) -> JsonRequest:
     _require_keys(file, "the request", data, _OIP_KEYS)
-    for tensor in data["inputs"]:
-        _require_keys(file, f"the input {tensor['name']!r}", tensor, _TENSOR_KEYS)
-    parameters = data.get("parameters") or {}
-    _require_keys(file, "the request's parameters", parameters, _PARAMETERS)
-    outputs = data.get("outputs")
-    try:
-        names = tuple(item["name"] for item in outputs) if outputs else None
-    except (TypeError, KeyError) as error:
-        raise UsageError(f"an output in {file} has no name", hint=_FORMS) from error
     tensors = data["inputs"]
+    for tensor in tensors:
+        _require_keys(file, f"the input {tensor['name']!r}", tensor, _TENSOR_KEYS)
+    _require_names(file, "input", tensors)
+    parameters = _object(file, "the request's parameters", data.get("parameters"))
+    _require_keys(file, "the request's parameters", parameters, _PARAMETERS)
     return JsonRequest(
         parameters.get("signature"),
-        names,
+        _outputs(file, data.get("outputs")),
         lambda found: {t["name"]: _tensor(file, t, found) for t in tensors},
     )
+
+
+def _outputs(file: str, outputs: Any) -> tuple[str, ...] | None:
+    """Return the names of the outputs that are wanted; None for all of them."""
+    if not outputs:
+        return None
+    if not isinstance(outputs, list) or not all(isinstance(item, Mapping) for item in outputs):
+        raise UsageError(f"outputs in {file} is not a list of objects", hint=_OUTPUTS)
+    _require_names(file, "output", outputs)
+    for output in outputs:
+        what = f"the output {output['name']!r}"
+        _require_keys(file, what, output, _OUTPUT_KEYS)
+        parameters = _object(file, f"the parameters of {what}", output.get("parameters"))
+        _require_keys(file, f"the parameters of {what}", parameters, _OUTPUT_PARAMETERS)
+    return tuple(output["name"] for output in outputs)
+
+
+def _require_names(file: str, kind: str, tensors: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError unless each tensor has a name of its own."""
+    names = [tensor.get("name") for tensor in tensors]
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(f"an {kind} in {file} has no name", hint=_FORMS)
+        if names.count(name) > 1:
+            raise UsageError(
+                f"the {kind} {shortened(name)!r} is in {file} twice", hint=f"give each {kind} once"
+            )
+
+
+def _object(file: str, what: str, value: Any) -> Mapping[str, Any]:
+    """Return a value that must be an object, if it is there; an empty one if not."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(f"{what} in {file}: {shortened(str(value))} is not an object", hint=_FORMS)
+    return value or {}
 
 
 def _tensor(file: str, tensor: Mapping[str, Any], signature: Signature) -> Any:

@@ -19,6 +19,9 @@ TWO = Signature(
 )
 
 
+_OF_OUTPUT = "the parameters of the output 'y' in request.json has "
+
+
 def _inputs(data: Any, signature: Signature) -> Any:
     return parse_request("request.json", data).inputs(signature)
 
@@ -94,7 +97,35 @@ def test_signature_and_outputs() -> None:
             {"inputs": [_tensor(parameters={"content_type": "np"})]},
             "the input 'x' in request.json has the key 'parameters', which mlserve does not send",
         ),
-        ({"inputs": [_tensor()], "outputs": ["y"]}, "an output in request.json has no name"),
+        ({"inputs": [_tensor()], "outputs": [{}]}, "an output in request.json has no name"),
+        (
+            {"inputs": [_tensor()], "outputs": ["y"]},
+            "outputs in request.json is not a list of objects",
+        ),
+        (
+            {"inputs": [_tensor()], "outputs": {"name": "y"}},
+            "outputs in request.json is not a list of objects",
+        ),
+        (
+            {"inputs": [_tensor()], "outputs": [{"name": "y"}, {"name": "y"}]},
+            "the output 'y' is in request.json twice",
+        ),
+        (
+            {
+                "inputs": [_tensor()],
+                "outputs": [{"name": "y", "parameters": {"classification": 3}}],
+            },
+            _OF_OUTPUT + "the key 'classification', which mlserve does not send",
+        ),
+        (
+            {"inputs": [_tensor(), _tensor(data=[3, 4])]},
+            "the input 'x' is in request.json twice",
+        ),
+        ({"inputs": [_tensor(name=["x"])]}, "an input in request.json has no name"),
+        (
+            {"inputs": [_tensor()], "parameters": ["signature"]},
+            "the request's parameters in request.json: ['signature'] is not an object",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(data: Any, message: str) -> None:
