@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from mlserve.client.adapter import InferRequest, SentRequest
@@ -27,13 +27,23 @@ def inference_over(session: ModelSession) -> Inference:
     return (TfsInference if isinstance(session, TfsSession) else OipInference)(session)
 
 
+@dataclass(eq=False, slots=True)
+class _Description:
+    """What the server has said of a signature, and the version that it is true of, once known.
+
+    Calls that began with it keep it, whatever others learn meanwhile.
+    """
+
+    asked: AskedSignature
+    version: int | None = None
+
+
 class Inference(ABC):
     """Questions about the signatures of one model, in one API."""
 
     def __init__(self, session: ModelSession) -> None:
         self._session = session
-        self._kept: dict[str | None, AskedSignature] = {}
-        self._last_version: int | None = None
+        self._kept: dict[str | None, _Description] = {}
         self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
     async def ask(self, question: Question, state: CallState) -> Answer:
@@ -44,22 +54,22 @@ class Inference(ABC):
         NotSpoken if the server does not speak the API.
         """
         is_kept = question.signature in self._kept
-        asked = await self._described(question.signature, state)
+        known = await self._described(question.signature, state)
         try:
-            return await self._ask(asked, question, state)
+            return await self._ask(known, question, state)
         except UsageError as error:
             if not is_kept or type(error) not in _UNFIT:
                 raise
-            now = await self._described(question.signature, state, is_fresh=True)
-            if now == asked:
+            now = await self._described(question.signature, state, stale=known)
+            if now.asked == known.asked:
                 raise
         return await self._ask(now, question, state)
 
     async def prepare(self, question: Question, state: CallState) -> SentRequest:
         """Return the request that `ask` sends, and do not send it. Raises as `ask` does."""
-        asked = await self._described(question.signature, state)
+        known = await self._described(question.signature, state)
         state.enter("read", "reading the inputs")
-        return self._session.as_sent(self._request(asked, question))
+        return self._session.as_sent(self._request(known.asked, question))
 
     @abstractmethod
     async def _describe(self, name: str | None, state: CallState) -> None:
@@ -73,32 +83,38 @@ class Inference(ABC):
         return checked_request(asked, question)
 
     async def _described(
-        self, name: str | None, state: CallState, *, is_fresh: bool = False
-    ) -> AskedSignature:
+        self, name: str | None, state: CallState, *, stale: _Description | None = None
+    ) -> _Description:
+        """Return the description that is kept; if that is the `stale` one, all are asked for anew.
+
+        Raises as `_describe` does.
+        """
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        kept = self._kept.get(name)
         async with lock:  # calls that begin together ask once
-            if is_fresh and kept is self._kept.get(name):
+            if stale is not None and self._kept.get(name) is stale:
                 self._kept.clear()
             if name not in self._kept:
                 await self._describe(name, state)
-            return self._kept[name]
+            known = self._kept[name]
+            if stale is not None and known.version is None:
+                known.version = stale.version  # until another one answers
+            return known
 
-    async def _ask(self, asked: AskedSignature, question: Question, state: CallState) -> Answer:
+    async def _ask(self, known: _Description, question: Question, state: CallState) -> Answer:
         state.enter("read", "reading the inputs")
-        request = self._request(asked, question)
+        request = self._request(known.asked, question)
         try:
             answer = await self._session.send(request, state, is_bounded=False)
         except NotSpoken as error:
             raise error.refusal from error  # the description proves that it speaks the API
-        before, self._last_version = self._last_version, answer.version
-        if None not in (before, answer.version) and before != answer.version:
-            asked = await self._described(question.signature, state, is_fresh=True)
+        if known.version is not None and answer.version not in (None, known.version):
+            known = await self._described(question.signature, state, stale=known)
+        known.version = known.version if answer.version is None else answer.version
         try:
-            outputs = typed(answer.outputs, asked.signature, request.outputs)
+            outputs = typed(answer.outputs, known.asked.signature, request.outputs)
         except Unreadable as error:
             raise not_an_answer(self._session.endpoint, error) from error
-        return replace(answer, outputs=outputs, signature=asked.sent_as)
+        return replace(answer, outputs=outputs, signature=known.asked.sent_as)
 
 
 class TfsInference(Inference):
@@ -106,10 +122,9 @@ class TfsInference(Inference):
 
     async def _describe(self, name: str | None, state: CallState) -> None:
         metadata = await self._session.metadata(state)
-        self._last_version = metadata.version
         for signature in metadata.signatures:
             asked = AskedSignature(metadata.model, signature, signature.name)
-            self._kept[signature.name] = asked
+            self._kept[signature.name] = _Description(asked, metadata.version)
         names = [signature.name for signature in metadata.signatures]
         self._kept[name] = self._kept[signature_named(metadata.model, names, name)]
 
@@ -149,7 +164,7 @@ class OipInference(Inference):
                 hint="see its inputs and outputs with mlserve metadata",
             )
         signature = _of_any_rank(metadata.signatures[0])
-        self._kept[name] = AskedSignature(metadata.model, signature, sent_as)
+        self._kept[name] = _Description(AskedSignature(metadata.model, signature, sent_as))
 
 
 def _of_any_rank(signature: Signature) -> Signature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from mlserve.client.refusals import Unreadable
 from mlserve.client.tfs_grpc import TfsGrpc
 from mlserve.client.tfs_rest import TfsRest
 from mlserve.tensors import DType, Signature, TensorSpec
+from mlserve.wire.headers import MODEL_VERSION, over_http
 from mlserve.wire.proto import serving_pb2
-from tests.harness.foreign import MODEL, Refusal
+from tests.harness.foreign import MODEL, Refusal, Response
 from tests.harness.foreign_tensors import TensorEcho
 from tests.harness.foreign_tfs import TfsModel
 
@@ -221,6 +223,35 @@ def test_signatures_of_tensorflow_serving(serve: Any) -> None:
             client.infer({"x": [1]}, signature="scale", timeout=20)
         assert "did you mean scaled?" in str(caught.value.hint)
         assert client.infer({"x": [1]}, signature="other", timeout=20)["y"].tolist() == [1.5]
+
+
+class Switching(TfsModel):
+    """A server that has gone on to another version once two calls are on their way."""
+
+    both: Barrier | None = None
+
+    def rest_response(self, path: str, body: bytes, headers: Any) -> Response:
+        if body and self.both is not None:
+            self.both.wait(20)
+        return super().rest_response(path, body, headers)
+
+    def switch(self, version: int, dtype: DType, values: list[Any]) -> None:
+        """Serve a version whose output has that type."""
+        self.signatures = (Signature("s", SCALED.inputs, (one("y", dtype, None),)),)
+        self.answers = {"s": {"y": values}}
+        self.headers = {over_http(MODEL_VERSION): str(version)}
+
+
+def test_each_of_several_calls_reads_its_answer_as_the_version_that_gave_it(over_rest: Any) -> None:
+    # JSON of TensorFlow Serving has no types: a long id would be rounded as the float it was.
+    model = Switching(())
+    model.switch(7, DType.FLOAT32, [0.5])
+    with Client(over_rest(model), model=MODEL, api="tfs") as client:
+        assert client.infer({"x": [1]}, timeout=20)["y"].dtype == np.float32
+        model.switch(8, DType.INT64, [2**53 + 1])
+        model.both = Barrier(2)
+        found = list(client.infer_many([{"x": [1]}] * 2, parallel=2, timeout=20))
+    assert [(y["y"].dtype, y["y"].tolist()) for y in found] == [(np.int64, [2**53 + 1])] * 2
 
 
 def test_an_answer_that_lacks_an_output_or_has_another_type(serve: Any) -> None:
