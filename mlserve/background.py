@@ -66,7 +66,7 @@ def _result(future: Future[T], deadline: Deadline, doing: str, *, grace: float) 
         return future.result(max(0.0, deadline.remaining()) + grace)
     except FutureTimeout:
         if future.done() and not future.cancelled():
-            raise  # raised by the work itself
+            return future.result()  # it ended at this moment, or it raised a TimeoutError itself
         future.cancel()
         raise deadline.exceeded(doing) from None
     except KeyboardInterrupt:
