@@ -334,8 +334,11 @@ class _Http2Connection(asyncio.Protocol):
             self._answer.headers |= {str(key): str(value) for key, value in event.headers}
         elif isinstance(event, DataReceived):
             self._take_data(event)
-        elif isinstance(event, PingReceived | RemoteSettingsChanged):
+        elif isinstance(event, PingReceived):
             self._note_noise()
+        elif isinstance(event, RemoteSettingsChanged):
+            self._note_noise()
+            self._has_room.set()  # they may widen the windows of streams (RFC 9113, 6.9.2)
         elif isinstance(event, WindowUpdated):
             self._has_room.set()
         elif isinstance(event, StreamEnded):

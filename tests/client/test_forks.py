@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import socketserver
+import struct
 import subprocess
 import sys
 import threading
@@ -15,10 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+from h2.settings import SettingCodes
 
 from mlserve import Client
 from mlserve.client import AsyncClient, Tls, forks
+from mlserve.client.adapter import Call
+from mlserve.client.call import CallIds, Trace
+from mlserve.client.endpoint import Connection
 from mlserve.client.http2 import Http2Transport
+from mlserve.client.retries import ONCE, CallState
+from mlserve.deadline import Deadline
 from mlserve.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -95,6 +105,32 @@ def _proxy(target: str, answer: str) -> Iterator[tuple[str, list[str]]]:
         proxy.shutdown()
 
 
+class Widening(socketserver.BaseRequestHandler):
+    """A gRPC server that answers any call with its message's size.
+
+    It opens the window of a call by its SETTINGS alone, once the call has filled the first.
+    """
+
+    def handle(self) -> None:
+        conn, size = H2Connection(H2Configuration(client_side=False)), 0
+        conn.initiate_connection()
+        conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 10})
+        while True:
+            self.request.sendall(conn.data_to_send())
+            if not (data := self.request.recv(65536)):
+                return
+            for event in conn.receive_data(data):
+                if isinstance(event, DataReceived):
+                    is_first, size = not size, size + len(event.data)
+                    if is_first:
+                        conn.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 60_000})
+                if isinstance(event, StreamEnded):
+                    said = str(size).encode()
+                    conn.send_headers(event.stream_id, [(":status", "200")])
+                    conn.send_data(event.stream_id, struct.pack(">BI", 0, len(said)) + said)
+                    conn.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
+
+
 @pytest.fixture
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process counts as forked from one that had used grpc."""
@@ -126,6 +162,23 @@ class TestGrpcWithoutItsLibrary:
         with Client(echo.grpc, api="oip") as client:
             assert client.predict(b"fine" + bytes(size), timeout=20).scores
             assert client.metadata(timeout=20).signatures
+
+    def test_a_window_may_be_opened_by_settings(self) -> None:
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Widening) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            transport = Http2Transport(Connection.to("{}:{}".format(*server.server_address)))
+
+            async def ask() -> bytes:
+                state = CallState(Deadline.after(20), CallIds(Trace.following(None)), ONCE)
+                async with asyncio.timeout(20):
+                    reply = await transport.send(Call("/a.B/C", bytes(20_000)), state)
+                await transport.close()
+                return reply.body
+
+            try:
+                assert asyncio.run(ask()) == b"20005"
+            finally:
+                server.shutdown()
 
     def test_refusals_have_their_kind(self, echo: Any) -> None:
         with Client(echo.grpc) as client:
