@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -67,8 +68,20 @@ class GrpcTransport:
         self._connection = connection
         self._proxy = proxy_to(connection.endpoint)
         self._channel: grpc.aio.Channel | None = None
+        self._is_closed = False
 
     async def send(self, call: Call, state: CallState) -> Reply:
+        try:
+            return await self._sent(call, state)
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            task = asyncio.current_task()
+            if not self._is_closed or task is None or task.cancelling():
+                raise
+            # A channel that is closed cancels its calls, and takes no others: nobody has cancelled
+            # this task, and whoever awaits it must not be told so.
+            raise self._closed() from None
+
+    async def _sent(self, call: Call, state: CallState) -> Reply:
         through = f" through {self._proxy}" if self._proxy else ""
         state.enter("connect", f"connecting to {self.endpoint}{through}")
         channel, is_connected = await self._reached()
@@ -88,6 +101,7 @@ class GrpcTransport:
         return reply_of(body, metadata)
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
@@ -110,6 +124,8 @@ class GrpcTransport:
     async def _open(self) -> grpc.aio.Channel:
         if self._channel is None:
             credentials = await self._credentials()
+            if self._is_closed:
+                raise self._closed()
             self._channel = self._channel or self._new_channel(credentials)
         return self._channel
 
@@ -137,6 +153,9 @@ class GrpcTransport:
         if name := self._connection.tls_files.server_name:
             options.append(("grpc.ssl_target_name_override", name))
         return grpc.aio.secure_channel(target, credentials, options=options)
+
+    def _closed(self) -> MlserveError:
+        return went_away(self.endpoint, "this client was closed")
 
     def _forget(self, channel: grpc.aio.Channel) -> None:
         """Drop the channel, so that the next attempt connects at once instead of backing off."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from mlserve import AsyncClient
@@ -57,3 +60,35 @@ async def test_a_server_that_is_back_is_found_by_the_next_attempt() -> None:
         server, _ = started(port)
         assert type(await end_of(client)) is type(refused)
         server.stop(None)
+
+
+async def closed_under(client: AsyncClient, begun: Callable[[], bool]) -> MlserveError:
+    """Return what a call ends with whose client is closed once it has begun."""
+    asked = {"seconds": np.array([1.0], np.float32)}
+    call = asyncio.ensure_future(client.infer(asked, signature="slow", timeout=20))
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(begun):
+            await asyncio.sleep(0.01)
+    await client.close()
+    with pytest.raises(MlserveError) as caught:
+        await call
+    return caught.value
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+async def test_a_call_whose_client_is_closed_fails_and_is_not_cancelled(
+    echo: Any, protocol: str
+) -> None:
+    error = await closed_under(AsyncClient(echo.endpoint(protocol)), lambda: bool(echo.in_flight()))
+    assert error.message == "this client is closed"
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+async def test_a_call_that_connects_when_its_client_is_closed_fails_likewise(scheme: str) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        address = f"{scheme}://127.0.0.1:{mute.getsockname()[1]}"
+        client = AsyncClient(address, model="m")
+        error = await closed_under(client, lambda: bool(client._connections._transports))
+    assert error.message == "this client is closed"
