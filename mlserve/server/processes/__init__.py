@@ -8,6 +8,7 @@ queue and all counts in the process that clients talk to.
     channel      how it travels: a socket, and shared memory for what is large
     child        the process that has the Runner
     process      one such process, seen from the server: started, asked, ended
+    runs         what a process is given to do, and what becomes of that when it dies
     pool         the processes of one version: who runs what, and what happens when one dies
     choice       how many there are, and whether any
 """

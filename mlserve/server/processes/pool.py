@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlserve.background import run_on_daemon_thread
@@ -26,19 +25,17 @@ from mlserve.server.engine.work import Work
 from mlserve.server.errors import as_known_error
 from mlserve.server.models.loading import Done, ProcessState
 from mlserve.server.models.versions import ModelSpec
-from mlserve.server.processes.channel import LEFT, Channel, pack
+from mlserve.server.processes.channel import pack
 from mlserve.server.processes.messages import (
     Aside,
     Failed,
     Loaded,
-    Order,
     Report,
-    Result,
     Subject,
     Task,
 )
 from mlserve.server.processes.process import RunnerProcess
-from mlserve.server.telemetry.statistics import Execution
+from mlserve.server.processes.runs import Batch, Place, Run, change_room, order_of
 from mlserve.settings import LogFormat, ServerSettings
 from mlserve.tensors import Signature
 
@@ -51,8 +48,6 @@ _YOUNG = 10.0
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
 """Seconds until a replacement that died young is replaced: twice as long each time."""
 _MOST_DOUBLINGS = 10
-_MOST_DEATHS = 2
-"""In how many processes that died a call may have been, before it is not run again."""
 
 
 class RunnerProcesses:
@@ -77,8 +72,8 @@ class RunnerProcesses:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._processes: list[RunnerProcess] = []
         self._idle: list[RunnerProcess] = []
-        self._running: dict[RunnerProcess, _Run] = {}
-        self._queue: deque[_Run] = deque()
+        self._running: dict[RunnerProcess, Run] = {}
+        self._queue: deque[Run] = deque()
         self._is_feeding = False
         self._settings: dict[RunnerProcess, ServerSettings] = {}
         self._replacing: set[asyncio.Task[None]] = set()
@@ -128,8 +123,8 @@ class RunnerProcesses:
 
     def submit(self, works: Sequence[Work[Any]], done: Done) -> None:
         """Do the works in one process as soon as one is idle; then call `done`."""
-        batch = _Batch(len(works), done)
-        self._queue.append(_Run(works, batch))
+        batch = Batch(len(works), done)
+        self._queue.append(Run(works, batch))
         self._feed()
 
     def run(self, signature: str, inputs: Tensors, deadline: Deadline | None = None) -> Tensors:
@@ -197,10 +192,10 @@ class RunnerProcesses:
         finally:
             self._is_feeding = False
 
-    def _give(self, process: RunnerProcess, run: _Run) -> None:
+    def _give(self, process: RunnerProcess, run: Run) -> None:
         settings = run.works[0].settings
         is_known = self._settings.get(process) is settings
-        orders = [_order(work) for work in run.works]
+        orders = [order_of(work) for work in run.works]
         try:
             packet = pack(Task(orders, None if is_known else settings))
         except Exception as error:  # noqa: BLE001 - for want of memory, say: the call must end
@@ -209,7 +204,7 @@ class RunnerProcesses:
         self._settings[process] = settings
         self._idle.remove(process)
         for place, work in enumerate(run.works):
-            work.elsewhere = _Place.begin(process.channel, place)
+            work.elsewhere = Place.begin(process.channel, place)
         self._running[process] = run
         if packet.is_long:
             process.tell(packet, run.let_go)
@@ -237,7 +232,7 @@ class RunnerProcesses:
         if aside.subject is Subject.FAULT:
             error = work.caller.find_fault(*aside.values)
         else:
-            error = _change_room(work, *aside.values)
+            error = change_room(work, *aside.values)
         process.tell(pack(None if error is None else Failed(error)))
 
     def _on_end(self, process: RunnerProcess) -> None:
@@ -341,150 +336,3 @@ def _end(processes: Sequence[RunnerProcess]) -> None:
         process.kill()
     for process in processes:
         process.cause()
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Works that were submitted together, until each of them has ended."""
-
-    unfinished: int
-    done: Done
-    sizes: list[int] = field(default_factory=list)
-
-    def end(self, count: int, sizes: Sequence[int]) -> None:
-        """Note the end of so many works, which ran in batches of these sizes."""
-        self.sizes.extend(sizes)
-        self.unfinished -= count
-        if not self.unfinished:
-            self.done(self.sizes)
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """Works of a batch that go to a process together, and in how many they were when it died."""
-
-    works: Sequence[Work[Any]]
-    batch: _Batch
-    deaths: int = 0
-    can_run_again: bool = True
-
-    def let_go(self) -> None:
-        """Drop the requests, which are large and in a process now."""
-        for work in self.works:
-            self.can_run_again &= not work.codec.let_go()
-
-    def keep_wanted(self) -> bool:
-        """Drop the works that nobody waits for any more; return whether any is left."""
-        wanted = [work for work in self.works if work.is_wanted()]
-        gone = len(self.works) - len(wanted)
-        self.works = wanted
-        if gone:
-            self.batch.end(gone, ())
-        return bool(wanted)
-
-    def take(self, report: Report) -> None:
-        """Fill in how the works went."""
-        _fill_in(self.works, report.results)
-        self.batch.end(len(self.works), report.sizes)
-
-    def after_death(self, pid: int) -> list[_Run]:
-        """Return the runs in its place, as the process with that id has died.
-
-        If it died before it had begun with any of them, they are not to blame.
-        """
-        places = [work.elsewhere for work in self.works if work.elsewhere is not None]
-        deaths = self.deaths + any(place.stage for place in places)
-        for work in self.works:
-            work.elsewhere = None
-        if not self.can_run_again:
-            self.fail(
-                Unavailable(
-                    f"the process that ran the request has ended ({pid}), and a request of that "
-                    "size is not kept to run it again",
-                    hint="ask again; the server's log says how the process ended",
-                )
-            )
-            return []
-        if deaths < _MOST_DEATHS:
-            return [_Run([work], self.batch, deaths) for work in self.works]
-        self.fail(
-            Unavailable(
-                f"the process that ran the request has ended, as another one did before (the last "
-                f"was {pid})",
-                hint="the request may be what ends them: the server's log says how they ended",
-            )
-        )
-        return []
-
-    def fail(self, error: MlserveError) -> None:
-        """End the works with that error."""
-        for work in self.works:
-            work.error = error
-        self.batch.end(len(self.works), ())
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where a work is done: a process, and the place in its task."""
-
-    channel: Channel
-    place: int
-
-    @classmethod
-    def begin(cls, channel: Channel, place: int) -> _Place:
-        """Return a place that shows nothing of the work that was there before."""
-        channel.board[place] = channel.board[LEFT + place] = 0
-        return cls(channel, place)
-
-    @property
-    def stage(self) -> int:
-        return self.channel.board[self.place]
-
-    def leave(self) -> None:
-        self.channel.board[LEFT + self.place] = 1
-
-
-def _change_room(work: Work[Any], size: int) -> MlserveError | None:
-    """Count so many bytes more for reading the work's request; return why there is no room."""
-    if size < 0:
-        work.codec.room.give_back(-size)
-        return None
-    try:
-        work.codec.room.take(size)
-    except MlserveError as refused:
-        return refused
-    return None
-
-
-def _order(work: Work[Any]) -> Order:
-    return Order(
-        work.codec,
-        work.kind,
-        work.deadline,
-        work.entered_at,
-        work.threads,
-        work.only_rung,
-        work.request_id,
-        work.trace_id,
-        work.keeps,
-    )
-
-
-def _fill_in(works: Sequence[Work[Any]], results: Sequence[Result]) -> None:
-    shared: dict[int, list[Work[Any]]] = {}
-    for work, result in zip(works, results, strict=True):
-        work.elsewhere = None
-        work.result, work.error = result.answer, result.error
-        work.read_as, work.rungs, work.kept = result.read_as, result.rungs, result.kept
-        name = result.signature
-        work.signature = None if name is None else work.runner.signatures[name]
-        work.times.take(result.times)
-        if result.execution is not None:
-            shared.setdefault(result.execution[0], []).append(work)
-    rows = dict(result.execution for result in results if result.execution is not None)
-    for place, together in shared.items():
-        served = together[0].served
-        times_of_all = tuple(work.times for work in together)
-        execution = Execution(served.model, served.version, rows[place], times_of_all)
-        for work in together:
-            work.execution = execution
