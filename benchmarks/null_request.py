@@ -367,6 +367,7 @@ STAGES = (
             "listen/http_connections.py",
             "listen/http_request.py",
             "listen/http_framing.py",
+            "listen/http_parser.py",
             "uvicorn/",
             "httptools/",
         ),

@@ -5,9 +5,8 @@ waiting. A connection that waits too long for a request's head is closed. At the
 the one that has waited longest gives way to a new one. Requests that are sent before the first is
 answered (pipelined) are answered in turn.
 
-The parser (llhttp, through httptools) consumes all incoming data at once, including pipelined
-requests, and has no limits of its own: `http_framing` and the connection enforce them.
-`http_request` is one request, with its body and its response.
+`http_parser` makes requests of what arrives; `http_request` is one of them, with its body and its
+response.
 
 Each request is one task, or none if its head is enough to refuse it, and no timer: a connection
 keeps one for its head, and one that looks now and then whether it has been idle too long, or its
@@ -21,21 +20,13 @@ import logging
 import math
 from collections import deque
 from contextvars import copy_context
-from enum import Enum
 from http import HTTPStatus
 from typing import cast
 
-import httptools
-
 from mlserve.server.listen.drain import is_readable, outgoing_bytes
 from mlserve.server.listen.http_connections import HttpConnections
-from mlserve.server.listen.http_framing import (
-    MOST_HEAD_BYTES,
-    Fault,
-    framing_of,
-    not_http,
-    too_long,
-)
+from mlserve.server.listen.http_framing import Fault
+from mlserve.server.listen.http_parser import Part, RequestParser
 from mlserve.server.listen.http_request import HttpRequest, last_response
 from mlserve.server.message import LINGER, address_of
 from mlserve.server.peer import UNKNOWN_PEER, Peer
@@ -54,14 +45,6 @@ _MOST_JOINED = 64 * 2**10
 _log = logging.getLogger(__name__)
 
 
-class _Part(Enum):
-    """The part of a request that the parser is in."""
-
-    NOTHING = "nothing"
-    HEAD = "head"
-    BODY = "body"
-
-
 class HttpConnection(asyncio.Protocol):
     """One HTTP/1.1 connection, held to the limits of its port.
 
@@ -71,20 +54,11 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, port: HttpConnections) -> None:
         self._port = port
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        # Several requests may arrive at once, and the first of them be the last that is answered.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = RequestParser(self)
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._fault: Fault | None = None
-        self._part = _Part.NOTHING
-        self._has_advanced = False
-        self._bytes_without_advance = 0
-        self._framing = b""
-        self._is_body_resumed = False
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
         self._is_reading = True
         self._watched = -1
         """The descriptor under which its hanging up was watched for, once its reading paused."""
@@ -128,8 +102,7 @@ class HttpConnection(asyncio.Protocol):
         if self._is_refused or self._fault is not None or self._transport.is_closing():
             return
         self.active_at = self._loop.time()
-        self._has_advanced = False
-        fault = self._take(data)
+        fault = self._parser.take(data)
         following, self._next = self._next, None
         if following is not None:
             self._begin(following)
@@ -142,22 +115,6 @@ class HttpConnection(asyncio.Protocol):
         if self._queue or last.is_ahead:
             self._pause_reading()
         self._note_work(last)
-
-    def _take(self, data: bytes) -> Fault | None:
-        """Parse the data; return what is wrong with it, if anything is."""
-        try:
-            self._parse(data)
-            self._bytes_without_advance += len(data)
-            if self._has_advanced:
-                self._bytes_without_advance = 0
-            elif self._bytes_without_advance > MOST_HEAD_BYTES:
-                return too_long()
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            return cause if isinstance(cause, Fault) else not_http()
-        except Fault as fault:
-            return fault
-        return None
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -188,50 +145,28 @@ class HttpConnection(asyncio.Protocol):
         self.resume_writing()
         # They refer to this connection: the cycles would last until the next collection.
         self._served = self._last = None
-        self._parser = None  # type: ignore[assignment]
+        self._parser.close()
 
     # Callbacks of the parser.
 
-    def on_message_begin(self) -> None:
-        """Begin a request, unless the parser was restarted for the rest of one (see `_parse`)."""
-        if self._is_body_resumed:
-            return
+    def on_begin(self) -> None:
+        """Refuse one request more than may wait for the answers before them."""
         if len(self._queue) >= _MOST_AHEAD:
             ahead = f"more than {_MOST_AHEAD} requests were sent before the first was answered"
             raise Fault(HTTPStatus.TOO_MANY_REQUESTS, ahead)
-        self._part = _Part.HEAD
-        self._url = b""
-        self._headers = []
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; drop trailers, which follow a body."""
-        if self._part is _Part.HEAD:
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Begin serving the request, or queue it behind earlier ones."""
-        self._has_advanced = True
-        if self._is_body_resumed:
-            self._is_body_resumed = False
-            return
-        parser = self._parser
-        version = parser.get_http_version()
-        self._framing = framing_of(version, self._url, self._headers)
-        target = httptools.parse_url(self._url)
-        if target.path is None:
-            raise not_http()
-        place = (
-            parser.get_method().decode("ascii"),
-            target.path.decode("ascii"),
-            target.query or b"",
-        )
-        keeps_alive = version != "1.0" and parser.should_keep_alive() and not self._port.is_ending
-        request = HttpRequest(self, place, self._headers, version, keeps_alive=keeps_alive)
+    def on_head(
+        self,
+        target: tuple[str, str, bytes],
+        headers: list[tuple[bytes, bytes]],
+        version: str,
+        *,
+        keeps_alive: bool,
+    ) -> None:
+        """Serve the request next, or queue it behind earlier ones."""
+        keeps_alive = keeps_alive and not self._port.is_ending
+        request = HttpRequest(self, target, headers, version, keeps_alive=keeps_alive)
         is_next = self._last is None or self._last.is_answered
-        self._part = _Part.BODY
         self._last = request
         if is_next:
             self._next = request
@@ -239,16 +174,12 @@ class HttpConnection(asyncio.Protocol):
             self._queue.append(request)
 
     def on_body(self, body: bytes) -> None:
-        self._has_advanced = True
+        """Give it to its request, unless that has been answered without."""
         if self._last is not None and not self._last.is_answered:
             self._last.take(body)
 
-    def on_message_complete(self) -> None:
-        """End the request, unless the parser takes its body for another protocol."""
-        if self._parser.should_upgrade() and self._framing:
-            return
-        self._has_advanced = True
-        self._part = _Part.NOTHING
+    def on_end(self) -> None:
+        """End the body of the request, unless that has been answered without."""
         if self._last is not None and not self._last.is_answered:
             self._last.end_body()
 
@@ -298,7 +229,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._stop_waiting()
         self._port.waiting[self] = None
-        if self._part is not _Part.NOTHING:
+        if self._parser.part is not Part.NOTHING:
             self._start_head_timer()
 
     # Called by the port.
@@ -340,20 +271,6 @@ class HttpConnection(asyncio.Protocol):
         """Return the socket's file descriptor; -1 once it is closed."""
         return int(self._transport.get_extra_info("socket").fileno())
 
-    def _parse(self, data: bytes) -> None:
-        """Feed the parser, and restart it where it stops at requests with an `Upgrade` header.
-
-        The restart replays the request's framing headers, so that its body is parsed as one.
-        """
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                self._is_body_resumed = bool(self._framing)
-                data = self._framing + data[offer.args[0] :]
-            else:
-                return
-
     def _begin(self, request: HttpRequest) -> None:
         self._served = request
         context = copy_context()
@@ -378,15 +295,15 @@ class HttpConnection(asyncio.Protocol):
     def _note_fault(self, fault: Fault) -> None:
         """Remember the fault, and answer it in turn: after the good requests before it."""
         self._fault = fault
-        if not self._is_at_work() or (self._part is _Part.BODY and not self._queue):
+        if not self._is_at_work() or (self._parser.part is Part.BODY and not self._queue):
             self._respond_to_fault()
 
     def _is_fault_next(self) -> bool:
-        return not self._queue or (self._part is _Part.BODY and len(self._queue) == 1)
+        return not self._queue or (self._parser.part is Part.BODY and len(self._queue) == 1)
 
     def _respond_to_fault(self) -> None:
         last = self._last
-        is_answered = self._part is _Part.BODY and last is not None and last.has_begun
+        is_answered = self._parser.part is Part.BODY and last is not None and last.has_begun
         if self._fault is not None and not is_answered and not self._transport.is_closing():
             self._respond(self._fault.status, self._fault.message)
         self._transport.close()
@@ -430,7 +347,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _wait_for_head(self) -> None:
         """Time what has begun or goes on; between two requests, the connection is just idle."""
-        if self._part is _Part.NOTHING and self._has_advanced:
+        if self._parser.part is Part.NOTHING and self._parser.has_advanced:
             self._stop_head_timer()
         else:
             self._start_head_timer()
@@ -441,7 +358,7 @@ class HttpConnection(asyncio.Protocol):
             self._head_timer = self._loop.call_later(timeout, self._on_head_timeout)
 
     def _on_head_timeout(self) -> None:
-        if self._part is _Part.HEAD:
+        if self._parser.part is Part.HEAD:
             seconds = f"{self._port.head_timeout:g} s (--header-timeout)"
             self._respond(
                 HTTPStatus.REQUEST_TIMEOUT, f"the request's head took more than {seconds}"
@@ -461,7 +378,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.abort()
                 return
             self._unsent, left = unsent, _KEEP_ALIVE
-        elif self._is_at_work() or self._part is not _Part.NOTHING:
+        elif self._is_at_work() or self._parser.part is not Part.NOTHING:
             left = _KEEP_ALIVE
         elif left <= 0:
             self._transport.close()
