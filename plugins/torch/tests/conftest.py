@@ -1,4 +1,4 @@
-"""What this plugin's tests share: programs and TorchScript of small models."""
+"""What this plugin's tests share: small models as programs and TorchScript, and loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from mlserve import export, plugins
+from mlserve.backend import Runner
+from mlserve.load_options import LoadOptions
 from mlserve.pipeline import Activation
-from mlserve.sources import Classifier
+from mlserve.sources import Classifier, Kind, ModelRequest
 from mlserve.testing.colours import colour_classifier
 
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -79,3 +82,16 @@ def divided_colours(saved: Saved) -> Classifier:
     """The one whose scores are NaN where a mean is 0."""
     path = saved(DividedColours(), torch.rand(2, 8, 8, 3))
     return colour_classifier(path, framework="torch", activation=Activation.IDENTITY)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Callable[..., Runner]:
+    """Exports a file as tensors, as the command does, and loads it: `loaded(path)`."""
+
+    def load(path: Path, **request: Any) -> Runner:
+        wanted = ModelRequest("m", str(path), kind=Kind.TENSORS, **request)
+        return plugins.backend("torch").load(
+            export.export(wanted, "torch", store=tmp_path / "store"), LoadOptions()
+        )
+
+    return load
