@@ -18,9 +18,10 @@ from mlserve.asgi import direct
 from mlserve.asgi.direct import Target
 from mlserve.client.adapter import ImageRequest
 from mlserve.client.answers import Prediction
-from mlserve.client.async_client import DEFAULT_TIMEOUT, as_deadline, check_top_k
+from mlserve.client.async_client import DEFAULT_TIMEOUT, check_top_k
 from mlserve.client.call import Image, name_of, read_image
 from mlserve.client.endpoint import PriorityName
+from mlserve.client.model_calls import as_deadline
 from mlserve.client.outputs import Outputs
 from mlserve.client.question import Question
 from mlserve.deadline import Deadline

@@ -7,8 +7,9 @@
 It speaks TensorFlow Serving's API and the Open Inference Protocol, and detects which of them the
 server supports. It imports no ML framework, and grpc only for an endpoint that needs it.
 
-    client -> session (which calls, in one API) -> adapter (what to say; no I/O)
-                                                -> transport (how to send it; no vendor)
+    client -> model_calls (one deadline; which API) -> session (which calls, in one API)
+    session -> adapter (what to say; no I/O)
+            -> transport (how to send it; no vendor)
 """
 
 from mlserve.client.answers import ModelMetadata as ModelMetadata

@@ -7,20 +7,17 @@ import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
-    Awaitable,
     Callable,
     Coroutine,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from mlserve.client.adapter import ImageRequest, ModelRef, SentRequest
+from mlserve.client.adapter import ImageRequest, SentRequest
 from mlserve.client.answers import (
     Answer,
     ModelMetadata,
@@ -30,10 +27,9 @@ from mlserve.client.answers import (
     choose_label,
     shortfall,
 )
-from mlserve.client.call import CallIds, Image, Trace, name_of, read_image
+from mlserve.client.call import Image, name_of, read_image
 from mlserve.client.connections import Connections
 from mlserve.client.endpoint import (
-    APIS,
     Api,
     Connection,
     ConnectionOptions,
@@ -41,22 +37,13 @@ from mlserve.client.endpoint import (
     ProtocolName,
     shows_options,
 )
+from mlserve.client.model_calls import ModelCalls, as_deadline
 from mlserve.client.proxies import proxy_to
-from mlserve.client.refusals import ConnectionLost, NotSpoken
+from mlserve.client.refusals import NotSpoken
 from mlserve.client.retries import ONCE, CallState, Retries
 from mlserve.client.session import ModelSession, Session
-from mlserve.client.session_opening import open_session
-from mlserve.client.throttle import throttle_for
-from mlserve.client.tracing import CallSpan
 from mlserve.deadline import Deadline, is_count
-from mlserve.errors import (
-    InferenceFailed,
-    InvalidInput,
-    MlserveError,
-    NotFound,
-    Transient,
-    UsageError,
-)
+from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, NotFound, UsageError
 
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
@@ -113,9 +100,7 @@ class AsyncClient:
             warnings.warn(exposure, stacklevel=2)
         proxy_to(self.endpoint)  # one that cannot be used is reported now, not at the first call
         self._connections = Connections(self._connection)
-        self._model = self._connection.model
-        self._apis = APIS if self._connection.api is None else (self._connection.api,)
-        self._sessions: dict[Api, ModelSession] = {}
+        self._calls = ModelCalls(self._connection, self._connections)
         self._inferences: dict[ModelSession, Inference] = {}
 
     def __repr__(self) -> str:
@@ -129,7 +114,7 @@ class AsyncClient:
     @property
     def model(self) -> str | None:
         """The name of the model; None until it is known."""
-        return self._model
+        return self._calls.model
 
     @property
     def retries(self) -> Retries:
@@ -139,12 +124,12 @@ class AsyncClient:
     @property
     def api(self) -> Api | None:
         """The API spoken to the server; None until it is known."""
-        return self._apis[0] if len(self._apis) == 1 else None
+        return self._calls.api
 
     @property
     def sent(self) -> SentRequest | None:
         """The last request that was answered, to be encoded anew (`mlserve bench`)."""
-        return self._sessions[self._apis[0]].sent if self._apis[0] in self._sessions else None
+        return self._calls.sent
 
     async def predict(
         self,
@@ -164,10 +149,10 @@ class AsyncClient:
         and its kinds for an invalid call.
         """
         check_top_k(top_k)
-        async with self._call("predict", timeout, retries or self.retries) as state:
+        async with self._calls.begin("predict", timeout, retries or self.retries) as state:
             state.enter("read", f"reading {name_of(image)}")
             request = ImageRequest(await read_image(image), top_k)
-            answer = await self._ask(lambda session: session.predict(request, state), state)
+            answer = await self._calls.ask(lambda session: session.predict(request, state), state)
             return self._prediction(answer, request, state)
 
     async def infer(
@@ -193,8 +178,8 @@ class AsyncClient:
         from mlserve.client.question import Question  # predict needs none of it
 
         question = Question(inputs, signature, outputs)
-        async with self._call("infer", timeout, retries or self.retries) as state:
-            answer = await self._ask(
+        async with self._calls.begin("infer", timeout, retries or self.retries) as state:
+            answer = await self._calls.ask(
                 lambda session: self._inference(session).ask(question, state), state
             )
             return self._outputs(answer, state)
@@ -214,8 +199,8 @@ class AsyncClient:
         from mlserve.client.question import Question
 
         question = Question(inputs, signature, outputs)
-        async with self._call("prepare", timeout, self.retries) as state:
-            return await self._ask(
+        async with self._calls.begin("prepare", timeout, self.retries) as state:
+            return await self._calls.ask(
                 lambda session: self._inference(session).prepare(question, state), state
             )
 
@@ -286,10 +271,10 @@ class AsyncClient:
         The Open Inference Protocol describes one: on mlserve's own servers the named `signature`,
         which the other API ignores.
         """
-        async with self._call("metadata", timeout, self._connection.retries) as state:
+        async with self._calls.begin("metadata", timeout, self._connection.retries) as state:
             name = signature or ""
-            metadata = await self._ask(lambda session: session.metadata(state, name), state)
-            self._require_version(metadata.version)
+            metadata = await self._calls.ask(lambda session: session.metadata(state, name), state)
+            self._calls.require_version(metadata.version)
             return metadata
 
     async def status(
@@ -298,8 +283,8 @@ class AsyncClient:
         timeout: float | Deadline = DEFAULT_TIMEOUT,  # noqa: ASYNC109  it is the user's deadline
     ) -> tuple[VersionStatus, ...]:
         """Return the model's versions and their states, latest first. Raises as `predict` does."""
-        async with self._call("status", timeout, ONCE) as state:
-            return await self._ask(lambda session: session.status(state), state)
+        async with self._calls.begin("status", timeout, ONCE) as state:
+            return await self._calls.ask(lambda session: session.status(state), state)
 
     async def load(
         self,
@@ -313,7 +298,7 @@ class AsyncClient:
         from mlserve.client.server_info import load_call, read_load
 
         protocol = self.endpoint.protocol
-        async with self._call("load", timeout, ONCE) as state:
+        async with self._calls.begin("load", timeout, ONCE) as state:
             try:
                 return read_load(protocol, await self._connections.send(load_call(protocol), state))
             except (NotSpoken, UsageError, InferenceFailed):
@@ -331,7 +316,7 @@ class AsyncClient:
         from mlserve.client.replicas import read_replicas, replicas_call
 
         call = replicas_call(self.endpoint)
-        async with self._call("replicas", timeout, ONCE) as state:
+        async with self._calls.begin("replicas", timeout, ONCE) as state:
             try:
                 return read_replicas(await self._connections.send(call, state))
             except (NotSpoken, NotFound, InvalidInput):
@@ -352,7 +337,7 @@ class AsyncClient:
         protocol = self.endpoint.protocol
         session = Session(self._connections)
         read = partial(read_decisions, protocol)
-        async with self._call("decisions", timeout, self._connection.retries) as state:
+        async with self._calls.begin("decisions", timeout, self._connection.retries) as state:
             try:
                 call = decisions_call(protocol, request_id)
                 return await session.ask_with_retries(call, read, state)
@@ -373,7 +358,7 @@ class AsyncClient:
         from mlserve.client.rollouts import read_rollouts, rollouts_call
 
         protocol = self.endpoint.protocol
-        async with self._call("rollouts", timeout, ONCE) as state:
+        async with self._calls.begin("rollouts", timeout, ONCE) as state:
             try:
                 reply = await self._connections.send(rollouts_call(protocol), state)
                 return read_rollouts(protocol, reply)
@@ -408,80 +393,15 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    @asynccontextmanager
-    async def _call(
-        self,
-        name: str,
-        timeout: float | Deadline,  # noqa: ASYNC109
-        retries: Retries,
-    ) -> AsyncIterator[CallState]:
-        """Bound the block by the deadline, whatever it awaits; errors say what it was doing.
-
-        Where the program has set up OpenTelemetry, the block is a span of that name.
-        """
-        deadline = as_deadline(timeout)
-        self._connections.require_open()
-        parent = self._connection.traceparent
-        span = CallSpan.begin(name, self._model, parent)
-        ids = CallIds(Trace.following(parent) if span is None else span.trace)
-        state = CallState(deadline, ids, retries, span)
-        recorded = nullcontext() if span is None else span.recorded(ids.request_id)
-        try:
-            with recorded:
-                async with _bounded(state):
-                    yield state
-        except MlserveError as error:
-            error.details |= state.details()
-            if isinstance(error, Transient):
-                error.message = state.with_attempts(error.message)
-            raise
-
-    async def _ask(self, ask: Callable[[ModelSession], Awaitable[T]], state: CallState) -> T:
-        """Return the answer in the server's API, which is found by trying and then remembered."""
-        model = self._model or await self._find_model(state)
-        first: NotSpoken | None = None
-        for api in self._apis:
-            session = self._session(api, model)
-            try:
-                answer = await ask(session)
-            except NotSpoken as error:
-                first = first or error
-                continue
-            except ConnectionLost as error:
-                if first is None or session.is_spoken:
-                    raise
-                # It answered the first request and hangs up on the next: the first says more.
-                raise first.refusal from error
-            self._apis = (api,)
-            return answer
-        assert first is not None  # there is always an API to try
-        raise first.refusal from first
-
-    async def _find_model(self, state: CallState) -> str:
-        """Return the server's only model, and keep it as this client's."""
-        from mlserve.client.server_info import find_model
-
-        self._model = await find_model(Session(self._connections), state)
-        return self._model
-
-    def _session(self, api: Api, model: str) -> ModelSession:
-        if api not in self._sessions:
-            reference = ModelRef(model, self._connection.version)
-            session = open_session(api, reference, self._connections)
-            session.is_spoken = api == self._connection.api  # the user says so
-            session.throttle = throttle_for(self._connection, model)
-            self._sessions[api] = session
-        return self._sessions[api]
-
     def _prediction(self, answer: Answer, request: ImageRequest, state: CallState) -> Prediction:
         label, scores = choose_label(answer.outputs, request.count)
-        self._require_version(answer.version)
+        self._calls.require_version(answer.version)
         return Prediction(
             label=label,
             scores=scores,
             shortfall=shortfall(answer, request.top_k),
             has_all_classes=answer.has_all_classes,
-            **self._about(answer, state),
+            **self._calls.about(answer, state),
         )
 
     def _many(
@@ -506,38 +426,9 @@ class AsyncClient:
     def _outputs(self, answer: Answer, state: CallState) -> Outputs:
         from mlserve.client.outputs import Outputs, values_of  # predict needs neither
 
-        self._require_version(answer.version)
+        self._calls.require_version(answer.version)
         values = values_of(answer.outputs)
-        return Outputs(values, signature=answer.signature, **self._about(answer, state))
-
-    def _about(self, answer: Answer, state: CallState) -> dict[str, Any]:
-        """Return what `Prediction` and `Outputs` both have about a call."""
-        wanted = self._connection.version
-        return {
-            "model": self.model or "",
-            "version": wanted if answer.version is None else answer.version,
-            "endpoint": str(self.endpoint),
-            "protocol": self.endpoint.protocol,
-            "api": self._apis[0],
-            "timings": state.timings(answer.server_ms),
-            "has_random_weights": answer.has_random_weights,
-            "served_by": answer.served_by,
-            "rungs": answer.rungs,
-            "request_id": state.ids.request_id,
-            "trace_id": state.ids.trace.id,
-            "retries": tuple(state.retries),
-        }
-
-    def _require_version(self, answered: int | None) -> None:
-        """Raise NotFound if another version answered than was requested."""
-        wanted = self._connection.version
-        if None not in (wanted, answered) and wanted != answered:
-            raise NotFound(
-                f"version {wanted} of {self.model} was asked for, but version {answered} "
-                f"answered at {self.endpoint}",
-                hint="see the versions there with mlserve status; leave {version} out to take the "
-                "server's choice",
-            )
+        return Outputs(values, signature=answer.signature, **self._calls.about(answer, state))
 
 
 def check_top_k(top_k: int | None) -> None:
@@ -546,18 +437,3 @@ def check_top_k(top_k: int | None) -> None:
         raise UsageError(
             f"top_k must be at least 1, not {top_k!r}", hint="give for example {top_k 5}"
         )
-
-
-def as_deadline(timeout: float | Deadline) -> Deadline:
-    """Return the deadline itself, or one `timeout` seconds from now. Raises UsageError."""
-    return timeout if isinstance(timeout, Deadline) else Deadline.after(timeout)
-
-
-@asynccontextmanager
-async def _bounded(state: CallState) -> AsyncIterator[None]:
-    """End the block at the deadline; the error says what was being done."""
-    try:
-        async with asyncio.timeout(state.require()):
-            yield
-    except TimeoutError:
-        raise state.deadline.exceeded(state.doing) from None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from mlserve.background import background_loop, run_on_loop
 from mlserve.client.answers import ModelMetadata, Prediction, ServerLoad, VersionStatus
 from mlserve.client.async_client import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT  # noqa: PLC0414  the commands take it from here
-from mlserve.client.async_client import AsyncClient, as_deadline, check_top_k
+from mlserve.client.async_client import AsyncClient, check_top_k
 from mlserve.client.call import Image
 from mlserve.client.endpoint import Api, ConnectionOptions, Endpoint, ProtocolName, shows_options
+from mlserve.client.model_calls import as_deadline
 from mlserve.client.retries import Retries
 from mlserve.deadline import Deadline
 from mlserve.errors import DeadlineExceeded, MlserveError
