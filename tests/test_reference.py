@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -18,18 +18,15 @@ PAGES = ("commands.md", "settings.md", "errors.md")
 
 
 @cache
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", FOLDER / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+def _module(name: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        return import_module(name)
 
 
 @cache
 def _pages() -> dict[str, str]:
-    pages: dict[str, str] = _script().pages()
+    pages: dict[str, str] = _module("generate").pages()
     return pages
 
 
@@ -49,7 +46,9 @@ def test_links_lead_to_a_page_and_to_a_heading(name: str) -> None:
         path = FOLDER / (page or name)
         assert path.exists(), page
         headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert not anchor or anchor in map(_script().anchor, headings), f"{page}#{anchor}"
+        assert not anchor or anchor in map(_module("page_blocks").anchor, headings), (
+            f"{page}#{anchor}"
+        )
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -60,7 +59,9 @@ def test_text_is_wrapped(name: str) -> None:
 
 
 def test_what_the_page_adds_is_about_settings() -> None:
-    assert set(_script().DETAILS) <= {setting.name for setting in described(ServerSettings)}
+    assert set(_module("settings_page").DETAILS) <= {
+        setting.name for setting in described(ServerSettings)
+    }
 
 
 def test_every_command_has_an_example() -> None:
