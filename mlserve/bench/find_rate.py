@@ -117,7 +117,7 @@ class RateSearch:
                 rate = math.sqrt(low * found.above)
 
     def _confirm(self, found: FoundRate, runner: LoadProcesses) -> None:
-        """Repeat the load at the rate found, and step back while most repeats miss the level."""
+        """Repeat the load at the rate found, and step back while half of the repeats miss it."""
         if not found.is_whole or found.rate is None or not self.confirmations:
             return
         for _ in range(_STEPS_BACK):
@@ -135,7 +135,7 @@ class RateSearch:
             found.confirmations = len(verdicts)
             found.confirmed = sum(verdict.is_held for verdict in verdicts)
             found.verdict = self.slo.judge(Tally.of_repeats(tallies))
-            if found.confirmed * 2 >= found.confirmations:
+            if found.confirmed * 2 > found.confirmations:
                 return
             found.above, found.rate = found.rate, found.rate * _BACK
         found.rate = None

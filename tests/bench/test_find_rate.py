@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
 from mlserve.bench.arrivals import Arrivals
-from mlserve.bench.find_rate import RateSearch
+from mlserve.bench.find_rate import FoundRate, RateSearch
 from mlserve.bench.findings import sentence
-from mlserve.bench.load import Window
+from mlserve.bench.load import OpenLoop, Window
 from mlserve.bench.measure import Step
+from mlserve.bench.measurement import Measurement
+from mlserve.bench.processes import LoadProcesses
 from mlserve.bench.result import BenchResult
-from mlserve.bench.slo import Slo
+from mlserve.bench.slo import Slo, Verdict
+from mlserve.bench.tally import ANSWERED, Tally
 from mlserve.bench.target import Target
 from tests.bench.conftest import OK, ServeHttp
 
@@ -62,3 +67,29 @@ def test_a_level_that_no_rate_holds_is_not_held(serve_http: ServeHttp) -> None:
     assert found.unseen is not None, "a load of 0.05 s has none of 8 requests a second"
     assert found.unseen < found.above
     assert "measure longer" in sentence(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted(RateSearch):
+    """A search whose loads hold the level or miss it as `outcomes` say, one after the other."""
+
+    outcomes: Iterator[bool] = field(default_factory=lambda: iter(()))
+
+    def _probe(self, found: FoundRate, rate: float, runner: LoadProcesses, number: int) -> Verdict:
+        tally = Tally(seconds=1.0)
+        tally.latencies[ANSWERED].add(0.01 if next(self.outcomes) else 9.0)
+        load = OpenLoop(rate, self.arrivals)
+        found.probes.append(Measurement(found.target, load, self.window, [tally]))
+        return self.slo.judge(tally)
+
+
+def test_a_rate_that_half_of_the_repeats_miss_is_not_said_to_hold() -> None:
+    target = Target.of_http("t", "http://127.0.0.1:1", b"x", timeout=2.0)
+    found = FoundRate(target, Slo.parse("p99=1s"), rate=100.0)
+    outcomes = iter([True, False, True, True])
+    Scripted(found.slo, WINDOW, Arrivals(0.0), 2, outcomes=outcomes)._confirm(
+        found, LoadProcesses(1)
+    )
+    assert (found.rate, found.above) == (95.0, 100.0)
+    assert (found.confirmed, found.confirmations) == (2, 2)
+    assert "in 2 of 2 further loads" in sentence(found)
