@@ -308,12 +308,15 @@ class Inputs:
     is_batch: bool
 
 
-def gather(arguments: Sequence[str], deadline: Deadline) -> Inputs:
+def gather(arguments: Sequence[str], deadline: Deadline, *, takes_stdin: bool = False) -> Inputs:
     """Return the images that the arguments stand for, with folders expanded.
 
-    Raises UsageError for a folder without images, standard input used twice or closed, or a single
-    file that does not exist, and DeadlineExceeded if the file system does not answer.
+    Raises UsageError for a folder without images, standard input (`-`) where it is not taken, used
+    twice or closed, or a single file that does not exist, and DeadlineExceeded if the file system
+    does not answer.
     """
+    if STDIN in arguments and not takes_stdin:
+        raise UsageError("standard input (-) is not read by this command", hint="give a file")
     if arguments.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once", hint="give - once")
     if STDIN in arguments:

@@ -313,7 +313,7 @@ def _call_on_files(
 
 
 def _call_on_images(files: Sequence[str], options: PredictOptions, deadline: Deadline) -> Images:
-    found = gather(files, deadline)
+    found = gather(files, deadline, takes_stdin=True)
     if options.expect is None:
         return Images(found, options)
     # Few questions are about known labels.

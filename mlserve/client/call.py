@@ -109,5 +109,5 @@ def unreadable(image: Image, error: OSError | ValueError) -> UsageError:
     """Return the error for an image that cannot be read."""
     return UsageError(
         f"{name_of(image)} cannot be read: {getattr(error, 'strerror', None) or error}",
-        hint="give the path of a JPEG or PNG file, or - for standard input",
+        hint="give the path of a JPEG or PNG file",
     )

@@ -33,7 +33,7 @@ def unreadable_file(name: str, error: OSError) -> UsageError:
     """Return the error for a file that cannot be read."""
     return UsageError(
         f"{file_name(name)} cannot be read: {error.strerror or error}",
-        hint="give the path of a file, or - for standard input",
+        hint="give the path of a file",
     )
 
 

@@ -167,7 +167,7 @@ def test_json_of_many_has_a_row_for_each_answer_and_error(
     assert rows[3]["error"] == {
         "kind": "usage_error",
         "message": f"{missing} cannot be read: No such file or directory",
-        "hint": "give the path of a JPEG or PNG file, or - for standard input",
+        "hint": "give the path of a JPEG or PNG file",
         "exit_code": 2,
     }
     assert outcome.returncode == 2
