@@ -128,6 +128,8 @@ def certify(
             "--against compares the answers to files, and none is given",
             hint="give images or tables; without --against, the golden inputs are asked about",
         )
+    if endpoint is None:
+        _require_no_access(("--token-file", token_file), ("--tls-ca", tls_ca))
     if report is not None:
         require_writable(report)
     other = None if against is None else subject_named(against, store)
@@ -152,6 +154,16 @@ def certify(
 
         write_report(report, page(results, command_line(ctx)))
     _end(results, len(found), output)
+
+
+def _require_no_access(*options: tuple[str, Path | None]) -> None:
+    """Raise UsageError for a file of a server that is not named."""
+    for option, file in options:
+        if file is not None:
+            raise UsageError(
+                f"{option} is for a server, and none is named: one would be started here",
+                hint="name it with --endpoint, or leave the option out",
+            )
 
 
 @contextmanager

@@ -114,6 +114,8 @@ WRONG = {
     ("--against", "m@1", "--version", "1", "a.jpg"): "echo/m@1 would be compared with itself",
     ("--against", "m@7", "a.jpg"): "echo/m has no version 7",
     ("--model", "m", "rows.csv"): "echo/m@1 is an image classifier, and rows.csv is not what it",
+    ("--token-file", "token"): "--token-file is for a server, and none is named",
+    ("--model", "m", "-"): "standard input (-) is not read by this command",
     ("--backend", "nothing"): "no exported model matches 'nothing'",
     ("--endpoint", "127.0.0.1:1"): "127.0.0.1:1 is held to one certificate, and several versions",
     ("a.jpg",): "files are asked about with one model, and 2 were exported: m, n",
