@@ -261,7 +261,9 @@ class ServerSettings(Options):
     )
     rest_socket: Path | None = field(
         default=None,
-        metadata=option(HelpPanel.ACCESS, "The same for REST."),
+        metadata=option(
+            HelpPanel.ACCESS, "UNIX socket for REST, beside the port, like that for gRPC."
+        ),
     )
     model_control: ModelControl = field(
         default=ModelControl.AUTO,

@@ -429,5 +429,5 @@ def _taken(kind: str, host: str, port: int, error: Exception) -> Unavailable:
     return Unavailable(
         f"cannot listen on {_join(host, port)} for {kind} (the port is taken, or not allowed): "
         f"{error}",
-        hint=f"choose another one with --{kind.lower()}-port",
+        hint=f"choose another port for {kind}, or stop what listens there",
     )

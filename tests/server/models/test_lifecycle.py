@@ -152,7 +152,9 @@ def test_a_port_that_is_taken(model: Any, launch: Any, kind: str) -> None:
         server = launch(f"--{kind}-port", str(port))
         assert server.exit_code() == 5
     assert f"ERROR cannot listen on 127.0.0.1:{port}" in server.log()
-    assert f"hint: choose another one with --{kind}-port" in server.log()
+    # the flag is not named: mlserve-model-server has it under another name
+    told = {"grpc": "gRPC", "rest": "REST"}[kind]
+    assert f"hint: choose another port for {told}, or stop what listens there" in server.log()
 
 
 def test_two_servers_never_share_a_port(model: Any, start: Any, launch: Any) -> None:
