@@ -85,6 +85,23 @@ def test_routes_lead_to_services(found: dict[str, Manifest], kind: str, port: in
     assert route["hostnames"] == ["flowers.example"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "ports"),
+    [
+        ({}, []),
+        ({"otlp": "http://otel:4318"}, [4318, 53, 53]),
+        ({"shadow": "http://flowers-next:8501"}, [8501, 53, 53]),
+        ({"shadow": "flowers-next:8500", "otlp": "grpc://otel:4317"}, [4317, 8500, 53, 53]),
+    ],
+)
+def test_the_pods_get_out_to_those_whom_they_ask(
+    make_plan: MakePlan, settings: dict[str, Any], ports: list[int]
+) -> None:
+    policy = read_manifests(manifest_files(make_plan(**settings), ALL))["NetworkPolicy"]
+    opened = [port["port"] for each in policy["spec"]["egress"] for port in each["ports"]]
+    assert opened == ports
+
+
 def test_the_pods_of_the_gateway_get_through(make_plan: MakePlan) -> None:
     setup = ClusterSetup(gateway="infra/main", allow_namespaces="monitoring,infra")
     found = read_manifests(manifest_files(make_plan(), setup))

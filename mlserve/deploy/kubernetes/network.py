@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlserve.client.endpoint import Endpoint
 from mlserve.deploy.kubernetes.values import Values
 from mlserve.deploy.plan import DeployPlan
 from mlserve.deploy.yaml_text import Noted
@@ -108,7 +109,7 @@ def _route(values: Values) -> dict[str, Any]:
 
 
 def network_policy(plan: DeployPlan, values: Values) -> Any:
-    """Return who may connect to the pods, and that they connect to nobody but a collector."""
+    """Return who may connect to the pods, and to whom they connect."""
     peers: list[Any] = [{"podSelector": {}}]
     if values.allowed:
         named = {
@@ -143,14 +144,20 @@ def network_policy(plan: DeployPlan, values: Values) -> Any:
 
 
 def _egress(plan: DeployPlan) -> Noted:
-    """Return whom the pods connect to: with --otlp the collector, whose name they ask for."""
-    if plan.settings.otlp is None:
+    """Return whom the pods connect to: who is named by --otlp and --shadow, and who knows names."""
+    asked: dict[str, int] = {}
+    if plan.settings.otlp is not None:
+        asked["the collector of --otlp"] = CollectorAddress.of(plan.settings.otlp).port
+    if plan.settings.rollout.shadow_endpoint is not None:
+        shadow = Endpoint.parse(plan.settings.rollout.shadow_endpoint)
+        asked["the server of --shadow"] = shadow.port
+    if not asked:
         return Noted([], "The server connects to nobody, not even to ask for names.")
-    port = CollectorAddress.of(plan.settings.otlp).port
+    ports = [{"protocol": "TCP", "port": port} for port in dict.fromkeys(asked.values())]
     names = [{"protocol": protocol, "port": _DNS} for protocol in ("UDP", "TCP")]
     return Noted(
-        [{"ports": [{"protocol": "TCP", "port": port}]}, {"ports": names}],
-        "The collector of --otlp, at this port wherever it is, and who knows its name.",
+        [{"ports": ports}, {"ports": names}],
+        f"For {' and '.join(asked)}: this port wherever it is, and who knows its name.",
     )
 
 
