@@ -11,8 +11,8 @@ from mlserve.deploy.plan import FILES, DeployPlan, require_memory, require_one_v
 from mlserve.deploy.yaml_text import Noted, yaml_text
 from mlserve.errors import UsageError
 from mlserve.launch.docker.dockerfile import USER
-from mlserve.otlp import CollectorAddress
-from mlserve.settings import GRPC_PORT, REST_PORT, is_loopback
+from mlserve.launch.docker.plan import within_container
+from mlserve.settings import GRPC_PORT, REST_PORT
 
 FILE = "compose.yaml"
 SPARE_SECONDS = 10
@@ -38,12 +38,11 @@ def compose_files(plan: DeployPlan, host: str) -> Mapping[str, str]:
 
 
 def _require_reached(plan: DeployPlan) -> None:
-    """Raise UsageError for a collector at an address that is the container itself."""
-    url = plan.settings.otlp
-    if url is not None and is_loopback(CollectorAddress.of(url).host):
+    """Raise UsageError for a collector or a shadow at an address that is the container itself."""
+    for address, flag, port in within_container(plan.settings):
         raise UsageError(
-            f"{url} (--otlp) would be the container itself",
-            hint="give the address of the collector as the container sees it: http://SERVICE:4318",
+            f"{address} ({flag}) would be the container itself",
+            hint=f"give the address as the container sees it: http://SERVICE:{port}",
         )
 
 

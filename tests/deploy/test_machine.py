@@ -105,6 +105,7 @@ def test_units_for_a_user_of_the_machine_are_printed(deploy) -> None:
         (("systemd", "--executable", "./mlserve"), "'./mlserve' is not a valid value of --exec"),
         (("systemd", "--memory", "1Gi", "--max-queue-bytes", str(2**30)), "let requests take"),
         (("compose", "--version", "all"), "an image holds one version"),
+        (("compose", "--shadow", "http://localhost:8501"), "would be the container itself"),
         (("systemd", "--cpus", "0"), "--cpus must be above 0"),
         (("compose", "--rest-port", "8500"), "--grpc-port and --rest-port are both 8500"),
     ],

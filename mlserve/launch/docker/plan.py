@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from mlserve import paths
 from mlserve.backend import Backend, Listen, ServerSpec
+from mlserve.client.endpoint import Endpoint
 from mlserve.errors import UsageError
 from mlserve.launch.docker.container import (
     DRAINS_LABEL,
@@ -29,7 +30,7 @@ from mlserve.launch.records import ServerRecord, files_folder
 from mlserve.options import flag_of
 from mlserve.otlp import CollectorAddress
 from mlserve.serving import Serving
-from mlserve.settings import GRPC_PORT, REST_PORT, is_loopback
+from mlserve.settings import GRPC_PORT, REST_PORT, ServerSettings, is_loopback
 
 _FILES = "/run/mlserve"
 """Where the user's and the launcher's files are mounted."""
@@ -125,17 +126,29 @@ def plan_of_built(image: str, serving: Serving) -> ContainerPlan:
 
 
 def _require_reached(serving: Serving) -> None:
-    """Raise UsageError for a collector at an address that is the container itself."""
-    url = serving.settings.otlp
-    if url is None or _shares_network(serving.docker_options):
+    """Raise UsageError for a collector or a shadow at an address that is the container itself."""
+    if _shares_network(serving.docker_options):
         return
-    if is_loopback(CollectorAddress.of(url).host):
+    for address, flag, port in within_container(serving.settings):
         raise UsageError(
-            f"{url} (--otlp) would be the container itself",
-            hint="give the collector's address as the container sees it, such as "
-            "http://host.docker.internal:4318 with --docker-option "
+            f"{address} ({flag}) would be the container itself",
+            hint=f"give the address as the container sees it, such as "
+            f"http://host.docker.internal:{port} with --docker-option "
             "--add-host=host.docker.internal:host-gateway",
         )
+
+
+def within_container(settings: ServerSettings) -> Iterator[tuple[str, str, int]]:
+    """Yield each address that a container would ask and take for itself: its text, flag, port."""
+    if settings.otlp is not None:
+        collector = CollectorAddress.of(settings.otlp)
+        if is_loopback(collector.host):
+            yield settings.otlp, "--otlp", collector.port
+    shadow = settings.rollout.shadow_endpoint
+    if shadow is not None:
+        server = Endpoint.parse(shadow)
+        if is_loopback(server.host):
+            yield shadow, "--shadow", server.port
 
 
 def _shares_network(options: Sequence[str]) -> bool:
