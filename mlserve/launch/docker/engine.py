@@ -78,8 +78,7 @@ def argv(*args: str) -> list[str]:
     if executable is None:
         raise NoEngine(
             "docker is not on PATH",
-            hint="install Docker Engine (or podman with its docker command), or take "
-            "--launcher embedded, which needs neither",
+            hint=f"install Docker Engine (or podman with its docker command); {_WITHOUT}",
         )
     return [executable, *args]
 
@@ -124,6 +123,7 @@ def engine_info(timeout: float = 10.0) -> EngineInfo:
     )
 
 
+_WITHOUT = "without one: mlserve up --launcher embedded, or mlserve build --file-only DIR"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -134,13 +134,13 @@ def refusal(args: Sequence[str], output: str) -> NoEngine | EngineRefused:
         return NoEngine(
             f"no permission to use the container engine at {_address()}",
             hint="sudo usermod -aG docker $USER and log in again, or use a rootless engine; "
-            "--launcher embedded needs none",
+            + _WITHOUT,
         )
     if any(words in said for words in _NO_ENGINE):
         return NoEngine(
             f"no container engine answers at {_address()}",
             hint="start it (systemctl start docker), or name another with DOCKER_HOST or "
-            "`docker context use`; --launcher embedded needs none",
+            "`docker context use`; " + _WITHOUT,
         )
     return EngineRefused(f"docker {args[0]} failed: {_reason(output)}", output=output)
 

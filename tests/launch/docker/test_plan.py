@@ -249,7 +249,20 @@ def test_what_docker_says_becomes_an_error_with_a_way_out(said: str, kind: type,
 
     assert type(error) is kind
     assert error.message.startswith(told)
-    assert error.hint or kind is engine.EngineRefused
+    ways = "mlserve up --launcher embedded, or mlserve build --file-only DIR"
+    assert ways in str(error.hint) or kind is engine.EngineRefused
+
+
+def test_a_shadow_at_an_address_that_is_the_container_itself_is_refused() -> None:
+    def planned(shadow: str, *options: str) -> str:
+        serving = replace(_serving(), settings=ServerSettings(shadow=shadow))
+        return " ".join(plan_of_built("i", replace(serving, docker_options=options)).argv)
+
+    for shadow in ("http://localhost:8501", "127.0.0.1:8500"):
+        with pytest.raises(UsageError, match=r"\(--shadow\) would be the container itself"):
+            planned(shadow)
+        assert f"--shadow={shadow}" in planned(shadow, "--network=host")
+    assert "--shadow=other:8500" in planned("other:8500")
 
 
 def test_without_a_docker_command_the_way_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
