@@ -187,6 +187,12 @@ def _reshaped(file: str, name: str, value: Any, shape: Any) -> Any:
             f"{math.prod(shape)}",
             hint="make the shape and the data agree",
         )
+    if 0 in shape[:-1]:
+        raise InvalidInput(
+            f"the input {name!r} in {file} has no values: [] does not show all of its shape "
+            f"{shape}",
+            hint="give it at least one row",
+        )
     return _nested(flat, shape)
 
 

@@ -94,6 +94,10 @@ def test_signature_and_outputs() -> None:
             "the shape of 'x' in request.json is not a list of sizes: [-1, 2]",
         ),
         (
+            {"inputs": [_tensor(shape=[0, 2], data=[])]},
+            "the input 'x' in request.json has no values: [] does not show all of its shape [0, 2]",
+        ),
+        (
             {"inputs": [_tensor(parameters={"content_type": "np"})]},
             "the input 'x' in request.json has the key 'parameters', which mlserve does not send",
         ),
