@@ -35,7 +35,7 @@ from mlserve.server.processes.messages import (
     Task,
 )
 from mlserve.server.processes.process import RunnerProcess
-from mlserve.server.processes.runs import Batch, Place, Run, change_room, order_of
+from mlserve.server.processes.runs import Batch, Line, Place, Run, change_room, order_of
 from mlserve.settings import LogFormat, ServerSettings
 from mlserve.tensors import Signature
 
@@ -74,6 +74,7 @@ class RunnerProcesses:
         self._idle: list[RunnerProcess] = []
         self._running: dict[RunnerProcess, Run] = {}
         self._queue: deque[Run] = deque()
+        self._line = Line(self._look_who_left)
         self._is_feeding = False
         self._settings: dict[RunnerProcess, ServerSettings] = {}
         self._replacing: set[asyncio.Task[None]] = set()
@@ -124,6 +125,8 @@ class RunnerProcesses:
     def submit(self, works: Sequence[Work[Any]], done: Done) -> None:
         """Do the works in one process as soon as one is idle; then call `done`."""
         batch = Batch(len(works), done)
+        for work in works:
+            work.elsewhere = self._line
         self._queue.append(Run(works, batch))
         self._feed()
 
@@ -192,6 +195,12 @@ class RunnerProcesses:
         finally:
             self._is_feeding = False
 
+    def _look_who_left(self) -> None:
+        """End what waits and nobody waits for any more: its slot is for others, of any model."""
+        for run in list(self._queue):
+            if not run.keep_wanted() and run in self._queue:
+                self._queue.remove(run)
+
     def _give(self, process: RunnerProcess, run: Run) -> None:
         settings = run.works[0].settings
         is_known = self._settings.get(process) is settings
@@ -242,8 +251,10 @@ class RunnerProcesses:
             self._idle.remove(process)
         self._settings.pop(process, None)
         run = self._running.pop(process, None)
-        if run is not None:
-            self._queue.extendleft(reversed(run.after_death(process.pid)))
+        for again in reversed([] if run is None else run.after_death(process.pid)):
+            for work in again.works:
+                work.elsewhere = self._line
+            self._queue.appendleft(again)
         process.detach()
         self._replace(process)
         if not self._processes:

@@ -5,7 +5,8 @@ A run is answered by its process, or run again by others once that one has died.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,19 @@ class Run:
         for work in self.works:
             work.error = error
         self.batch.end(len(self.works), ())
+
+
+class Line:
+    """Where a work is that waits for a process: there may be none for as long as one loads."""
+
+    stage = 0
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        """Have `look` called on the event loop after a caller has left."""
+        self._look = look
+
+    def leave(self) -> None:
+        asyncio.get_running_loop().call_soon(self._look)
 
 
 @dataclass(slots=True)

@@ -219,6 +219,15 @@ class Gone(Caller):
         return True
 
 
+class Leaving(Caller):
+    """A caller who leaves."""
+
+    left = False
+
+    def has_left(self) -> bool:
+        return self.left
+
+
 def photo_codec(kind: type[PredictCodec] = PredictCodec) -> PredictCodec:
     request = request_of("m", b"photo")
     return kind(request.SerializeToString(), request)
@@ -342,3 +351,31 @@ def test_a_process_imports_every_protocol_before_its_first_request(source: Model
     process.cause()
     process.detach()
     assert PredictCodec.__module__ in process.to_load.codecs
+
+
+def test_a_call_whose_caller_leaves_does_not_wait_for_a_process_that_loads(
+    model: EchoModel, source: ModelSpec
+) -> None:
+    # It holds a slot of the server, which the other models need meanwhile.
+    model.put(1)
+    pool = RunnerProcesses(source, 1, 1, LogFormat.TEXT, lambda: None)
+
+    async def leave() -> Work[Any]:
+        await run_on_daemon_thread(pool.start)
+        pool.attach()
+        (model.base_path / "1" / "echo.json").write_text('{"load_delay": 60}')
+        children()[0].kill()
+        await becomes(lambda: not pool.is_alive)
+        caller, done = Leaving(), asyncio.get_running_loop().create_future()
+        work = work_of(photo_codec(), pool, caller)
+        pool.submit([work], done.set_result)
+        assert work.elsewhere is not None
+        assert work.elsewhere.stage == 0
+        caller.left = True
+        work.elsewhere.leave()
+        async with asyncio.timeout(20):
+            await done
+        await run_on_daemon_thread(pool.close)
+        return work
+
+    assert isinstance(asyncio.run(leave()).error, Unavailable)
