@@ -79,6 +79,14 @@ def judges_shapes(runner: Runner) -> bool:
     return bool(getattr(runner, "judges_shapes", False))
 
 
+def keeps_state(runner: Runner) -> bool:
+    """Return whether an answer may depend on the calls before it: its `keeps_state` is true.
+
+    Such a version gets several processes only if that is asked for: each has a state of its own.
+    """
+    return bool(getattr(runner, "keeps_state", False))
+
+
 @runtime_checkable
 class LimitsThreads(Protocol):
     """A Runner whose calls can run on more threads or fewer."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mlserve.artifact import Artifact, version_folder
-from mlserve.backend import Runner, runs_on
+from mlserve.backend import Runner, keeps_state, runs_on
 from mlserve.background import run_on_daemon_thread
 from mlserve.errors import (
     InferenceFailed,
@@ -261,10 +261,11 @@ def warm_up(artifact: Artifact, runner: Runner) -> None:
 
     An image classifier exported by mlserve must answer an image with each of its signatures, or
     ModelLoadFailed is raised. Any other model has its default signature run on zeros, and a failure
-    is only logged.
+    is only logged. One that keeps state is left as it is.
     """
     if artifact.manifest is None or artifact.manifest.kind is Kind.TENSORS:
-        _warm_on_zeros(runner)
+        if not keeps_state(runner):  # else the first request would not be the model's first
+            _warm_on_zeros(runner)
         return
     for signature in artifact.manifest.signatures:
         try:

@@ -3,7 +3,7 @@
 One interpreter runs Python on one core at a time: for each call that is the reading of the request,
 the steps of an image pipeline around the runtime, and the answer. A large model on few cores does
 not notice; a small one on many cores does. So without the option, a version whose calls are short
-for the number of cores gets a process for each core: `PER_CORE`.
+for the number of cores gets a process for each core: `PER_CORE`. One that keeps state does not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlserve.artifact import Artifact
-from mlserve.backend import batching_of
+from mlserve.backend import batching_of, keeps_state
 from mlserve.server.models.ladders import ladder_of, open_served, read_served
 from mlserve.server.models.loading import LoadedVersion, as_load_error, warm_up
 from mlserve.server.models.versions import ModelSpec
@@ -54,17 +54,18 @@ class Opener:
 
     def _chosen(self, source: ModelSpec, version: int) -> LoadedVersion:
         loaded, cpus = open_served(source, version), usable_cpus()
-        if cpus <= FEW_CPUS or batching_of(loaded.runner) is not None:
+        runner = loaded.runner
+        if cpus <= FEW_CPUS or batching_of(runner) is not None or keeps_state(runner):
             return loaded
         began = time.process_time()
-        warm_up(loaded.artifact, loaded.runner)
+        warm_up(loaded.artifact, runner)
         seconds = time.process_time() - began
         if seconds > PER_CORE * cpus:
             return loaded
         count = min(source.options.threads or cpus, cpus, _that_fit_in_memory())
         if count == 1:
             return loaded
-        loaded.runner.close()
+        runner.close()
         return self._in_processes(source, version, count)
 
     def _in_processes(self, source: ModelSpec, version: int, count: int) -> LoadedVersion:

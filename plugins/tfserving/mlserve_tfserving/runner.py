@@ -92,6 +92,11 @@ class TensorFlowRunner:
             _log.warning("the model writes to variables of its own: its calls run one at a time")
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether the model writes to its variables."""
+        return self._turns is not None
+
+    @property
     def signatures(self) -> Mapping[str, Signature]:
         return self._signatures
 

@@ -157,6 +157,7 @@ class TorchRunner(_OnInstances):
 
     def __init__(self, program: Program, instances: Instances, precision: Precision) -> None:
         super().__init__(instances, precision)
+        self.keeps_state = program.keeps_state
         self._has_rows = program.rows is not None
         self._tensors_of = program.tensors_of
         self._limits = {} if program.graph_module is None else id_limits(program.graph_module)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlserve_echo import EchoBackend
+from mlserve_echo_runner import EchoRunner
 
 from mlserve.load_options import LoadOptions
 from mlserve.server.models.loading import LoadedVersion
@@ -71,6 +72,13 @@ def test_a_fast_model_with_fewer_threads(opened: Opened, monkeypatch: pytest.Mon
 def test_a_slow_model_on_many_cpus(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "usable_cpus", lambda: 3)
     assert _count(opened(burn=0.02)) == 0
+
+
+def test_a_fast_model_that_keeps_state(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In three processes, a counter would be three.
+    monkeypatch.setattr(choice, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(EchoRunner, "keeps_state", True, raising=False)
+    assert _count(opened()) == 0
 
 
 def test_two_cpus(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
