@@ -74,10 +74,10 @@ class Manifest:
     means that a row's answer depends on the rows beside it, so that requests never share a batch.
     `fetched` says what was fetched from where (`mlserve.remote`), by the option that named it.
     `files` are the digests of every other file of the folder but a signature; None if it was
-    exported before manifests had them. `precision` is that of the export. `agreement` is what was
-    measured on held-out inputs. `certificate` is None for an export without golden inputs. A model
-    is `idempotent` if a request may run twice: asked again, it answers the same and does nothing
-    else.
+    exported before manifests had them. `precision` is that of the export, and `own_precision` the
+    word for what the backend computes in where that is not fp32. `agreement` is what was measured
+    on held-out inputs. `certificate` is None for an export without golden inputs. A model is
+    `idempotent` if a request may run twice: asked again, it answers the same and does nothing else.
     """
 
     mlserve: str
@@ -101,11 +101,17 @@ class Manifest:
     agreement: Mapping[str, Any] = field(default_factory=dict)
     certificate: Certificate | None = None
     idempotent: bool = True
+    own_precision: str = ""
 
     @property
     def kind(self) -> Kind:
         """What the model is for its users."""
         return Kind.TENSORS if self.pipeline is None else Kind.IMAGE_CLASSIFIER
+
+    @property
+    def computes_in(self) -> str:
+        """What the model computes in, in the word that its server has for it, too."""
+        return self.own_precision or self.precision.value
 
     def write_labels(self, folder: Path, labels: Sequence[str]) -> None:
         """Write the labels of an image classifier into `folder`. Raises OSError."""
@@ -169,6 +175,7 @@ class Manifest:
             "agreement": dict(self.agreement),
             "certificate": None if self.certificate is None else self.certificate.to_json(),
             "idempotent": self.idempotent,
+            **({"own_precision": self.own_precision} if self.own_precision else {}),
         }
 
     @classmethod

@@ -278,6 +278,8 @@ class Backend(ABC):
     """The values of `Model.framework` that `export` accepts."""
     precisions: ClassVar[tuple[Precision, ...]] = (Precision.FP32,)
     """The precisions that it exports; those beside fp32 by `export_at`."""
+    own_precision: ClassVar[str] = ""
+    """What it says that its exports compute in where that is not fp32: `precision.NATIVE`."""
     limits_threads: ClassVar[bool] = False
     """Whether its Runners `limit_threads`: of several processes, each may then have all threads."""
     calls_ahead: ClassVar[int] = 0

@@ -116,6 +116,8 @@ def _exported(
         model, signatures, samples = _write(request, source, runtime, incoming.path, progress)
         manifest = manifest_of(model, runtime.name, signatures, _libraries(runtime, source))
         manifest = replace(manifest, precision=request.precision, idempotent=request.idempotent)
+        if request.precision.is_reference:
+            manifest = replace(manifest, own_precision=runtime.own_precision)
         manifest = _with_origin(manifest, fetched)
         labels = model.labels if isinstance(model, Classifier) else ()
         manifest.write_labels(incoming.path, labels)

@@ -10,6 +10,10 @@ GOLDEN_ORIGIN = "golden inputs, as no others were given"
 """What an agreement says it was measured on where no held-out inputs were given."""
 
 
+NATIVE = "native precision"
+"""What is said of a runtime that computes in the numbers of the model itself, whatever they are."""
+
+
 class Precision(StrEnum):
     """The type of number that a runtime computes with.
 

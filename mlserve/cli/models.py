@@ -236,9 +236,9 @@ def _row(version: StoredVersion, names: list[str]) -> list[str]:
 
 
 def _precision(version: StoredVersion) -> str | None:
-    """Return the precision that it was exported in; None if its manifest cannot be read."""
+    """Return what it computes in; None if its manifest cannot be read."""
     manifest = version.artifact.manifest
-    return None if manifest is None else manifest.precision.value
+    return None if manifest is None else manifest.computes_in
 
 
 def _as_json(version: StoredVersion, names: list[str]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ _PROPERTIES = (
     _Property(RESIZED, "cuts the centre by the rule ", _steps(lambda steps: steps.crop_offset)),
     _Property(RESIZED, "computes pixels by the rule ", _steps(lambda steps: steps.arithmetic)),
     _Property(SCORES, "has the weights ", lambda found: _digest(found.weights_digest)),
-    _Property(SCORES, "computes in ", lambda found: found.precision.value),
+    _Property(SCORES, "computes in ", lambda found: found.computes_in),
     _Property(SCORES, "makes scores by ", _pipeline(lambda found: found.activation.value)),
     _Property(SCORES, "has classes: ", _pipeline(lambda found: str(found.scored_classes))),
     _Property(LABELS, "has the labels ", lambda found: _digest(found.labels_digest)),

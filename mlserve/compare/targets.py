@@ -41,7 +41,7 @@ class ComparedTarget:
     def precision(self) -> str | None:
         """The precision of an exported model; None for an endpoint, and for files of others."""
         manifest = self.artifact.manifest if self.artifact else None
-        return None if manifest is None else manifest.precision.value
+        return None if manifest is None else manifest.computes_in
 
     @property
     def artifact(self) -> Artifact | None:

@@ -10,6 +10,7 @@ from mlserve.backend import Backend, Runner
 from mlserve.distributions import install_command
 from mlserve.errors import ExportError, ModelLoadFailed
 from mlserve.load_options import LoadOptions
+from mlserve.precision import NATIVE
 from mlserve.sources import Model, TensorModel
 from mlserve.tensors import Signature
 
@@ -27,6 +28,7 @@ class SklearnBackend(Backend):
     requires = REQUIRES
     files = FILES
     frameworks = (FRAMEWORK,)
+    own_precision = NATIVE
     load_options = ("allow_pickle", "trusted_types", "allow_version_mismatch")
 
     def export(self, model: Model, into: Path) -> Sequence[Signature]:

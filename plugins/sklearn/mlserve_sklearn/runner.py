@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 from mlserve.backend import RunsOn, require_one_length
 from mlserve.deadline import Deadline
 from mlserve.errors import InferenceFailed, InvalidInput, MlserveError, bounded, reason_of
+from mlserve.precision import NATIVE
 from mlserve.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 from mlserve_sklearn.columns import Array
 from mlserve_sklearn.inputs import Inputs
@@ -47,7 +48,7 @@ class SklearnRunner:
     @property
     def runs_on(self) -> RunsOn:
         """The version of scikit-learn; the estimator computes in the numbers it was fitted in."""
-        return RunsOn(f"scikit-learn {sklearn.__version__}", "native precision", "CPU")
+        return RunsOn(f"scikit-learn {sklearn.__version__}", NATIVE, "CPU")
 
     def learn(self, sample: Tensors) -> None:
         """Run a few rows to learn the outputs of the signature. Raises what `run` raises."""

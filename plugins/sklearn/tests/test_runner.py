@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import skops.io
 from mlserve_sklearn.backend import SklearnBackend
 from mlserve_sklearn.inputs import inputs_of, with_type
 from mlserve_sklearn.runner import SklearnRunner
@@ -22,11 +25,16 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from typer.testing import CliRunner
 
 from mlserve.artifact import Artifact
 from mlserve.backend import RunsOn, runs_on
+from mlserve.cli.app import app
+from mlserve.compare.targets import resolve
+from mlserve.export import export
 from mlserve.load_options import LoadOptions
-from mlserve.sources import TensorModel
+from mlserve.precision import NATIVE
+from mlserve.sources import ModelRequest, TensorModel
 from mlserve.tensors import DType, TensorSpec
 
 pytestmark = pytest.mark.framework
@@ -39,7 +47,20 @@ def test_a_runner_says_what_it_runs_on(iris_artifact: Artifact) -> None:
 
     found = runs_on(runner, "sklearn", iris_artifact.manifest)
 
-    assert found == RunsOn(f"scikit-learn {sklearn.__version__}", "native precision", "CPU")
+    assert found == RunsOn(f"scikit-learn {sklearn.__version__}", NATIVE, "CPU")
+
+
+def test_the_precision_has_one_word_everywhere(iris: LogisticRegression, tmp_path: Path) -> None:
+    skops.io.dump(iris, tmp_path / "iris.skops")
+    request = ModelRequest("iris", str(tmp_path / "iris.skops"))
+    artifact = export(request, "sklearn", store=tmp_path)
+    command = ["models", "--store", str(tmp_path), "--output", "json"]
+    listed = CliRunner().invoke(app, command, catch_exceptions=False)
+    [target] = resolve(["sklearn"], store=tmp_path)
+    loaded = SklearnBackend().load(artifact, LoadOptions())
+
+    assert [row["precision"] for row in json.loads(listed.stdout)] == [NATIVE]
+    assert target.precision == runs_on(loaded, "sklearn", None).precision == NATIVE
 
 
 def test_labels_beyond_int64_keep_their_value(opened: Opened) -> None:
