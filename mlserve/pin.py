@@ -8,14 +8,13 @@ that it reaches every server that sees them; TensorFlow Serving skips it.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shlex
 from pathlib import Path
 
 from mlserve.artifact import json_of, read_plain
 from mlserve.errors import UsageError, reason_of
 from mlserve.incoming import sync
+from mlserve.replacing import replacing
 
 PIN_NAME = "serving.json"
 _FORMAT = 1
@@ -63,7 +62,8 @@ def write_pin(base_path: Path, version: int | None) -> None:
         if version is None:
             path.unlink(missing_ok=True)
         else:
-            _replace(path, json.dumps({"format": _FORMAT, "version": version}) + "\n")
+            with replacing(path) as file:
+                file.write(json.dumps({"format": _FORMAT, "version": version}) + "\n")
         sync(base_path)
     except OSError as error:
         raise UsageError(
@@ -76,17 +76,3 @@ def unpin_hint(base_path: Path) -> str:
     """Return the command that removes a pin, for a hint."""
     path = shlex.quote(str(base_path))
     return f"to serve the latest version: mlserve models use latest --path {path}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write the file under another name first. It is as readable as the umask says."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

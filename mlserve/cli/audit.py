@@ -17,6 +17,7 @@ from mlserve.cli.server_choice import ServerChoice, TimeoutOption
 from mlserve.deadline import Deadline
 from mlserve.errors import InvalidInput, UsageError
 from mlserve.options import flag_of
+from mlserve.replacing import replacing
 
 if TYPE_CHECKING:
     from mlserve.admission.recording import Recording
@@ -118,7 +119,7 @@ def _read(file: Path) -> Recording:
 
 def _save(file: Path, recording: Recording) -> None:
     try:
-        with file.open("w", encoding="utf-8") as written:
+        with replacing(file) as written:
             written.writelines(recording.pieces())
     except OSError as error:
         raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -16,6 +15,7 @@ from mlserve.errors import InvalidInput, UsageError, counted, reason_of
 from mlserve.gate import conformal
 from mlserve.gate.identity import Identity
 from mlserve.gate.martingale import BINS, bin_of
+from mlserve.replacing import replacing
 
 _FORMAT = 1
 _AGAIN = "calibrate this version: mlserve gate calibrate HOLDOUT --risk RISK --accept LABEL"
@@ -106,10 +106,9 @@ class Guarantee:
 
     def save(self, path: Path) -> None:
         """Write the file in one step. Raises UsageError."""
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            aside.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-            aside.replace(path)
+            with replacing(path) as file:
+                file.write(json.dumps(self.to_json(), indent=1) + "\n")
         except OSError as error:
             raise UsageError(
                 f"the calibration cannot be saved in {path}: {error.strerror or error}",

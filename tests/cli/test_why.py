@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,6 +172,21 @@ def test_a_place_where_nothing_can_be_saved(cli: Any, busy: Any, tmp_path: Path)
     outcome = cli("audit", *at)
     assert outcome.returncode == 2
     assert "the decisions cannot be saved" in outcome.stderr
+
+
+def test_decisions_that_cannot_be_saved_whole_leave_the_file_as_it_was(
+    cli: Any, busy: Any, tmp_path: Path
+) -> None:
+    saved = tmp_path / "monday.json"
+    saved.write_text("precious")
+    outcome = cli(
+        *("audit", "--endpoint", busy.endpoint("grpc"), "--save", saved),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
+    assert outcome.returncode == 2, outcome.stderr
+    assert "monday.json: File too large" in outcome.stderr
+    assert saved.read_text() == "precious"
+    assert list(tmp_path.glob(".monday*")) == []
 
 
 def test_a_server_that_has_had_no_call(
