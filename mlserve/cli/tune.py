@@ -27,7 +27,7 @@ from mlserve.cli.output import (
     print_wrapped,
     say,
 )
-from mlserve.errors import UsageError, counted, either
+from mlserve.errors import ExitCode, UsageError, counted, either
 from mlserve.load_options import LoadOptions
 from mlserve.tune.preference import Preference
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _BUDGET = 30.0
 _LOOKING = 30.0
 """Seconds that listing the folders may take."""
+_INTERRUPTED = "interrupted: nothing is kept, and what was kept before stays"
 _KEPT_HEADER = ("model", "backend", "version", "options", "date", "result")
 
 
@@ -124,7 +125,8 @@ def tune(
     Starts a server with one option after the other, measures each with one client and with two for
     each CPU, and measures the best again beside the default. The default wins unless another one is
     better by more than the measurements differ. Options that are given here stay as they are.
-    Other work on this machine disturbs the figures: tune when it is idle.
+    Other work on this machine disturbs the figures: tune when it is idle. Ctrl-C shows what was
+    measured until then, and keeps nothing.
 
     For example:
 
@@ -161,11 +163,18 @@ def tune(
     served = replace(chosen, versions=one, options=load_options)
     question = _question(served, files or [], inputs or [], signature)
     _warn_of_others()
-    tuned = _measure(served, question, TuneOptions(prefer, budget, timeout))
+    try:
+        tuned = _measure(served, question, TuneOptions(prefer, budget, timeout))
+    except KeyboardInterrupt:
+        note(_INTERRUPTED)
+        raise
     if output is OutputFormat.JSON:
         print_json(tuned.to_json())
     else:
         _print(tuned)
+    if tuned.is_interrupted:
+        note(_INTERRUPTED)
+        raise typer.Exit(int(ExitCode.INTERRUPTED))
 
 
 def _measure(served: ServedModel, question: LoadQuestion, options: TuneOptions) -> Tuned:
@@ -219,6 +228,8 @@ def _print(tuned: Tuned) -> None:
     print_table(HEADER, rows(tuned))
     say()
     print_wrapped(MEANING.format(many=tuned.many), "")
+    if tuned.is_interrupted:
+        return
     if tuned.untried:
         longer = "measure longer (--budget), or set some options yourself"
         note(f"{counted(tuned.untried, 'candidate')} had no time: {longer}")

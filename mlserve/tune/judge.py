@@ -204,6 +204,23 @@ def judge(tried: Sequence[Tried], prefer: Preference) -> Verdict:
     return Verdict(winner, gain, [reason(each) for each in tried])
 
 
+def so_far(tried: Sequence[Tried], prefer: Preference) -> Verdict:
+    """Say what was measured until an interrupt; nothing has won, and so the default stays."""
+    default = tried[0]
+    main, _ = _measures(prefer)
+
+    def reason(each: Tried) -> str:
+        if each is default:
+            return "default"
+        if each.failure is not None:
+            return _failed(each.failure)
+        if not each.samples:
+            return "not tried: interrupted"
+        return f"{main.in_words(main.gain(each, default))} so far"
+
+    return Verdict(default, "", [reason(each) for each in tried])
+
+
 def _cost(tried: Tried) -> tuple[float, int]:
     return (tried.memory or 0, len(tried.options.changed))
 
@@ -215,10 +232,14 @@ def _measures(prefer: Preference) -> tuple[_Measure, _Measure]:
 def _why_lost(tried: Tried, default: Tried, prefer: Preference) -> str | None:
     """Return why a candidate does not beat the default; None if it does, or is the default."""
     if tried.failure is not None:
-        return f"failed: {tried.failure.message}"
+        return _failed(tried.failure)
     if not tried.samples:
         return "not tried: no time left"
     return None if tried is default else _why_no_better(tried, default, prefer)
+
+
+def _failed(failure: MlserveError) -> str:
+    return f"failed: {failure.message}"
 
 
 def _why_no_better(tried: Tried, default: Tried, prefer: Preference) -> str | None:

@@ -19,7 +19,7 @@ from mlserve.serving import Serving
 from mlserve.settings import DEFAULT_HOST, EMBEDDED
 from mlserve.tune.candidates import candidates, tuned_part
 from mlserve.tune.golden import examining
-from mlserve.tune.judge import Tried, Verdict, judge
+from mlserve.tune.judge import Tried, Verdict, judge, so_far
 from mlserve.tune.machine import Machine
 from mlserve.tune.preference import Preference
 from mlserve.tune.records import Tuning, digest_of, keep
@@ -47,6 +47,7 @@ class Tuned:
     tuning: Tuning
     prefer: Preference
     many: int
+    is_interrupted: bool = False
 
     @property
     def untried(self) -> int:
@@ -57,21 +58,25 @@ class Tuned:
     def is_kept(self) -> bool:
         """Whether it is kept for `mlserve up`.
 
-        Not if there was no time for anything but the default, which then has won against nobody.
+        Not if there was no time for anything but the default, which then has won against nobody,
+        and not if an interrupt ended it before there was a winner.
         """
+        if self.is_interrupted:
+            return False
         return len(self.tried) == 1 or self.untried < len(self.tried) - 1
 
     def to_json(self) -> dict[str, Any]:
         return {
             "tuning": self.tuning.to_json(),
             "is_kept": self.is_kept,
+            "is_interrupted": self.is_interrupted,
             "not_tried": self.untried,
             "prefer": self.prefer.value,
             "clients": [1, self.many],
             "candidates": [
                 {
                     "options": tuned_part(tried.options).changed,
-                    "is_winner": tried is self.verdict.winner,
+                    "is_winner": tried is self.verdict.winner and not self.is_interrupted,
                     "result": reason,
                     "samples": [sample.to_json() for sample in tried.samples],
                 }
@@ -88,26 +93,33 @@ def tune_model(
 ) -> Tuned:
     """Measure the model with its options and with others beside them, and keep the winner.
 
-    What was kept before stays until all is measured, and if there was no time for any other. Raises
-    the errors of `mlserve up`, and those of a model that does not answer.
+    What was kept before stays until all is measured, and if there was no time for any other. An
+    interrupt ends the search, which then has no winner; it is raised before the default is
+    measured. Raises the errors of `mlserve up`, and those of a model that does not answer.
     """
     where = ports.PortRequest(DEFAULT_HOST, 0, 0)
     request = request_up(Serving((model,)), where, EMBEDDED)
     here, digest = Machine.here(), digest_of(model)
     many = _CLIENTS_A_CPU * here.usable_cpus
-    with Interrupts.watched() as interrupts, LoadProcesses() as loads:
-        trials = Trials(
-            request,
-            target_of,
-            many,
-            options.timeout,
-            loads,
-            interrupts,
-            examining(model, options.timeout),
-        )
-        wanted = candidates(request.backend, here.usable_cpus, model.options)
-        tried = Search(wanted, trials, options.prefer, options.budget, progress).run()
-    verdict = judge(tried, options.prefer)
+    wanted = candidates(request.backend, here.usable_cpus, model.options)
+    tried, is_interrupted = [Tried(each) for each in wanted], False
+    try:
+        with Interrupts.watched() as interrupts, LoadProcesses() as loads:
+            trials = Trials(
+                request,
+                target_of,
+                many,
+                options.timeout,
+                loads,
+                interrupts,
+                examining(model, options.timeout),
+            )
+            Search(tried, trials, options.prefer, options.budget, progress).run()
+    except KeyboardInterrupt:
+        if not tried[0].samples:
+            raise
+        is_interrupted = True
+    verdict = (so_far if is_interrupted else judge)(tried, options.prefer)
     tuning = Tuning(
         backend=model.backend,
         model=model.model,
@@ -119,7 +131,7 @@ def tune_model(
         options=tuned_part(verdict.winner.options),
         gain=verdict.gain,
     )
-    tuned = Tuned(tried, verdict, tuning, options.prefer, many)
+    tuned = Tuned(tried, verdict, tuning, options.prefer, many, is_interrupted)
     if tuned.is_kept:
         keep(tuning)
     return tuned

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mlserve.errors import MlserveError
 from mlserve.load_options import LoadOptions
@@ -21,30 +21,30 @@ _AGAIN = 2 * (REPEATS - 1)
 
 @dataclass(slots=True)
 class Search:
-    """A search among `options`, of which the first is the default.
+    """A search among the candidates in `tried`, of which the first is the default.
+
+    What is measured is added to them, so that it is there whatever ends the search.
 
     No candidate is begun after `budget` seconds, but the best one is then measured again in any
     case, in turn with the default. `progress` is called with how much is done, of how much, and
     with what is next.
     """
 
-    options: Sequence[LoadOptions]
+    tried: list[Tried]
     try_one: Try
     prefer: Preference
     budget: float
     progress: Callable[[int, int, LoadOptions], None]
     clock: Callable[[], float] = time.monotonic
-    tried: list[Tried] = field(default_factory=list)
     _began: float = 0.0
     _done: int = 0
 
-    def run(self) -> list[Tried]:
-        """Return all candidates in the order of `options`, with what was measured of each.
+    def run(self) -> None:
+        """Measure the candidates, and the two best ones combined.
 
         Raises the error of the default: a model that does not answer cannot be tuned.
         """
         self._began = self.clock()
-        self.tried = [Tried(options) for options in self.options]
         default = self.tried[0]
         self._measure_default()
         for each in self.tried[1:]:
@@ -56,13 +56,13 @@ class Search:
             self._repeat(default, finalist)
             if judge(self.tried, self.prefer).winner is finalist or not self._has_time:
                 break
-        return self.tried
 
     def _try_together(self) -> None:
         """Try the two best candidates as one."""
         best = [each.options for each in ranked(self.tried, self.prefer)]
-        both = combined(self.options[0], best)
-        if both is not None and both not in self.options and self._has_time:
+        options = [each.options for each in self.tried]
+        both = combined(options[0], best)
+        if both is not None and both not in options and self._has_time:
             self.tried.append(Tried(both))
             self._measure(self.tried[-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -123,9 +124,33 @@ def test_ctrl_c_leaves_what_was_there_and_no_server(cli: Any, export: Export, ph
     tune = cli.start("tune", photo, "--threads", "2")
     wait_until(_servers)
     tune.send_signal(signal.SIGINT)
-    tune.communicate(timeout=60)
+    stdout, stderr = tune.communicate(timeout=60)
 
     assert tune.returncode == ExitCode.INTERRUPTED
+    assert stdout == ""
+    assert "interrupted: nothing is kept, and what was kept before stays\n" in stderr
+    assert tunings() == [before]
+    assert _servers() == []
+
+
+def test_ctrl_c_shows_what_was_measured(cli: Any, export: Export) -> None:
+    export()
+    before = _keep(threads=1)
+
+    tune = cli.start("tune", "--budget", "300", "--output", "json")
+    [first] = wait_until(_servers)
+    wait_until(lambda: any(each != first for each in _servers()))
+    tune.send_signal(signal.SIGINT)
+    stdout, stderr = tune.communicate(timeout=60)
+
+    assert tune.returncode == ExitCode.INTERRUPTED, stderr
+    assert "interrupted: nothing is kept, and what was kept before stays\n" in stderr
+    found = json.loads(stdout)
+    default, *_, last = found["candidates"]
+    assert (found["is_interrupted"], found["is_kept"]) == (True, False)
+    assert (default["result"], len(default["samples"])) == ("default", 1)
+    assert (last["result"], last["samples"]) == ("not tried: interrupted", [])
+    assert not any(each["is_winner"] for each in found["candidates"])
     assert tunings() == [before]
     assert _servers() == []
 

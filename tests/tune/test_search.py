@@ -30,15 +30,17 @@ class Bench:
         return Sample(Figures(100, 10, 10), Figures(rate, 10, 10), 1, 0.5)
 
     def run(self, budget: float = 1000, options: list[LoadOptions] = OPTIONS) -> list[Tried]:
+        tried = [Tried(each) for each in options]
         search = Search(
-            options,
+            tried,
             self,
             Preference.THROUGHPUT,
             budget,
             lambda done, total, options: None,
             clock=lambda: self.now,
         )
-        return search.run()
+        search.run()
+        return tried
 
 
 def _winner(tried: list[Tried]) -> list[str]:
