@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mlserve.launch.docker.images import BuildRequest
     from mlserve.sources import Progress
 
+_REGISTRY = "REGISTRY"
+"""What stands for the user's own in a command that needs one."""
+
 
 def build(
     backend: ExportedBackendOption = None,
@@ -167,7 +170,18 @@ def _make_artifact_image(
         print_json(about | named)
         return
     typer.echo(f"{tag}  {identity or image.digest}")
-    note(f"next     docker push {tag}" if folder is None else f"next     crane push {folder} {tag}")
+    note(f"next     {_docker_push(tag) if folder is None else _crane_push(folder, tag)}")
+
+
+def _docker_push(tag: str) -> str:
+    """The command that pushes the image, under a name with a registry."""
+    if "/" in tag:
+        return f"docker push {tag}"
+    return f"docker tag {tag} {_REGISTRY}/{tag} && docker push {_REGISTRY}/{tag}"
+
+
+def _crane_push(folder: Path, tag: str) -> str:
+    return f"crane push {folder} {tag if '/' in tag else f'{_REGISTRY}/{tag}'}"
 
 
 def _write_files(request: BuildRequest, folder: Path, output: OutputFormat) -> None:
@@ -209,7 +223,7 @@ def _build_image(request: BuildRequest, output: OutputFormat) -> None:
         note("WARNING  the weights are random: the answers of this model mean nothing")
     publish = f"127.0.0.1:{GRPC_PORT}:{GRPC_PORT}"
     if request.artifact_only:
-        note(f"next     docker push {built.tag}")
+        note(f"next     {_docker_push(built.tag)}")
         return
     init = "" if request.spec is None else " --init"
     note(f"next     docker run --rm{init} --publish {publish} {built.tag}")

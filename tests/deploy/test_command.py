@@ -74,6 +74,23 @@ def test_other_exports_that_may_have_been_meant_are_told(
         assert "this is the export" not in named.stderr
 
 
+@pytest.mark.parametrize("tag", [None, "registry.example/flowers:3", "me/flowers:3"])
+def test_the_image_of_the_files_is_pushed_to_a_registry(
+    mlserve: Command, model: EchoModel, tag: str | None
+) -> None:
+    store = mlserve.folder / "home" / "data" / "models"
+    shutil.copytree(model.base_path, store / "echo" / "flowers")
+    named = () if tag is None else ("--tag", tag)
+    done = mlserve(
+        *("build", "--backend", "echo", "--artifact-only", "--file-only", "image"), *named
+    )
+
+    assert done.returncode == 0, done.stderr
+    version = done.stdout.split()[0].rpartition(":")[2]
+    pushed = tag or f"REGISTRY/mlserve-artifact-echo-flowers:{version}"
+    assert f"next     crane push image {pushed}\n" in done.stderr
+
+
 def test_the_secrets_command_comes_first_and_no_token_is_printed(
     mlserve: Command, model: EchoModel, access: Path
 ) -> None:
