@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -181,7 +180,7 @@ def test_decisions_that_cannot_be_saved_whole_leave_the_file_as_it_was(
     saved.write_text("precious")
     outcome = cli(
         *("audit", "--endpoint", busy.endpoint("grpc"), "--save", saved),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        file_limit=(100, 100),
     )
     assert outcome.returncode == 2, outcome.stderr
     assert "monday.json: File too large" in outcome.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -55,7 +56,11 @@ class Command:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(self, *args: object, timeout: float = 60, **options: Any) -> Outcome:
-        """Run the command to its end; `options` are those of `Popen`, but `env` is added."""
+        """Run the command to its end.
+
+        `options` are those of `Popen`, but `env` is added; `file_limit` is the most bytes that a
+        file may get, and how far that may be raised (RLIMIT_FSIZE).
+        """
         process = self.start(*args, **options)
         stdout, stderr = process.communicate(timeout=timeout)
         return Outcome(process.returncode, stdout, stderr)
@@ -101,7 +106,11 @@ class Command:
             process.communicate()
 
     def _popen(
-        self, argv: list[str], env: Mapping[str, str] | None = None, **options: Any
+        self,
+        argv: list[str],
+        env: Mapping[str, str] | None = None,
+        file_limit: tuple[int, int] | None = None,
+        **options: Any,
     ) -> subprocess.Popen[str]:
         streams = {
             "stdin": subprocess.DEVNULL,
@@ -111,6 +120,10 @@ class Command:
         env = os.environ | _ENVIRONMENT | self.env | (env or {})
         options = {"cwd": self.folder, "text": True, **streams, **options}
         process = subprocess.Popen(argv, env=env, **options)
+        if file_limit is not None:
+            # From outside: a `preexec_fn` forks, and gRPC's threads in the child may then end it
+            # before it becomes the command (https://github.com/grpc/grpc/pull/43157).
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, file_limit)
         self.started.append(process)
         return process
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,11 +123,7 @@ def test_as_json(gate: Any, part: Any) -> None:
 def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     """A folder with room for a few lines, and what a process needs to find no more."""
     if request.param == "limit":
-
-        def limit() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
-
-        yield tmp_path, limit
+        yield tmp_path, (8000, 8000)
         return
     small = tmp_path / "small"
     small.mkdir()
@@ -143,7 +138,7 @@ def test_a_full_disk_is_a_stop(cli: Any, server: Any, part: Any, full: tuple[Pat
     folder, limit = full
     audit = folder / "audit.jsonl"
     paths = "".join(f"{part()}\n" for _ in range(30))
-    process = started(cli, "--stdin", *ACCEPT, *to(server, audit), preexec_fn=limit)
+    process = started(cli, "--stdin", *ACCEPT, *to(server, audit), file_limit=limit)
     stdout, stderr = process.communicate(paths, timeout=60)
     assert process.returncode == 12, stderr
     shown = stdout.splitlines()
@@ -153,7 +148,7 @@ def test_a_full_disk_is_a_stop(cli: Any, server: Any, part: Any, full: tuple[Pat
     # Each decision that was shown has its line, and nothing is left of the one that was not.
     assert len(decisions(audit)) == len(shown)
     assert verify([audit]).torn is None
-    found = started(cli, str(part()), *ACCEPT, *to(server, audit), preexec_fn=limit)
+    found = started(cli, str(part()), *ACCEPT, *to(server, audit), file_limit=limit)
     assert found.communicate(timeout=40)[0] == ""
     assert found.returncode == 12
 

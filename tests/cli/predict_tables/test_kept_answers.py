@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import pytest
 from mlserve.cli.answers import PredictOptions
 from mlserve.errors import Unavailable
 from mlserve.testing.processes import wait_until
-from tests.harness.command import MLSERVE
 from tests.harness.echo import EchoModel
 from tests.harness.server import running
 
@@ -40,15 +38,8 @@ def test_a_full_disk(
     path = table("rows.csv", "a,b\n" + "1,2\n" * 2000)
     answers = tmp_path / f"answers.{suffix}"
     words = ("--signature", "two", "--endpoint", echo.grpc, "--timeout", "30")
-    command = [*MLSERVE, "predict", path, *words, "--output-file", answers]
     most = (8192, resource.RLIM_INFINITY)
-    run = subprocess.run(
-        [*map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, most),
-    )
+    run = cli("predict", path, *words, "--output-file", answers, file_limit=most)
 
     assert run.returncode == 2
     assert f"error: {answers} cannot be written: File too large" in run.stderr
