@@ -73,9 +73,9 @@ class Http2Transport:
     async def send(self, call: Call, state: CallState) -> Reply:
         state.enter("connect", f"connecting to {self.endpoint}")
         connection = await self._open(state.deadline)
-        state.enter("request", f"waiting for the answer of {self.endpoint}")
-        headers = self._headers(call, state.require(), state)
         try:
+            state.enter("request", f"waiting for the answer of {self.endpoint}")
+            headers = self._headers(call, state.require(), state)
             answer = await connection.ask(headers, call.body or b"")
         except BaseException:
             connection.drop()

@@ -131,6 +131,11 @@ class Widening(socketserver.BaseRequestHandler):
                     conn.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
 
 
+def begun(timeout: float) -> CallState:
+    """A call that has so many seconds."""
+    return CallState(Deadline.after(timeout), CallIds(Trace.following(None)), ONCE)
+
+
 @pytest.fixture
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process counts as forked from one that had used grpc."""
@@ -169,9 +174,8 @@ class TestGrpcWithoutItsLibrary:
             transport = Http2Transport(Connection.to("{}:{}".format(*server.server_address)))
 
             async def ask() -> bytes:
-                state = CallState(Deadline.after(20), CallIds(Trace.following(None)), ONCE)
                 async with asyncio.timeout(20):
-                    reply = await transport.send(Call("/a.B/C", bytes(20_000)), state)
+                    reply = await transport.send(Call("/a.B/C", bytes(20_000)), begun(20))
                 await transport.close()
                 return reply.body
 
@@ -179,6 +183,21 @@ class TestGrpcWithoutItsLibrary:
                 assert asyncio.run(ask()) == b"20005"
             finally:
                 server.shutdown()
+
+    def test_a_deadline_that_passes_before_the_call_is_sent_leaves_no_connection(
+        self, echo: Any
+    ) -> None:
+        async def ask_twice() -> bool:
+            transport = Http2Transport(Connection.to(echo.grpc))
+            call = Call("/grpc.health.v1.Health/Check", b"")
+            await transport.send(call, begun(20))
+            (connection,) = transport._idle
+            late = begun(1e-9)
+            with pytest.raises(DeadlineExceeded):
+                await transport.send(call, late)
+            return connection.is_usable
+
+        assert not asyncio.run(ask_twice())
 
     def test_refusals_have_their_kind(self, echo: Any) -> None:
         with Client(echo.grpc) as client:
