@@ -22,7 +22,6 @@ from mlserve.errors import (
     ModelLoadFailed,
     PluginError,
     Unavailable,
-    UsageError,
 )
 from mlserve.launch import ports
 from mlserve.launch.access import name_to_expect
@@ -33,10 +32,10 @@ from mlserve.launch.process import created
 from mlserve.launch.ready import mark_ready, wait_until_ready
 from mlserve.launch.records import ServerRecord, Tell, remove_record, state_lock, write_record
 from mlserve.launch.running import drop_dead, server_of
+from mlserve.launch.same_settings import require_same_settings
 from mlserve.launch.signals import Interrupts
 from mlserve.launcher import Traits
 from mlserve.model_choice import by_number, require_whole
-from mlserve.served_model import ServedModel
 from mlserve.serving import Serving
 from mlserve.settings import AUTO, DOCKER, GRPC_PORT, REST_PORT
 from mlserve.system import signal_name
@@ -219,7 +218,7 @@ def start_or_join(request: UpRequest, log: Path | None, tell: Tell) -> LaunchedS
     running = next((r for r in others if r.name == request.serving.name), None)
     if running is not None:
         running.require_staying()
-        _require_same_settings(request, running)
+        require_same_settings(request.serving, request.ports, request.wanted, running)
         return LaunchedServer(running, None)
     reserved = {port for r in others for port in (r.listen.grpc_port, r.listen.rest_port)}
     listen = ports.choose(request.ports, reserved)
@@ -294,48 +293,6 @@ def _record(request: UpRequest, listen: Listen, log: Path | None) -> ServerRecor
     )
     name = name_to_expect(request.serving.settings, record.reachable_host)
     return replace(record, tls_server_name=name)
-
-
-def _require_same_settings(request: UpRequest, running: ServerRecord) -> None:
-    """Raise UsageError if the running server differs from what is requested."""
-    asked, listen = request.ports, running.listen
-    is_same = (
-        request.serving.is_served_by(running.serving)
-        and asked.host == listen.host
-        and (not asked.grpc or asked.grpc == listen.grpc_port)
-        and (not asked.rest or asked.rest == listen.rest_port)
-        and request.wanted in (AUTO, running.launcher)
-    )
-    if not is_same:
-        raise UsageError(
-            f"{running.name} is already running with other settings: {_in_words(running)}",
-            hint=f"{_make_same(request.serving)}, or stop it first: mlserve down {running.name}",
-        )
-
-
-def _in_words(record: ServerRecord) -> str:
-    serving, listen, config = record.serving, record.listen, record.serving.config
-    flags = [*serving.settings.argv(), *serving.docker_options, *serving.cluster.argv()]
-    if config is None:
-        flags = [*serving.only.options.argv(), *flags]
-    flags += [f"image {serving.image}"] if serving.image else []
-    what = _model_in_words(serving.only) if config is None else f"the models of {config.path}"
-    return (
-        f"{what} on {listen.host}, gRPC {listen.grpc_port}, REST {listen.rest_port}, "
-        f"{record.launcher}{''.join(f', {flag}' for flag in flags)}"
-    )
-
-
-def _model_in_words(model: ServedModel) -> str:
-    numbers = ", ".join(str(version) for version in model.versions.versions)
-    versions = f"version {numbers}" if numbers else "the pinned or latest version"
-    return f"{'all versions' if model.versions.serves_all else versions} of {model.base_path}"
-
-
-def _make_same(serving: Serving) -> str:
-    if serving.config is None:
-        return "leave out what differs"
-    return "settings of a server other than its models hold from its start"
 
 
 def _tell_of_moved_ports(asked: ports.PortRequest, listen: Listen, tell: Tell) -> None:

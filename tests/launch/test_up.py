@@ -134,20 +134,22 @@ def test_up_again_with_the_same_settings_says_so(cli, export) -> None:
     assert "echo-m was already started" in again.stderr
 
 
-@pytest.mark.parametrize(
-    "options", [("--version", "1"), ("--grpc-port", "1"), ("--host", "::1"), ("--threads", "1")]
-)
-def test_up_again_with_other_settings_is_refused(cli, export, options) -> None:
+def test_up_again_with_other_settings_is_refused_and_they_are_named(cli, export) -> None:
     export()
     cli.up()
-
-    again = cli("up", "--backend", "echo", *options)
-
-    assert again.returncode == 2
-    assert (
-        "echo-m is already running with other settings: the pinned or latest version"
-        in again.stderr
-    )
+    port = cli.ps()[0]["grpc_port"]
+    for options, differences in (
+        (["--version=1"], "--version is 1 here and the pinned or latest one there"),
+        (["--grpc-port=1"], f"--grpc-port is 1 here and {port} there"),
+        (["--host=::1"], "--host is ::1 here and 127.0.0.1 there"),
+        (["--threads=1"], "--threads is 1 here and not given there"),
+        (["--max-queue=3"], "--max-queue is 3 here and not given there"),
+        (["--host=::1", "--no-page"], "--page is off here and on there; --host is ::1 here and"),
+    ):
+        again = cli("up", "--backend", "echo", *options)
+        assert again.returncode == 2
+        told = f"error: echo-m is already running with other settings: {differences}"
+        assert told in again.stderr
     assert "hint: leave out what differs, or stop it first: mlserve down echo-m" in again.stderr
 
 

@@ -138,7 +138,7 @@ def test_ps_and_status_show_the_file_as_it_is_now(cli, describe, export) -> None
     assert cli.ps()[0]["config_problem"].startswith(told)
     again = cli("up", "line")
     assert again.returncode == 2
-    assert "line is already running with other settings" in again.stderr
+    assert "other settings: --max-queue is 1 here and" in again.stderr
 
     describe(first=base, added=other)
     os.kill(pid, signal.SIGHUP)

@@ -81,7 +81,7 @@ def test_a_container_goes_its_whole_way(cli, built) -> None:
     assert cli.up(*options).stdout == started.stdout
     other = cli.up("--max-queue", "4")
     assert other.returncode == 2
-    assert "echo-m is already running with other settings: version 1 of" in other.stderr
+    assert "--max-queue is 4 here and 3 there" in other.stderr
     assert "version 1 of m is available" in cli("logs").stdout
     assert len(cli("logs", "--tail", "1").stdout.splitlines()) == 1
 
