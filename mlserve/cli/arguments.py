@@ -20,15 +20,6 @@ from mlserve.cli import completion
 from mlserve.options import AUTO, Description, Options, described, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
-NameArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="The server's name, as `mlserve ps` lists it. Default: the only one.",
-        autocompletion=completion.servers,
-        show_default=False,
-    ),
-]
 ExportedBackendOption = Annotated[
     str | None,
     typer.Option(

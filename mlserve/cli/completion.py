@@ -94,6 +94,14 @@ def servers(_ctx: typer.Context) -> Iterable[str]:
 
 
 @_completing
+def logged(_ctx: typer.Context) -> Iterable[str]:
+    """Return the names of the servers whose logs are there, also of those that have ended."""
+    from mlserve.launch.logs import names
+
+    return names() + [record.name for record in _records()]
+
+
+@_completing
 def described(_ctx: typer.Context) -> Iterable[str]:
     """Return the names of the servers that the configuration file describes."""
     from mlserve.config.document import first_of

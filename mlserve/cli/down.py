@@ -7,12 +7,19 @@ from typing import Annotated
 import typer
 
 from mlserve.cli import completion
-from mlserve.cli.arguments import NameArgument
 from mlserve.cli.output import OutputFormat, OutputOption, all_told, note, print_json, say
 
 
 def down(
-    name: NameArgument = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The server's name, as `mlserve ps` lists it. Default: the only one.",
+            autocompletion=completion.servers,
+            show_default=False,
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(

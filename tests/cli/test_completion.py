@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlserve.cli.app import app
+from mlserve.launch.logs import log_path
 from mlserve.store import Store
 from tests.harness.cli import commands
 from tests.harness.command import Command
@@ -98,6 +99,14 @@ def test_servers_are_those_that_run(cli: Command, export: Callable[..., Path]) -
     assert _complete(
         "fish", "mlserve predict --model ", _TYPER_COMPLETE_FISH_ACTION="get-args"
     ) == ["m"]
+
+
+def test_logs_are_those_of_ended_servers_too(offered: Offered) -> None:
+    log = log_path("echo-m")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    assert offered("logs ") == ["echo-m"]
+    assert offered("down ") == []
 
 
 def test_what_cannot_be_found_out_is_not_offered(
