@@ -69,7 +69,7 @@ class Plan:
     @property
     def most_rows(self) -> int | None:
         """The most rows of one request; None if the model does not say."""
-        return 1 if any((feed.spec.shape or (None,))[0] == 1 for feed in self.feeds) else None
+        return most_rows_of([feed.spec for feed in self.feeds])
 
     def inputs(self, row: Row) -> dict[str, Any]:
         """Return the row's element of each input. Raises InvalidInput, naming the column."""
@@ -80,6 +80,11 @@ class Plan:
                     hint="give an optional input in every row, or in none",
                 )
         return {feed.spec.name: feed.value(row.cells) for feed in self.feeds}
+
+
+def most_rows_of(inputs: Sequence[TensorSpec]) -> int | None:
+    """Return the most rows of one request with these inputs; None if the model does not say."""
+    return 1 if any((spec.shape or (None,))[0] == 1 for spec in inputs) else None
 
 
 def named_columns(metadata: ModelMetadata, signature: Signature) -> dict[str, tuple[str, ...]]:

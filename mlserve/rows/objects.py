@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from mlserve.errors import InvalidInput, UsageError, shortened
 from mlserve.rows.cells import parsed_json
-from mlserve.rows.table import BadRow, Place, Row, Table
+from mlserve.rows.table import MOST_HELD, BadRow, Place, Row, Table
 
 _OBJECTS = 'write one object a row, such as {"age": 41, "city": "Bern"}'
 
@@ -44,11 +44,14 @@ def parse_json(file: str, data: bytes) -> Any:
 
 
 def _table(file: str, rows: Iterator[Row | BadRow]) -> Table:
-    """Return the table; its columns are the keys of the first row that can be read."""
+    """Return the table; its columns are the keys of the first row that can be read.
+
+    There are none if more than `MOST_HELD` come before it.
+    """
     start: list[Row | BadRow] = []
     for row in rows:
         start.append(row)
-        if isinstance(row, Row):
+        if isinstance(row, Row) or len(start) > MOST_HELD:
             break
     if not start:
         raise UsageError(f"{file} has no rows", hint=_OBJECTS)

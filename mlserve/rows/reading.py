@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from mlserve.errors import InvalidInput, UsageError, first_of, readable
 from mlserve.rows.asking import ReadyRow
-from mlserve.rows.columns import Plan, known_names, plan
+from mlserve.rows.columns import Plan, known_names, most_rows_of, plan
 from mlserve.rows.files import Source, file_name, unreadable_file
-from mlserve.rows.table import BadRow, Place, Row, Table
+from mlserve.rows.table import MOST_HELD, BadRow, Place, Row, Table
 from mlserve.tensors import Signature
 
 _NAMES_SHOWN = 10
@@ -58,11 +59,18 @@ class RowReader:
         known = known_names(self._signature, self._named)
         nameless = next((spec.name for spec in self._signature.required), "")
         with source.opened(known, nameless) as table:
-            start, first = _first_row(table)
+            unreadable, first = _first_row(table)
+            if len(unreadable) > MOST_HELD:
+                self.most_rows = most_rows_of(self._signature.inputs)
+                yield from unreadable
+                unreadable, first = [], (yield from _after_unreadable(table))
+                if first is not None and not table.is_fixed:
+                    table = replace(table, columns=tuple(first.cells))  # noqa: PLW2901
             found = plan(table, first, self._signature, self._named)
             self.most_rows = found.most_rows
             self._tell_of(table, found)
-            for row in chain(start, table.rows):
+            yield from unreadable
+            for row in table.rows if first is None else chain([first], table.rows):
                 yield _ready(row, found)
 
     def _tell_of(self, table: Table, found: Plan) -> None:
@@ -81,14 +89,28 @@ class RowReader:
             )
 
 
-def _first_row(table: Table) -> tuple[list[Row | BadRow], Row | None]:
-    """Return the rows up to the first that can be read, and that one."""
-    start: list[Row | BadRow] = []
+def _first_row(table: Table) -> tuple[list[BadRow], Row | None]:
+    """Return the first row that can be read, and those before it.
+
+    There is none if more than `MOST_HELD` come before it.
+    """
+    unreadable: list[BadRow] = []
     for row in table.rows:
-        start.append(row)
         if isinstance(row, Row):
-            return start, row
-    return start, None
+            return unreadable, row
+        unreadable.append(row)
+        if len(unreadable) > MOST_HELD:
+            break
+    return unreadable, None
+
+
+def _after_unreadable(table: Table) -> Generator[BadRow, None, Row | None]:
+    """Yield the rows before the first that can be read, and return that one."""
+    for row in table.rows:
+        if isinstance(row, Row):
+            return row
+        yield row
+    return None
 
 
 def _ready(row: Row | BadRow, found: Plan) -> ReadyRow | BadRow:

@@ -8,6 +8,9 @@ from typing import Any
 
 from mlserve.errors import UsageError, readable
 
+MOST_HELD = 1000
+"""Unreadable rows at the start of a table that are kept while its first row is looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -47,7 +50,8 @@ class BadRow:
 class Table:
     """The rows of one file, read as they are asked for.
 
-    `columns` are the names of the header, or the keys of the first object. `is_text`: cells are
+    `columns` are the names of the header, or the keys of the first object; none if more than
+    `MOST_HELD` unreadable rows come before it. `is_text`: cells are
     text, as in CSV; otherwise they are values. `is_fixed`: every row has the columns of the header.
     `has_names` is False for a file without a header; its columns are then called 1, 2, ...
     """

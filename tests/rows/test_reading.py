@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,26 @@ def test_a_file_that_is_wrong_stops_no_other(tmp_path: Path) -> None:
 def test_the_only_file_raises(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         _read(tmp_path / "gone.csv")
+
+
+def test_unreadable_rows_are_not_kept_until_one_can_be_read(tmp_path: Path) -> None:
+    path, count = tmp_path / "rows.jsonl", 20_000
+    path.write_text("x\n" * count + '{"p": 1, "q": 2}\n')
+    reader = RowReader([Source(str(path), kind_by_name(str(path)))], MATRIX, {}, lambda _: None)
+    tracemalloc.start()
+    try:
+        read = sum(1 for _ in zip(reader.rows(), range(count), strict=False))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    rows, _ = _read(path)
+
+    assert read == count
+    assert most < 4 * 2**20
+    assert rows[-1] == [1.0, 2.0]
+    assert [row.partition(":")[0] for row in rows[:-1]] == [
+        f"{path}, line {number}" for number in range(1, count + 1)
+    ]
 
 
 def test_a_table_without_a_header_says_so(tmp_path: Path) -> None:
