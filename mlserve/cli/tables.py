@@ -23,7 +23,7 @@ from mlserve.errors import (
 )
 from mlserve.launch.signals import Interrupts
 from mlserve.percentiles import Percentiles
-from mlserve.rows.asking import DEFAULT_BATCH, Asking, Outcome, ReadyRow, RowError
+from mlserve.rows.asking import DEFAULT_BATCH, MOST_VALUES, Asking, Outcome, ReadyRow, RowError
 from mlserve.rows.columns import (
     has_dependent_rows,
     named_columns,
@@ -119,6 +119,7 @@ class Tables:
                 self.options.signature,
                 self.options.outputs,
                 whole_outputs(layout.specs),
+                most_values=None if self.options.batch else MOST_VALUES,
                 check_version=VersionCheck(client, self.options.signature, metadata, deadline),
             )
             start = () if first is None else (first,)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 128
 """Rows of a request: an eighth of the server's default `--max-batch-length`."""
+MOST_VALUES = 2**20
+"""Values of a request with long rows: one takes up to a hundred bytes on its way to JSON."""
 OF_ROWS = (InvalidInput, InferenceFailed)
 """Errors that may be the fault of one row."""
 _FOR_ALL = (Unavailable, PluginError, UsageError)
@@ -69,7 +71,8 @@ Outcome = RowAnswer | RowError
 class Asking:
     """How rows are asked about: what to ask for, at most how many rows a request.
 
-    `size` shrinks when the server takes no request of that size. `whole` are the outputs that are
+    `size` shrinks when the server takes no request of that size. A request has about `most_values`
+    values at most, unless one row has more; None is any number. `whole` are the outputs that are
     not by rows, as far as that is known. `milliseconds` are the times of the requests that were
     answered. `check_version` is called with a version's first answer and the place of its first
     row, before it is given out; it may raise. `is_spoiled`: answers that turned out to be wrong
@@ -86,6 +89,7 @@ class Asking:
     milliseconds: list[float] = field(default_factory=list)
     check_version: Callable[[Outputs, Place], None] | None = None
     is_spoiled: bool = False
+    most_values: int | None = None
     _versions: set[int | None] = field(default_factory=set)
     _ranks: dict[str, int] = field(default_factory=dict)
 
@@ -131,11 +135,17 @@ class Asking:
         for row in rows:
             batch.add(row)
             most = self.size if self.parallel == 1 else 2 * DEFAULT_BATCH + self.size
-            if len(batch.ready) >= self.size or len(batch.rows) >= most:
+            if len(batch.ready) >= self.size or len(batch.rows) >= most or self._is_full(batch):
                 yield batch
                 batch = _Batch()
         if batch.rows:
             yield batch
+
+    def _is_full(self, batch: _Batch) -> bool:
+        """Return whether a row like the last one would be too much for the batch."""
+        if self.most_values is None or not batch.ready:
+            return False
+        return (len(batch.ready) + 1) * _values_of(batch.ready[-1]) > self.most_values
 
     def _settled(
         self, rows: Sequence[ReadyRow], answer: Outputs | MlserveError
@@ -263,6 +273,21 @@ def length_of(value: Any) -> int | None:
     with suppress(TypeError):  # a number, or an array of no dimension
         return len(value)
     return None
+
+
+def _values_of(row: ReadyRow) -> int:
+    """Return how many values a row has, where its lists are even."""
+    return sum(map(_count, row.inputs.values()))
+
+
+def _count(value: Any) -> int:
+    if hasattr(value, "size"):
+        return int(value.size)
+    count = 1
+    while isinstance(value, list):
+        count *= len(value)
+        value = value[0] if value else None
+    return count
 
 
 def rank_of(value: Any) -> int:

@@ -82,6 +82,16 @@ def test_rows_go_in_batches_and_come_back_in_order() -> None:
     assert model.asked == [[1, 2, 3, 4], [5]]
 
 
+def test_long_rows_go_in_requests_of_few() -> None:
+    model = Model(lambda rows: {"y": [len(row) for row in rows]})
+    rows = [_row(number, [0.0] * size) for number, size in enumerate([50, 50, 50, 120, 1, 1], 1)]
+    asking = Asking(cast("Any", model), 4, timeout=5, most_values=100)
+    outcomes = list(asking.outcomes(iter(rows)))
+
+    assert [outcome.place.number for outcome in outcomes] == [1, 2, 3, 4, 5, 6]
+    assert [[len(row) for row in asked] for asked in model.asked] == [[50, 50], [50, 120], [1, 1]]
+
+
 def test_a_bad_row_takes_no_other_down() -> None:
     model = Model(_doubled)
 
