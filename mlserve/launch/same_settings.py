@@ -54,12 +54,12 @@ def _of_what_is_served(asked: Serving, running: Serving) -> Iterator[_Difference
     if asked.image not in (None, running.image):
         yield "--image", asked.image, running.image or "the usual one"
     if asked.docker_options != running.docker_options:
-        yield "--docker-option", *map(_words, (asked.docker_options, running.docker_options))
+        yield "--docker-option", _words(asked.docker_options), _words(running.docker_options)
 
 
 def _of_models(asked: ServedModel, running: ServedModel) -> Iterator[_Difference]:
     if (asked.backend, asked.model) != (running.backend, running.model):
-        yield "the model", *(f"{each.backend}/{each.model}" for each in (asked, running))
+        yield "the model", _name(asked), _name(running)
     if asked.base_path != running.base_path:
         yield "the model's folder", asked.base_path, running.base_path
     here, there = _versions(asked.versions), _versions(running.versions)
@@ -86,6 +86,10 @@ def _of_where(at: PortRequest, launcher: str, running: ServerRecord) -> Iterator
         yield "--rest-port", at.rest, listen.rest_port
     if launcher not in (AUTO, running.launcher):
         yield "--launcher", launcher, running.launcher
+
+
+def _name(model: ServedModel) -> str:
+    return f"{model.backend}/{model.model}"
 
 
 def _file(serving: Serving) -> object:
