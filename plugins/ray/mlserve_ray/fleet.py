@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mlserve.wire import replicas as wire
-from mlserve.wire.replicas import Replica, ReplicaVersion
+from mlserve.wire.replicas import Replica
 from mlserve_ray.reports import ReplicaState, Report, Snapshot
 from mlserve_ray.roster import LOST_AFTER
 
@@ -95,7 +95,7 @@ def _told(report: Report) -> Replica:
         node=report.node,
         address=report.address,
         state=wire.ReplicaState(report.state),
-        versions=tuple(ReplicaVersion(v.version, v.state, v.error) for v in report.versions),
+        versions=report.versions,
         in_flight=load.in_flight,
         wait_seconds=round(load.wait, 4),
         refused=load.refused,

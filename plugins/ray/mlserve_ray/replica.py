@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from mlserve.background import start_on_daemon_thread
 from mlserve.errors import ExitCode, MlserveError, ModelLoadFailed, Unavailable
+from mlserve.wire.replicas import ReplicaVersion
 from mlserve_ray.artifacts import Absent, Nearby
 from mlserve_ray.folders import own_folder
 from mlserve_ray.reports import (
@@ -33,7 +34,6 @@ from mlserve_ray.reports import (
     ReplicaState,
     Report,
     Versions,
-    VersionStatus,
 )
 from mlserve_ray.scrape import Asked, NoAnswer
 from mlserve_ray.server_child import ServerChild
@@ -118,7 +118,7 @@ class Keeper:
         self._offers: dict[int, Offer] = {}
         self._child: ServerChild | None = None
         self._asked: Asked | None = None
-        self._versions: tuple[VersionStatus, ...] = ()
+        self._versions: tuple[ReplicaVersion, ...] = ()
         self._load = Load()
         self._load_at = 0.0
         self._reported_at = 0.0
@@ -331,7 +331,8 @@ class Keeper:
         lines = [*self._notes, *lines]
         self._notes.clear()
         refused = tuple(
-            VersionStatus(version, "END", error.message) for version, error in self._refused.items()
+            ReplicaVersion(version, "END", error.message)
+            for version, error in self._refused.items()
         )
         known = {each.version for each in refused}
         report = Report(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from mlserve.wire.replicas import ReplicaVersion
+
 Versions = tuple[int, ...]
 """Version numbers of the model, ascending."""
 
@@ -23,15 +25,6 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
     FAILED = "failed"
     LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class VersionStatus:
-    """The state of a version in a replica's server, as `/v1/models/MODEL` gives it."""
-
-    version: int
-    state: str
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +61,7 @@ class Report:
     grpc_port: int = 0
     rest_port: int = 0
     pid: int = 0
-    versions: tuple[VersionStatus, ...] = ()
+    versions: tuple[ReplicaVersion, ...] = ()
     load: Load = Load()
     lacks: Versions = ()
     needs_files: Versions = ()
@@ -80,7 +73,7 @@ class Report:
         """The REST address of its server, `host:port`; empty while it has none."""
         return f"{self.host}:{self.rest_port}" if self.rest_port else ""
 
-    def status_of(self, version: int) -> VersionStatus | None:
+    def status_of(self, version: int) -> ReplicaVersion | None:
         """Return the status of that version; None if its server does not know it."""
         return next((each for each in self.versions if each.version == version), None)
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from mlserve_ray.reports import Load, VersionStatus
+from mlserve.wire.replicas import ReplicaVersion
+from mlserve_ray.reports import Load
 
 _SECONDS = 5.0
 _OF_THE_MODEL = ("inference_failed", "mlserve_error")
@@ -44,12 +45,12 @@ class Asked:
     _at: float = field(default_factory=time.monotonic)
     _before: Mapping[str, float] = field(default_factory=dict)
 
-    def versions(self) -> tuple[VersionStatus, ...]:
+    def versions(self) -> tuple[ReplicaVersion, ...]:
         """Return the states of the model's versions. Raises NoAnswer."""
         body = self.get(f"/v1/models/{quote(self.model, safe='')}")
         rows = json.loads(body).get("model_version_status", [])
         return tuple(
-            VersionStatus(
+            ReplicaVersion(
                 int(row["version"]), row["state"], row.get("status", {}).get("error_message", "")
             )
             for row in rows

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlserve_ray.reports import Load, ReplicaState, Report, VersionStatus
+from mlserve_ray.reports import Load, ReplicaState, Report
 from mlserve_ray.rollout import Aim, Rollout
 
-from mlserve.wire.replicas import Rolling, RollingState
+from mlserve.wire.replicas import ReplicaVersion, Rolling, RollingState
 
 ONE, TWO = Aim((1,), ("a",)), Aim((2,), ("b",))
 
 
 def serving(replica: str, version: int, *, error: str = "", load: Load | None = None) -> Report:
-    statuses = (VersionStatus(version, "AVAILABLE", error),)
+    statuses = (ReplicaVersion(version, "AVAILABLE", error),)
     return Report(
         replica, f"node of {replica}", ReplicaState.READY, versions=statuses, load=load or Load()
     )
@@ -54,7 +54,7 @@ def test_a_request_that_was_answered_is_enough() -> None:
 def test_a_version_that_does_not_load_is_taken_back() -> None:
     fleet = [serving("a", 1), serving("b", 1)]
     rollout = begun(*fleet)
-    bad = (*fleet[0].versions, VersionStatus(2, "END", "no such operator"))
+    bad = (*fleet[0].versions, ReplicaVersion(2, "END", "no such operator"))
     rollout.step([replace(fleet[0], versions=bad), fleet[1]], 1.0)
     assert rollout.by_replica == {}
     assert rollout.current == ONE
