@@ -311,6 +311,8 @@ def test_keys_that_cannot_sign(export: Callable[..., Path], tmp_path: Path) -> N
         assert code == 2
         assert str(tmp_path / name) in err
         assert "hint: " in err
+    assert "(--key) cannot be read: No such file or directory" in err
+    assert "hint: give the path" in err
     (tmp_path / "password").write_text("horse\n")
     code, _, _ = run(
         "sign", "m", "--key", str(locked), "--password-file", str(tmp_path / "password")

@@ -253,9 +253,12 @@ def _target(
 
     name, at, version = target.rpartition("@")
     if not at and version != _LATEST and not version.isdigit():
+        number = version.removeprefix("v")  # as --split has it: v2=5%
         raise UsageError(
             f"{target!r} does not say which version to use",
-            hint=f"give its number, or latest, after the name: mlserve models use {target}@1",
+            hint=f"give its number: mlserve models use {number}"
+            if number.isdigit()
+            else f"give its number, or latest, after the name: mlserve models use {target}@1",
         )
     is_latest = version == _LATEST
     asked = Reference(name or None) if is_latest else Reference.parse(f"{name}@{version}")

@@ -87,6 +87,13 @@ def sign(
             "a key with a password cannot sign with a certificate",
             hint="decrypt the key first: openssl ec -in FILE -out PLAIN",
         )
+    for name, file in (
+        ("key", key),
+        ("certificate", certificate),
+        *(("chain", each) for each in chain or ()),
+    ):
+        if file is not None:
+            read_file(name, file)  # what is wrong with it is said of it, and not of the version
     asked = Reference.parse(reference)
     folder = asked.find(Store(store), backend=backend, model=model)
     signed = folder.usual() if asked.version is None else folder.version(asked.version)

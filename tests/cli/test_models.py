@@ -247,6 +247,7 @@ def test_use_pins_also_where_no_server_runs(base: Path) -> None:
     ("words", "told"),
     [
         (["use", "m"], "'m' does not say which version to use"),
+        (["use", "v2"], "give its number: mlserve models use 2"),
         (["use", "m@x"], "'x' is not a number"),
         (["use", "9"], "echo/m has no version 9 (there: 1, 2, 3)"),
         (["use", "n@1"], "no exported model matches 'n'"),
