@@ -16,6 +16,7 @@ import pytest
 from mlserve.testing.processes import wait_until
 from tests.harness.echo import PHOTO, EchoModel
 from tests.harness.raw_http2 import DATA, END_STREAM, PING, Heard, RawHttp2, frame
+from tests.harness.requests import hang_up
 from tests.harness.server import MODEL
 from tests.harness.web import WebServer, hypercorn, running, uvicorn
 
@@ -128,14 +129,14 @@ def test_limits_tokens_and_clients_that_leave(
     )
     assert late.status_code == 504, late.text
 
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(web.url + PREDICT, json=SLOW, headers=BEARER, timeout=0.3)
+    def shows(line: str) -> bool:
+        return line in web.get("/metrics", headers=BEARER).text
 
-    def gone() -> bool:
-        page = web.get("/metrics", headers=BEARER).text
-        return 'mlserve_work_total{outcome="gone"} 1.0' in page
-
-    wait_until(gone)
+    wait_until(lambda: shows("mlserve_requests_running 0.0"))
+    seen = {**SLOW, "inputs": [3.0]}  # so long that it is seen to run
+    runs = lambda: shows("mlserve_requests_running 1.0")  # noqa: E731
+    hang_up(web.url + PREDICT, seen, once=runs, headers=BEARER)
+    wait_until(lambda: shows('mlserve_work_total{outcome="gone"} 1.0'))
 
 
 @SERVERS

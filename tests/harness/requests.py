@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import grpc
 import httpx
 
+from mlserve.testing.processes import wait_until
 from mlserve.testing.questions import predict_method, request_of
 from mlserve.wire.proto.inference_pb2 import ModelInferRequest, ModelInferResponse
 from mlserve.wire.proto.serving_pb2 import PredictRequest
@@ -90,6 +95,27 @@ def ask_rest(client: httpx.Client, asked: Asked, api: str) -> httpx.Response:
         tensor = {"name": asked.input, "shape": [1], "datatype": "BYTES", "data": [text]}
         body = {"inputs": [tensor], "parameters": {"signature": asked.signature}}
     return client.post(f"http://{asked.rest}{path}", json=body, headers=headers)
+
+
+def hang_up(
+    url: httpx.URL | str,
+    body: object,
+    *,
+    once: Callable[[], object],
+    headers: Mapping[str, str] | None = None,
+    callers: int = 1,
+) -> None:
+    """Post JSON from so many callers, who leave without an answer as soon as `once` is true.
+
+    A client that leaves by the clock may do so before a busy server has read what it asks.
+    """
+    url = httpx.URL(url)
+    with ExitStack() as waiting:
+        for _ in range(callers):
+            caller = http.client.HTTPConnection(url.host, url.port)
+            waiting.enter_context(closing(caller))
+            caller.request("POST", url.path, json.dumps(body), headers or {})
+        wait_until(once)
 
 
 def ask_command(photo: Path, asked: Asked, protocol: str) -> dict[str, tuple[int, str, str]]:

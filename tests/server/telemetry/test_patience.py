@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from mlserve.client import Client
 from mlserve.testing.processes import wait_until
+from tests.harness.requests import hang_up
 from tests.harness.server import serving
 
 pytestmark = pytest.mark.server
@@ -37,12 +37,12 @@ def hang_up_on(server: Any) -> None:
     body = {"inputs": [20.0], "signature_name": "slow"}
     url = f"http://{server.rest}/v1/models/m:predict"
 
-    def hang_up(_: int) -> None:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json=body, timeout=TIMEOUT, headers={"User-Agent": "hasty/1.0 (x)"})
+    def have_waited() -> bool:
+        wait_until(lambda: in_flight_on(server) == 6)
+        since = time.monotonic()
+        return wait_until(lambda: time.monotonic() - since > TIMEOUT)
 
-    with ThreadPoolExecutor(6) as callers:
-        list(callers.map(hang_up, range(6)))
+    hang_up(url, body, once=have_waited, headers={"User-Agent": "hasty/1.0 (x)"}, callers=6)
     wait_until(lambda: [kind["left"] for kind in seen_by(server)].count(6) == 3)
 
 
@@ -101,16 +101,15 @@ def test_status_says_it_once(left: Any, cli: Any) -> None:
 
 def test_callers_with_a_deadline_say_nothing(model: Any, start: Callable[..., Any]) -> None:
     model.put(7)
-    server = start()
-    body = {"inputs": [2.0], "signature_name": "slow"}
-    for _ in range(6):
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"http://{server.rest}/v1/models/m:predict",
-                json=body,
-                timeout=0.2,
-                headers={"X-Request-Timeout-Ms": "20000"},
-            )
+    server = start("--drain-timeout=0.1")
+    body = {"inputs": [30.0], "signature_name": "slow"}
+    hang_up(
+        f"http://{server.rest}/v1/models/m:predict",
+        body,
+        once=lambda: in_flight_on(server) == 6,
+        headers={"X-Request-Timeout-Ms": "60000"},
+        callers=6,
+    )
     wait_until(lambda: cancelled_on(server) == 6)
     assert seen_by(server) == []
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from mlserve.client import Client
+from mlserve.client.retries import ONCE
 from mlserve.errors import MlserveError, Overloaded
 from mlserve.recording.folder import segments_in
 from mlserve.recording.reading import Recording
@@ -25,7 +26,7 @@ from mlserve.server.telemetry import recorder as recorders
 from mlserve.server.telemetry.recorder import Recorder
 from mlserve.settings import ServerSettings
 from mlserve.testing.processes import wait_until
-from tests.harness.requests import PHOTO
+from tests.harness.requests import PHOTO, hang_up
 from tests.harness.server import EchoServer, EchoServers
 
 TOKEN = "a-secret-of-the-server"
@@ -145,10 +146,10 @@ def test_refusals_deadlines_and_callers_that_leave_are_recorded_without_bodies(
         flags = ("--max-queue=0", "--drain-timeout=0.1", *FLAGS, f"--record={folder}")
         server = EchoServers(tmp_path, stack)(*flags, released=str(released))
         path = f"http://{server.rest}/v1/models/m:predict"
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(path, json=slow, timeout=0.5)  # leaves, while the model still runs
-        with server.client() as client, pytest.raises(Overloaded):
-            client.predict(PHOTO, timeout=0.5)
+        hang_up(path, slow, once=lambda: metrics_running(server) == 1)
+        once = Client(server.grpc, model="m", retries=ONCE)
+        with once as client, pytest.raises(Overloaded):
+            client.predict(PHOTO, timeout=20)  # the model still runs
         released.touch()
         wait_until(lambda: metrics_running(server) == 0)
         released.unlink()

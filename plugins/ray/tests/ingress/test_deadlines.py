@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from mlserve.testing.processes import wait_until
 from mlserve.wire.services import PREDICTION, method_path
 from tests.harness.raw_http2 import RawHttp2, message
 from tests.harness.replica import Does, Replica
+from tests.harness.requests import hang_up
 
 pytestmark = pytest.mark.server
 PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
@@ -125,8 +125,7 @@ def test_a_client_that_leaves_is_gone_at_the_replica(
     [replica] = replicas(Does.WAIT)
     front.use(replica)
     if protocol == "rest":
-        with suppress(httpx.ReadTimeout):
-            httpx.post(f"{front.rest}/v1/models/m:predict", timeout=0.3)
+        hang_up(f"{front.rest}/v1/models/m:predict", {}, once=lambda: len(replica.asked) == 1)
     else:
         call = front.channel.unary_unary(method_path(PREDICTION, "Predict")).future(b"")
         wait_until(lambda: len(replica.asked) == 1)
