@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 
 from mlserve.tensors import DType
 from mlserve.testing.processes import wait_until
+from tests.harness.requests import hang_up
 
 pytestmark = pytest.mark.server
 
@@ -123,8 +123,7 @@ def test_a_rest_client_that_has_gone_frees_its_place(
     narrow: Any, occupy: Any, model: Any, path: str, body: Any
 ) -> None:
     slow = occupy()
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"http://{narrow.rest}{path}", json=body, timeout=0.3)
+    hang_up(f"http://{narrow.rest}{path}", body, once=lambda: narrow.in_flight() == 2)
     wait_until(lambda: narrow.in_flight() == 1)
     model.release()
     assert slow.result()
@@ -181,7 +180,7 @@ def test_a_deadline_that_no_idle_server_could_keep_is_said_so_at_once(
     measured: Any, predict_on: Any, request_of: Any, model: Any
 ) -> None:
     """Not Overloaded: to come back does not help."""
-    call = predict_on(measured, request_of(image=IMAGE), timeout=0.4)
+    call = predict_on(measured, request_of(image=IMAGE), timeout=0.75)
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "the model needs about " in call.exception().details()
     assert model.runs() == []
@@ -191,25 +190,34 @@ def test_the_signature_is_looked_at_again_when_the_body_has_been_read(
     measured: Any, model: Any
 ) -> None:
     """A REST body is read on the worker: until then nothing says what it asks for."""
-    answer = measured.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "400"})
+    answer = measured.post({"inputs": ["x"]}, headers={"X-Request-Timeout-Ms": "750"})
     assert answer.status_code == 504
     assert "the model needs about " in answer.json()["error"]
     assert model.runs() == []
 
 
 def test_a_deadline_that_is_always_too_short_is_soon_not_tried_any_more(
-    model: Any, start: Any, predict_on: Any, request_of: Any
+    model: Any, start: Any
 ) -> None:
     """Though no such call ends in time, and so none is measured from begin to end."""
     model.put(1)
     server = start("--threads", "1")
-    model.journal.write_text("")
-    slow = request_of("slow", seconds=(np.array([0.2], np.float32), DType.FLOAT32))
-    for _ in range(12):
-        assert code_of(predict_on(server, slow, timeout=0.1)) is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    def told() -> str:
+        """What a call is told that would take twice its time."""
+        body = {"signature_name": "slow", "inputs": [0.2]}
+        answer = server.post(body, headers={"X-Request-Timeout-Ms": "100"})
+        assert answer.status_code == 504
         assert server.post({"inputs": ["x"]}).status_code == 200  # once that has ended
-    runs = [name for name in model.runs() if name == "slow"]
-    assert len(runs) <= 4
+        error: str = answer.json()["error"]
+        return error
+
+    for _ in range(30):  # on a busy machine, what is left of a call when it runs teaches little
+        if "needs about " in told():
+            break
+    runs = model.runs().count("slow")
+    assert "needs about " in told()
+    assert model.runs().count("slow") == runs
 
 
 def test_the_default_timeout_is_a_setting(model: Any, start: Any) -> None:
