@@ -117,7 +117,7 @@ def test_what_waits_starts_when_the_others_of_its_batch_have_left(
     wait_until(lambda: "mlserve_requests_waiting 0.0" in metrics(server))
     pair = [predict_on(server, request_of("fragile", a=numbers(a))) for a in (2.0, 3.0)]
     for call in pair:
-        assert call.result(timeout=10)
+        assert call.result(timeout=20)
     assert model.runs() == ["identity_float32", "fragile"]
 
 
@@ -147,13 +147,14 @@ def test_fast_requests_are_let_in_beside_a_slow_one(model: Any, start: Any) -> N
         server.post({"signature_name": "slow", "inputs": [1.0]})
         assert server.post(fast).status_code == 200
     with ThreadPoolExecutor(1) as clients:
-        slow = clients.submit(server.post, {"signature_name": "slow", "inputs": [3.0]})
+        slow = clients.submit(server.post, {"signature_name": "slow", "inputs": [25.0]})
         wait_until(lambda: "mlserve_requests_running 1.0" in metrics(server))
         answers = [
             server.post(fast, headers={"X-Request-Timeout-Ms": "1000"}).status_code
             for _ in range(20)
         ]
         assert not slow.done()
+        model.release()
     assert answers == [200] * 20
 
 

@@ -189,7 +189,7 @@ class TestConnections:
             for client in idle:
                 client.call(1, STATUS, data=ASK)
                 assert client.answer(1).status == 0
-            assert predict_on(server, request_of(image=IMAGE), timeout=5).result()
+            assert predict_on(server, request_of(image=IMAGE), timeout=20).result()
             code, text = idle[0].end()
             assert (code, "(--max-connections)" in text) == (0, True)
             assert idle[0].goaways[-1][0] == 1, "the last call that was seen"
@@ -201,7 +201,7 @@ class TestConnections:
     ) -> None:
         model.put(7)
         server = start("--max-connections", "2", "--threads", "2")
-        request = message(slow(request_of, 3).SerializeToString())
+        request = message(slow(request_of, 60).SerializeToString())
         with ExitStack() as stack:
             busy = [stack.enter_context(RawHttp2(server.grpc)) for _ in range(2)]
             for client in busy:
@@ -215,6 +215,7 @@ class TestConnections:
             refused = late.answer(3)
             assert refused.status == UNAVAILABLE
             assert "2 connections (--max-connections), and all are in use" in refused.message
+            model.release()
             assert busy[0].answer(1).status == 0
             late.call(5, STATUS, data=ASK)
             assert late.answer(5).status == 0

@@ -162,12 +162,16 @@ def test_bodies_that_do_not_come_take_no_place_for_long(server: Any, connect: An
     assert server.is_quiet()
 
 
-def test_one_too_many_is_told_so_when_all_are_at_work(server: Any, connect: Any) -> None:
-    busy = [connect(server.rest, slow_request(1.5)) for _ in range(8)]
+def test_one_too_many_is_told_so_when_all_are_at_work(start: Any, model: Any, connect: Any) -> None:
+    model.put(7)
+    server = start("--max-connections=8", "--threads=8")
+    busy = [connect(server.rest, slow_request(60)) for _ in range(8)]
+    wait_until(lambda: model.runs().count("slow") == 8)
     refused = wait_until(lambda: _refusal(connect, server))
     assert b"\r\nRetry-After: 1\r\n" in refused
     assert b"\r\nConnection: close\r\n" in refused
     assert b"8 connections (--max-connections), and all are in use" in refused
+    model.release()
     assert all(map(is_good, busy))
     assert server.answers()
 
@@ -178,7 +182,7 @@ def test_grpc_lets_one_too_many_in_as_idle_ones_give_way(
     """A connection that never says anything ends after the same time as on the other port."""
     request = request_of(image=(np.array([b"x"], dtype=object), DType.BYTES))
     idle = [connect(server.grpc) for _ in range(8)]
-    assert predict_on(server, request, timeout=5).exception() is None
+    assert predict_on(server, request, timeout=20).exception() is None
     assert wait_until(lambda: not any(is_closed_after_greeting(client) is False for client in idle))
     assert server.is_quiet()
 
