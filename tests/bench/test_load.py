@@ -172,20 +172,20 @@ def test_no_answer_in_time_is_given_up(serve_http: ServeHttp) -> None:
 
 
 def test_callers_that_leave_tell_no_deadline_and_hang_up(serve_http: ServeHttp) -> None:
-    """Every second one waits long enough for an answer, which takes 0.3 s."""
+    """Every second one waits long enough for an answer, which takes a second."""
 
     async def answer(number: int) -> bytes:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         return OK
 
     connection = Connection.to(serve_http(answer), "rest")
     target = Target.of_calls("t", connection, [Call("/", b"x")], 9.0, is_told=False)
     assert b"timeout" not in target.requests[0].head
-    leaving = target.left_after((0.1, 0.9))
-    assert [request.timeout for request in leaving.requests] == [0.1, 0.9]
-    tally = run_load(leaving, OpenLoop(40.0, EVEN), _window(0.5, 0.9))
+    leaving = target.left_after((0.1, 8.0))
+    assert [request.timeout for request in leaving.requests] == [0.1, 8.0]
+    tally = run_load(leaving, OpenLoop(40.0, EVEN), _window(0.5, 8.0))
     assert (tally.requests, tally.in_time, tally.count(LEFT)) == (19, 9, 10)
-    assert tally.latencies[LEFT].largest < 0.3
+    assert tally.latencies[LEFT].largest < 1
     assert not tally.failed
 
 
@@ -289,7 +289,7 @@ def test_several_processes_share_one_plan(serve_http: ServeHttp) -> None:
     with LoadProcesses(2) as processes:
         tally = processes.run(target, OpenLoop(100.0, EVEN), _window(0.5))
         assert (tally.requests, tally.in_time) == (49, 49)
-        closed = processes.run(target, ClosedLoop(3), _window())
+        closed = processes.run(target, ClosedLoop(3), _window(1.0))
     assert closed.in_time > 3
 
 

@@ -111,7 +111,7 @@ def test_where_the_time_went_in_our_own_server(start_echo: Any, protocol: str, a
     total = parts.pop("total")
     assert all(part is not None for part in parts.values())
     assert sum(part or 0 for part in parts.values()) == pytest.approx(total, abs=0.01)
-    assert timings.start < 50
+    assert timings.start < 1000, "the process is older than that"
 
 
 @PROTOCOLS

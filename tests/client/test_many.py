@@ -119,7 +119,7 @@ def test_calls_run_side_by_side_but_never_more_than_allowed(slow: Any) -> None:
             return highest
 
         watching = pool.submit(watch)
-        items = [{"seconds": [0.2]}] * 9
+        items = [{"seconds": [0.4]}] * 9
         outcomes = list(client.infer_many(items, signature="slow", parallel=3, timeout=20))
         is_over.set()
         most = watching.result(20)
@@ -143,10 +143,10 @@ def test_many_calls_slow_down_to_what_the_server_takes(start_echo: Any) -> None:
 
 def test_each_call_has_its_own_time_and_a_deadline_is_for_all(slow: Any) -> None:
     with Client(slow.grpc) as client:
-        items = [{"seconds": [0.3]}] * 4
-        each = list(client.infer_many(items, signature="slow", parallel=1, timeout=5))
+        items = [{"seconds": [0.5]}] * 4
+        each = list(client.infer_many(items, signature="slow", parallel=1, timeout=10))
         assert not [found for found in each if isinstance(found, MlserveError)]
-        shared = Deadline.after(0.8)
+        shared = Deadline.after(1.9)
         found = list(client.infer_many(items, signature="slow", parallel=1, timeout=shared))
     assert isinstance(found[-1], DeadlineExceeded)
     assert not isinstance(found[0], MlserveError)

@@ -138,7 +138,7 @@ async def test_want_of_time_or_memory_says_nothing_about_the_answers(
 async def test_a_question_that_is_never_answered_keeps_no_other_version_waiting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.02)
+    monkeypatch.setattr(module, "_PATIENCE", 0.5)
     server, go = OneEngine(), threading.Event()
     hung, first = server.add(1.0, 2.0)
     fine, _ = server.add(1.0, 2.0)
@@ -146,7 +146,7 @@ async def test_a_question_that_is_never_answered_keeps_no_other_version_waiting(
     for _ in range(2):
         await server.examiner.ask_due()
     assert (hung.asked, fine.asked) == ([1.0], [1.0, 2.0])
-    assert "version 1 of m has not answered golden input 1 within 0.02 s" in caplog.text
+    assert "version 1 of m has not answered golden input 1 within 0.5 s" in caplog.text
     closing = asyncio.create_task(first.close())
     go.set()
     await closing
@@ -161,8 +161,9 @@ async def test_a_runner_is_not_closed_while_a_question_runs_though_the_examiner_
     await until(lambda: runner.is_running)
     asking.cancel()
     closing = asyncio.create_task(loaded.close())
-    done, _ = await asyncio.wait((asking, closing), timeout=0.05)
-    assert done == {asking}
+    await asyncio.wait((asking,))
+    closed, _ = await asyncio.wait((closing,), timeout=0.05)
+    assert not closed
     go.set()
     await closing
     assert runner.closed_while_running is False

@@ -51,7 +51,7 @@ def _bears_loads(pid: int, *endpoints: str) -> None:
         due = Deadline.after(20)
         question, connection = ImageQuestion([PHOTO]), Connection.to(endpoint)
         target = asyncio.run(target_for("t", connection, question, 10.0, due))
-        tally = run_load(target, ClosedLoop(1), Window(0.2, 0.0, 10.0))
+        tally = run_load(target, ClosedLoop(1), Window(0.5, 0.0, 10.0))
         assert tally.in_time == tally.requests > 0
         assert pid in target.pids
         assert tally.server_cpu is not None
