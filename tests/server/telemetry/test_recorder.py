@@ -159,7 +159,7 @@ def test_refusals_deadlines_and_callers_that_leave_are_recorded_without_bodies(
     found = requests_in(folder)
     left, late = found[0], found[-1]
     assert (left.kind.code, left.timeout) == ("cancelled", 0)
-    assert 0.01 < left.seconds < 30, "not the minute that the model takes"
+    assert 0 < left.seconds < 30, "not the minute that the model takes"
     assert late.timeout == pytest.approx(0.2)
     refused = [each for each in found if each.kind.refused]
     assert refused
