@@ -326,7 +326,7 @@ def _drains(server: ServerProcess, image: bytes) -> None:
         calls[0].result()
         server.process.send_signal(signal.SIGTERM)
         ends = [call.exception() for call in calls]
-        assert server.process.wait(20) == 0, server.log()
+        assert server.process.wait(60) == 0, server.log()
     codes = {error.code() for error in ends if isinstance(error, grpc.RpcError)}
     assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     with server.client() as client, pytest.raises(MlserveError) as gone:

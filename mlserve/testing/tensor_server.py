@@ -209,7 +209,7 @@ class ConformsAsTensorServer(GivenBackend):
             (base_path / ".incoming").rename(base_path / "2")
             wait_until(lambda: _version(server, name, question) == 2)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(20) == 0, server.log()
+            assert server.process.wait(60) == 0, server.log()
             assert "Traceback" not in server.log()
             with server.client() as client, pytest.raises(Unavailable):
                 client.infer(question, signature=name, timeout=5)

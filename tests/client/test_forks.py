@@ -219,7 +219,7 @@ class TestGrpcWithoutItsLibrary:
             bound.bind(("127.0.0.1", 0))
             endpoint = "{}:{}".format(*bound.getsockname())
             with Client(endpoint) as client, pytest.raises(Unavailable, match="no server answers"):
-                client.predict(b"fine", timeout=2)
+                client.predict(b"fine", timeout=20)
 
     def test_the_server_dies_under_a_call_and_comes_no_more(self, start_echo: Any) -> None:
         server = start_echo()
@@ -228,7 +228,7 @@ class TestGrpcWithoutItsLibrary:
             server.process.kill()
             server.process.wait()
             with pytest.raises(Unavailable, match="no server answers"):
-                client.predict(b"fine", timeout=2)
+                client.predict(b"fine", timeout=20)
 
     @pytest.mark.alone
     def test_the_deadline_is_told_to_the_server_and_kept(self, start_echo: Any) -> None:
@@ -250,7 +250,7 @@ class TestGrpcWithoutItsLibrary:
         with _proxy(echo.grpc, "HTTP/1.1 403 Forbidden") as (address, _):
             monkeypatch.setenv("http_proxy", f"http://{address}")
             with Client("server.test:8500") as client, pytest.raises(MlserveError) as caught:
-                client.predict(b"fine", timeout=2)
+                client.predict(b"fine", timeout=20)
         assert address in caught.value.message
         assert "403" in caught.value.message
 
