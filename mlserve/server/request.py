@@ -223,7 +223,7 @@ class RequestRecord:
     the version that a split gave it to; None if there is no split, or if it named a version.
     `deadline` is how many seconds the caller allowed when it asked, 0 if it set no deadline.
     `sample` holds its bytes, if they are recorded. `is_probe`: it only tries whether the server
-    answers; known only where requests are recorded. `peer` is what the kernel knows of the client.
+    answers. `peer` is what the kernel knows of the client.
     `began` is when the request had arrived, even if it was read later.
     """
 

@@ -61,7 +61,7 @@ class Rollouts:
     def choose(self, model: str, record: RequestRecord) -> int | None:
         """Return the version for a request that names none; None leaves it to the model."""
         split = self._splits.get(model)
-        if split is not None:
+        if split is not None and not record.is_probe:
             with _harmless("choosing a version"):
                 return split.choose(record)
         return None
@@ -117,6 +117,8 @@ class Rollouts:
 
     def _of(self, job: Job[Any]) -> Iterator[ModelShadow | ModelSplit]:
         model = job.loaded.model
+        if job.record.is_probe:
+            return
         if model in self._shadows:
             yield self._shadows[model]
         if model in self._splits:

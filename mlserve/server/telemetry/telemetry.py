@@ -66,9 +66,9 @@ class Telemetry:
         it has none.
         """
         record = RequestRecord.arrived(route, header, address, peer)
-        if self._sample is not None and route.purpose is Purpose.PREDICT:
+        if route.purpose is Purpose.PREDICT:
             record.is_probe = header(REQUEST_PROBE) is not None
-            if not record.is_probe:
+            if self._sample is not None and not record.is_probe:
                 record.sample = self._sample()
         if self.sampler is not None:
             self.sampler.decide(record, header)

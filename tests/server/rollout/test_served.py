@@ -75,6 +75,12 @@ def post(server: EchoServer, number: int, image: str = "x", path: str = "") -> h
     return answer
 
 
+def probe(server: EchoServer) -> httpx.Response:
+    """Ask whether the server answers: no traffic, so neither compared nor counted."""
+    answer: httpx.Response = server.post({"inputs": ["x"]}, headers={"x-request-probe": "1"})
+    return answer
+
+
 @pytest.fixture(scope="module", params=["--threads=2", "--processes=2"])
 def mirrored(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -207,6 +213,7 @@ def test_another_server_is_the_shadow(tmp_path: Path) -> None:
         here = servers.enter_context(running(models[0], tmp_path / "here.log", *flags))
         wait_until(here.is_available)
         wait_until(lambda: is_asked(here))
+        assert probe(here).status_code == 200
         for number, (image, api) in enumerate([(b"x", "tfs"), (ALIKE, "oip")], 1):
             assert ask(here, image, "rest", api)["labels"][0, 0] in (b"sorrel", b"horse")
             wait_until(lambda n=number: shadow_of(here).mirrored.counts.compared == n)
@@ -230,6 +237,7 @@ def test_a_split_gives_an_id_always_to_the_same_version(
     model.put(2, label="zebra")
     server = start(SPLIT, *more)
     wait_until(lambda: versions(server) == {1, 2})
+    assert {probe(server).headers["x-mlserve-model-version"] for _ in range(12)} == {"1"}
     seen: dict[int, int] = {}
     for number in range(24):
         answer = post(server, number)
