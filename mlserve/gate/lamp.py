@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from mlserve.errors import MlserveError, UsageError, bounded, either, reason_of
+from mlserve.errors import MlserveError, UsageError, bounded, either, reason_of, shortened
 
 DEFAULT_BAUD = 9600
 _LONGEST_SAID = 500
@@ -43,7 +44,7 @@ class ExecLamp:
     """A command, run without a shell for each decision, which is its last argument.
 
     It has `seconds` to end, and is killed then, with what it started. What it prints goes to
-    standard error. Raises UsageError for a command that cannot be read.
+    standard error. Raises UsageError for a command that cannot be read, or is not there.
     """
 
     def __init__(self, command: str, seconds: float) -> None:
@@ -53,6 +54,11 @@ class ExecLamp:
             raise UsageError(f"--exec {command!r}: {error}", hint="close the quotes") from error
         if not self._argv:
             raise UsageError("--exec is empty", hint="give the command that sets the lamp")
+        if shutil.which(self._argv[0]) is None:
+            raise UsageError(
+                f"--exec {shortened(self._argv[0])}: there is no such program that can be run",
+                hint="give its path, and make it executable (chmod +x)",
+            )
         self._seconds = seconds
 
     def tell(self, decision: str, variables: Mapping[str, str]) -> None:

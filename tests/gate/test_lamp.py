@@ -95,10 +95,23 @@ def test_a_command_gets_the_decision(tmp_path: Path) -> None:
     assert said.read_text() == "['--on', 'reject'] why"
 
 
+def test_a_command_that_is_not_there_is_refused_before_the_first_part(tmp_path: Path) -> None:
+    script = tmp_path / "lamp.sh"
+    script.write_text("#!/bin/sh\n")
+    for command in (str(tmp_path / "none"), f"{script} --on", "no-such-program-anywhere"):
+        with pytest.raises(UsageError, match="no such program that can be run"):
+            ExecLamp(command, 10)
+    script.chmod(0o700)
+    lamp = ExecLamp(f"{script} --on", 10)
+    lamp.tell("accept", {})
+    script.unlink()
+    with pytest.raises(LampFailed, match="cannot be run"):
+        lamp.tell("accept", {})
+
+
 def test_a_command_that_fails() -> None:
     for command, reason in (
         ("false", "false ended with 1"),
-        ("/no/such/program", "cannot be run"),
         ("sh -c 'kill -9 $$' x", "ended with -9"),
     ):
         with pytest.raises(LampFailed, match=reason):
