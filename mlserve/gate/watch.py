@@ -203,6 +203,9 @@ class FolderWatch:
             is_written = before == found.id and due <= time.monotonic()
             age = time.time() - found.changed_at
         if is_written or age >= _SETTLED:
+            if (now := self._look(name)) is not None and now.id != found.id:
+                self._waiting.appendleft(name)  # it was finished between the two looks
+                return None
             return found
         if before == found.id and due > time.monotonic():
             self._unsettled[name] = found.id, due

@@ -248,9 +248,16 @@ def test_the_async_client_asks_the_same(echo: Any, protocol: str) -> None:
     assert [found["sum"].tolist() for found in asyncio.run(ask())] == [[n + 1.0] for n in range(9)]
 
 
-def test_the_deadline_is_total(client: Any) -> None:
-    with pytest.raises(DeadlineExceeded, match="no answer within"):
-        client.infer({"seconds": [5.0]}, signature="slow", timeout=0.4)
+@pytest.mark.parametrize("api", ["tfs", "oip"])
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_deadline_is_total(start_echo: Any, protocol: str, api: Any) -> None:
+    """Of a server of its own: one that knows how long such calls take would refuse this one."""
+    server = start_echo()
+    with (
+        Client(server.endpoint(protocol), api=api) as client,
+        pytest.raises(DeadlineExceeded, match="no answer within"),
+    ):
+        client.infer({"seconds": [5.0]}, signature="slow", timeout=0.8)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

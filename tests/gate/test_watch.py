@@ -118,6 +118,26 @@ def test_the_same_file_does_not_come_again(folder: Path, watcher: Watcher) -> No
     watcher.came("a.jpg", "b.jpg", "b.jpg")
 
 
+def test_a_file_that_is_finished_while_it_is_looked_at_comes_once(
+    folder: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen without its last bytes, and nobody has it open any more when that is asked."""
+    is_written = watch._is_written
+    begun = (folder / "a.jpg").open("wb")
+
+    def finish_before(found: Found) -> bool | None:
+        if not begun.closed:
+            begun.write(b"the rest")
+            begun.close()
+        return is_written(found)
+
+    monkeypatch.setattr(watch, "_is_written", finish_before)
+    watcher.start()
+    watcher.came("a.jpg")
+    (folder / "b.jpg").write_bytes(b"two")
+    watcher.came("a.jpg", "b.jpg")
+
+
 def test_what_was_decided_before_does_not_come(folder: Path, watcher: Watcher) -> None:
     for name in ("old.jpg", "new.jpg"):
         (folder / name).write_bytes(name.encode())

@@ -62,7 +62,7 @@ def test_a_server_of_a_plugin_lives_as_any_other(
     assert "echo-m was already started" in again.stderr
     other = with_fleet.up("--launcher", "fleet", "--replicas", "2")
     assert other.returncode == 2
-    assert "fleet, --replicas=1..4" in other.stderr
+    assert "--replicas is 2 here and 1..4 there" in other.stderr
 
     [server] = json.loads(run("ps", "--output", "json").stdout)
     assert (server["launcher"], server["status"]) == ("fleet", "ready")
