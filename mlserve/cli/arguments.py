@@ -8,7 +8,7 @@ the command line has, such as the server to ask.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from functools import cache, wraps
 from pathlib import Path
@@ -52,6 +52,16 @@ OutputsOption = Annotated[
     str | None,
     typer.Option(metavar="NAME,...", help="The outputs to ask for. Default: all."),
 ]
+
+
+def server_name(complete: Callable[[typer.Context], Iterable[str]]) -> Any:
+    """Return the argument that names a server, of those that `complete` offers to Tab."""
+    return typer.Argument(
+        metavar="NAME",
+        help="The server's name, as `mlserve ps` lists it. Default: the only one.",
+        autocompletion=complete,
+        show_default=False,
+    )
 
 
 _COMPLETED = {"shadow": completion.versions}

@@ -7,19 +7,12 @@ from typing import Annotated
 import typer
 
 from mlserve.cli import completion
+from mlserve.cli.arguments import server_name
 from mlserve.cli.output import OutputFormat, OutputOption, all_told, note, print_json, say
 
 
 def down(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME",
-            help="The server's name, as `mlserve ps` lists it. Default: the only one.",
-            autocompletion=completion.servers,
-            show_default=False,
-        ),
-    ] = None,
+    name: Annotated[str | None, server_name(completion.servers)] = None,
     backend: Annotated[
         str | None,
         typer.Option(

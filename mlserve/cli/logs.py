@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import completion
+from mlserve.cli.arguments import server_name
 from mlserve.cli.output import note, say
 from mlserve.errors import NotFound, Unavailable
 
@@ -19,15 +20,7 @@ if TYPE_CHECKING:
 
 
 def logs(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME",
-            help="The server's name, as `mlserve ps` lists it. Default: the only one.",
-            autocompletion=completion.logged,
-            show_default=False,
-        ),
-    ] = None,
+    name: Annotated[str | None, server_name(completion.logged)] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Keep printing new lines while the server runs.")
     ] = False,

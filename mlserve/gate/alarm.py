@@ -8,15 +8,14 @@ capital. It comes from the digest of the line before, which nobody can choose.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlserve.artifact import digest_of
 from mlserve.errors import UsageError, reason_of
 from mlserve.gate.errors import AuditStopped
 from mlserve.gate.martingale import Martingale, bin_of
+from mlserve.replacing import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,16 +99,10 @@ class Alarm:
         if self._is_ahead:
             return
         state = {"key": self.key, "seq": self._seq, **self._game.to_json()}
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            with aside.open("w") as file:
+            with replacing(self.path) as file:
                 json.dump(state, file)
-                file.flush()
-                os.fsync(file.fileno())  # else a loss of power may leave an empty file
-            aside.replace(self.path)
         except OSError:
-            with suppress(OSError):
-                aside.unlink()
             return
         self._saved_at = self._seq
 
