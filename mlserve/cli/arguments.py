@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from mlserve.cli import completion
+from mlserve.errors import UsageError
 from mlserve.options import AUTO, Description, Options, described, flag_of
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -62,6 +63,13 @@ def server_name(complete: Callable[[typer.Context], Iterable[str]]) -> Any:
         autocompletion=complete,
         show_default=False,
     )
+
+
+def require_none_of(*options: tuple[str, object], why: str, hint: str) -> None:
+    """Raise UsageError, which names it and says why, for an option that is not None."""
+    for option, value in options:
+        if value is not None:
+            raise UsageError(f"{option} {why}", hint=hint)
 
 
 _COMPLETED = {"shadow": completion.versions}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import completion
-from mlserve.cli.arguments import StoreOption
+from mlserve.cli.arguments import StoreOption, require_none_of
 from mlserve.cli.model_arguments import BackendFilter, ModelFilter, complete_model
 from mlserve.cli.output import (
     OutputFormat,
@@ -129,7 +129,12 @@ def certify(
             hint="give images or tables; without --against, the golden inputs are asked about",
         )
     if endpoint is None:
-        _require_no_access(("--token-file", token_file), ("--tls-ca", tls_ca))
+        require_none_of(
+            ("--token-file", token_file),
+            ("--tls-ca", tls_ca),
+            why="is for a server, and none is named: one would be started here",
+            hint="name it with --endpoint, or leave the option out",
+        )
     if report is not None:
         require_writable(report)
     other = None if against is None else subject_named(against, store)
@@ -154,16 +159,6 @@ def certify(
 
         write_report(report, page(results, command_line(ctx)))
     _end(results, len(found), output)
-
-
-def _require_no_access(*options: tuple[str, Path | None]) -> None:
-    """Raise UsageError for a file of a server that is not named."""
-    for option, file in options:
-        if file is not None:
-            raise UsageError(
-                f"{option} is for a server, and none is named: one would be started here",
-                hint="name it with --endpoint, or leave the option out",
-            )
 
 
 @contextmanager

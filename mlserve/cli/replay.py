@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlserve.cli import completion
-from mlserve.cli.arguments import StoreOption
+from mlserve.cli.arguments import StoreOption, require_none_of
 from mlserve.cli.model_arguments import complete_model
 from mlserve.cli.output import OutputFormat, OutputOption, StatusLine, note, print_json
 from mlserve.client.endpoint import ProtocolName
@@ -214,7 +214,7 @@ def replay(
         raise UsageError("--print shows the recording, and --against replays it", hint="give one")
     access = _Access(token_file, tls_ca, tls_cert, tls_key)
     if not against:
-        _require_nothing_of_a_replay(
+        require_none_of(
             ("--speed", None if speed == 1.0 else speed),
             ("--input", inputs),
             ("--expect", expect),
@@ -222,6 +222,8 @@ def replay(
             ("--version", version),
             ("--timeout", None if timeout == _PATIENCE else timeout),
             *access.given,
+            why="is for a replay, and there is no --against: nothing would be sent",
+            hint="say where to send the requests: --against HOST:PORT, or --against MODEL@N",
         )
     expected = Expectations.parse(expect)
     recording = Recording.open(folders)
@@ -265,16 +267,6 @@ def _check(
             raise UsageError(
                 f"{option} must be a number from {least:g} on, not {value:g}",
                 hint="give for example 2" if option == "--speed" else "give seconds, such as 10",
-            )
-
-
-def _require_nothing_of_a_replay(*options: tuple[str, object]) -> None:
-    """Raise UsageError, naming an option that a recording which is only shown has no use for."""
-    for option, value in options:
-        if value is not None:
-            raise UsageError(
-                f"{option} is for a replay, and there is no --against: nothing would be sent",
-                hint="say where to send the requests: --against HOST:PORT, or --against MODEL@N",
             )
 
 
